@@ -1,0 +1,74 @@
+# From a bare clone, with only Python >= 3.11, pip and make: `make demo`, `make test`.
+#
+#   make demo       the whole study at demo scale: every table and figure under results/demo/
+#   make test       lint, then the tests
+#   make test-slow  the checks at true size
+#   make lint       ruff, snakefmt, snakemake --lint, mypy
+#   make format     ruff and snakefmt, in place
+#   make schema     src/mto/config.schema.json, which editors read, from the models of config.yaml
+#   make dag        docs/dag.mmd, the drawing of the workflow
+#   make lock       envs/requirements.txt from envs/requirements.in (needs the network; `make lock UPGRADE=--upgrade` for the newest)
+#   make clean      remove what the tools left behind; results/ and .venv stay
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SMK := Snakefile $(wildcard rules/*.smk)
+TYPED := src/mto/config src/mto/study.py src/mto/errors.py src/mto/objectives.py src/mto/report
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow lint format schema dag lock clean setup
+
+demo: $(READY)
+	$(BIN)/snakemake --cores all
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check $(SMK)
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy $(TYPED)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt $(SMK)
+
+schema: $(READY)
+	$(BIN)/python -m mto config schema
+
+dag: $(READY)
+	mkdir -p docs
+	$(BIN)/snakemake --rulegraph mermaid-js | grep -v style > docs/dag.mmd
+
+# uv resolves for every platform and Python from 3.11 on; it is fetched into a folder of its own and leaves with it.
+lock:
+	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet uv; \
+	"$$tools/bin/uv" pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" $(UPGRADE) envs/requirements.in --output-file envs/requirements.txt
+
+clean:
+	rm -rf .ruff_cache .mypy_cache .hypothesis .pytest_cache .snakemake/log
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(READY)
+
+$(READY): envs/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) lacks the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --require-hashes -r envs/requirements.txt
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@

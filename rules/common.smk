@@ -1,0 +1,120 @@
+"""Functions that the rules use: what a step reads, what it is told, the hardware it gets. No rule is here."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+SOURCE = f"{workflow.basedir}/src"
+sys.path.insert(0, SOURCE)  # this clone's package, installed or not
+
+from mto.config import load
+from mto.data.layout import check
+from mto.errors import UserError
+from mto.report import plan as planning
+from mto.study import DATASET, FIGURES, TABLES, Step, Study
+
+
+def read_study():
+    """The plan that config.yaml spells out; a mistake in it is one line, and nothing starts."""
+    try:
+        return Study(load(config))
+    except UserError as error:
+        sys.exit(f"{error}")
+
+
+def prepare_shell():
+    """Let the rules' `python` be the one that runs Snakemake, here and on a cluster's node, and its `mto` this clone's.
+
+    Set as the shell's prefix, which Snakemake does not compare: another place of the clone re-queues nothing. An
+    environment that Snakemake itself deploys (`--sdm conda`) brings its own Python.
+    """
+    lines = [
+        "set -euo pipefail",
+        f"export PYTHONPATH={shlex.quote(SOURCE)}",
+        # a copy of what is shown; it outlives the signals that let a task save its progress and stop
+        """keep_log() { (trap '' INT TERM USR1 && exec tee "$1"); }""",
+    ]
+    if not workflow.deployment_settings.deployment_method:
+        lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+    shell.prefix("; ".join(lines).replace("{", "{{").replace("}", "}}") + "; ")
+
+
+def require_datasets():
+    """Stop before the first job if a dataset that the planned jobs read is not there; every problem is one line."""
+    jobs = workflow.dag.needrun_jobs()
+    datasets = sorted({dataset for job in jobs if (dataset := reads(job))})
+    problems = []
+    for dataset in datasets:
+        source = getattr(study.config.datasets, dataset)
+        try:
+            if source.demo is None:
+                check(dataset, source.root)
+        except UserError as error:
+            problems.append(f"config.yaml: {error}")
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+def reads(job):
+    """The dataset that a job reads, or None."""
+    return DATASET.get(job.rule.name.split("_")[0]) or job.wildcards_dict.get("dataset")
+
+
+# ---------------------------------------------------------------------------------------- what a step reads and is told
+def step_of(task, wildcards):
+    return Step(task, wildcards.run, int(wildcards.seed), int(wildcards.epoch))
+
+
+def job(task):
+    """A function of wildcards: all that a task sees, as JSON in one fixed order, since Snakemake compares text."""
+
+    def resolved(wildcards):
+        return canonical(study.job(step_of(task, wildcards)))
+
+    return resolved
+
+
+def canonical(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def dataset_job(wildcards):
+    return canonical(study.data_job(wildcards.dataset))
+
+
+def plan_rows():
+    return canonical(planning.rows(study))
+
+
+def report_job(wildcards):
+    return canonical(study.report_job(wildcards.name))
+
+
+def previous_state(wildcards):
+    """The training state that a segment continues; nothing for the first segment."""
+    epoch = study.previous(int(wildcards.epoch))
+    step = step_of("pretrain", wildcards)
+    return [] if epoch is None else f"{study.folder(step._replace(epoch=epoch))}/state.pth"
+
+
+# --------------------------------------------------------------------------------------------------- what a target needs
+def measured(target):
+    """The metrics of every step of a stage or of a baseline."""
+    return metrics_of(study.select(target))
+
+
+def metrics_of(steps):
+    return [f"{study.folder(step)}/metrics.json" for step in steps]
+
+
+def cells_of(wildcards):
+    """The metrics behind one table or figure; the other files of their jobs lie beside them."""
+    return metrics_of(study.steps(wildcards.name))
+
+
+# ------------------------------------------------------------------------------------------------------------- hardware
+def hardware(stage):
+    """A stage's resources for Snakemake and the task; they are never part of a job, so changing them re-queues nothing."""
+    asked = study.resources(stage).model_dump()
+    return asked | {"micro_batch": asked["micro_batch"] or 0}

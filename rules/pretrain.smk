@@ -1,0 +1,32 @@
+"""Pre-training, as a chain of segments of one schedule: each ends at a measured epoch and continues the one before.
+
+Needs: ImageNet-1K, and the training state of the segment before, if there is one.
+Makes: <results>/pretrain/<step>/ encoder.safetensors (timm's key names), state.pth (all it takes to continue),
+       metrics.json, history.jsonl. Progress inside a segment is in progress/, undeclared: it survives Snakemake's retries.
+"""
+
+
+rule pretrain_segment:
+    input:
+        data="<results>/data/imagenet/manifest.json",
+        state=previous_state,
+    output:
+        encoder="<results>/pretrain/<step>/encoder.safetensors",
+        state="<results>/pretrain/<step>/state.pth",
+        metrics="<results>/pretrain/<step>/metrics.json",
+        history="<results>/pretrain/<step>/history.jsonl",
+    log:
+        "<logs>/pretrain/<step>.log",
+    conda:
+        "../envs/mto.yaml"
+    threads: hardware("pretrain")["cpus_per_task"]
+    resources:
+        **hardware("pretrain"),
+    params:
+        job=job("pretrain"),
+        out=subpath(output.metrics, parent=True),
+    message:
+        "Pre-training {wildcards.run} up to epoch {wildcards.epoch}, seed {wildcards.seed}"
+    shell:
+        "python -m mto pretrain --job {params.job:q} --inputs state={input.state} --out {params.out:q}"
+        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

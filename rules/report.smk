@@ -1,0 +1,81 @@
+"""results.csv, the tables, the figures and the plan. Cheap: run where Snakemake runs, without torch.
+
+Needs: each table and figure the metrics of its own cells and of no other; results.csv all of them.
+Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex}, <results>/figures/<name>.{png,pdf}, <results>/plan.csv.
+"""
+
+
+rule results:
+    input:
+        metrics_of(study.segments() + study.steps()),
+    output:
+        "<results>/results.csv",
+    log:
+        "<logs>/report/results.log",
+    localrule: True
+    conda:
+        "../envs/mto.yaml"
+    message:
+        "Every measured value, as {output}"
+    shell:
+        "python -m mto report results {input:q} --out {output:q} 2>&1 | keep_log {log:q}"
+
+
+rule table:
+    input:
+        cells_of,
+    output:
+        multiext("<results>/tables/{name}", ".csv", ".md", ".tex"),
+    log:
+        "<logs>/report/{name}.log",
+    wildcard_constraints:
+        name="|".join(TABLES),
+    localrule: True
+    conda:
+        "../envs/mto.yaml"
+    params:
+        job=report_job,
+        results=subpath(output[0], ancestor=2),
+        out=subpath(output[0], parent=True),
+    message:
+        "Table {wildcards.name}"
+    shell:
+        "python -m mto report table --job {params.job:q} --results {params.results:q} --out {params.out:q} 2>&1 | keep_log {log:q}"
+
+
+rule figure:
+    input:
+        cells_of,
+    output:
+        multiext("<results>/figures/{name}", ".png", ".pdf"),
+    log:
+        "<logs>/report/{name}.log",
+    wildcard_constraints:
+        name="|".join(FIGURES),
+    localrule: True
+    conda:
+        "../envs/mto.yaml"
+    params:
+        job=report_job,
+        results=subpath(output[0], ancestor=2),
+        out=subpath(output[0], parent=True),
+    message:
+        "Figure {wildcards.name}"
+    shell:
+        "python -m mto report figure --job {params.job:q} --results {params.results:q} --out {params.out:q} 2>&1 | keep_log {log:q}"
+
+
+rule plan:
+    output:
+        "<results>/plan.csv",
+    log:
+        "<logs>/report/plan.log",
+    localrule: True
+    conda:
+        "../envs/mto.yaml"
+    params:
+        rows=plan_rows(),
+    message:
+        "The plan, as {output}"
+    shell:
+        "python -m mto.report.plan --rows {params.rows:q} --out {output:q} 2>&1 | keep_log {log:q}"

@@ -1,0 +1,66 @@
+"""`python -m mto config`: check the file, print where the recipes differ, write the JSON schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mto.config.models import Config
+from mto.config.reading import resolve, validate
+
+SCHEMA = Path(__file__).parents[1] / "config.schema.json"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the file itself: `Config`, plus the override blocks, in which no key is required."""
+    whole = Config.model_json_schema()
+    partial = json.loads(json.dumps(whole["$defs"]).replace("#/$defs/", "#/$defs/Partial"))
+    for definition in partial.values():
+        definition.pop("required", None)
+    whole["$defs"] |= {f"Partial{name}": definition for name, definition in partial.items()}
+    body = json.loads(json.dumps(whole["properties"]).replace("#/$defs/", "#/$defs/Partial"))
+    names = ("Simmim", "Mae", "Bootmae", "Conmim")
+    baseline = {"anyOf": [{"$ref": f"#/$defs/Partial{name}"} for name in names]}
+    whole["properties"]["official"] = {"type": "object", "additionalProperties": baseline}
+    scale = {"type": "object", "additionalProperties": False, "properties": {**body, "each_baseline": baseline}}
+    whole["properties"]["scales"] = {"type": "object", "additionalProperties": scale}
+    return whole
+
+
+def differences(raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, paper, official) wherever the two recipes of the paper scale differ."""
+    flat = [_flatten(validate(resolve(raw, scale="paper", recipe=r)).model_dump()) for r in ("paper", "official")]
+    keys = sorted(set(flat[0]) | set(flat[1]))
+    return [(k, flat[0].get(k), flat[1].get(k)) for k in keys if flat[0].get(k) != flat[1].get(k) and k != "recipe"]
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`python -m mto config check|diff|schema`."""
+    parser = argparse.ArgumentParser(prog="python -m mto config", description=main.__doc__)
+    parser.add_argument("action", choices=["check", "diff", "schema"])
+    parser.add_argument("--file", default="config.yaml")
+    args = parser.parse_args(argv)
+    if args.action == "schema":
+        SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")
+        return
+    raw = yaml.safe_load(Path(args.file).read_text())
+    for scale in raw.get("scales", {}):
+        for recipe in ("paper", "official"):
+            validate(resolve(raw, scale=scale, recipe=recipe))
+    if args.action == "diff":
+        print("| key | paper | official |\n|---|---|---|")
+        for row in differences(raw):
+            print("| {} | {} | {} |".format(*row))
+    else:
+        print(f"{args.file}: good, at every scale and recipe", file=sys.stderr)

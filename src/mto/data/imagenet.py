@@ -1,0 +1,158 @@
+"""ImageNet-1K, and any other folder of class folders: pre-training samples with masks, and labelled images."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mto.data.layout import IMAGE_SUFFIXES
+from mto.data.rng import generator, seeded
+from mto.data.transforms import Transform, pretrain_transform
+from mto.errors import UserError
+
+Key = int | tuple[int, int]
+
+
+class ImageFolder:
+    """The images of ``root/split/<class>/``, in sorted order; a class's label is its place among the sorted folders.
+
+    File names are one NumPy array of bytes: 1.28 million Python strings would be copied into every loader worker, page
+    by page, as their reference counts change.
+
+    Args:
+        root: the dataset.
+        split: "train" or "val".
+        num_classes: how many class folders there must be.
+
+    Raises:
+        UserError: the folder is missing, or holds another number of classes or no image.
+    """
+
+    def __init__(self, root: str | Path, split: str, num_classes: int) -> None:
+        self.folder = Path(root) / split
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder; set datasets.imagenet.root in config.yaml to its parent")
+        self.classes = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
+        if len(self.classes) != num_classes:
+            raise UserError(
+                f"{self.folder}: {len(self.classes)} class folders, but datasets.imagenet.num_classes is {num_classes}"
+            )
+        with ThreadPoolExecutor(8) as pool:  # listing 1,000 folders waits on the file system
+            names = list(pool.map(self._images, self.classes))
+        if not any(names):
+            raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
+        self.names = np.array([os.fsencode(name) for listed in names for name in listed])
+        self.labels = np.repeat(np.arange(num_classes), [len(listed) for listed in names])
+
+    def _images(self, name: str) -> list[str]:
+        return sorted(file for file in os.listdir(self.folder / name) if file.lower().endswith(IMAGE_SUFFIXES))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        return self.folder / self.classes[self.labels[index]] / os.fsdecode(self.names[index])
+
+    def image(self, index: int) -> Image.Image:
+        """The image in RGB, at its own size.
+
+        Raises:
+            UserError: the file is no whole image.
+        """
+        path = self.path(index)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
+            raise UserError(f"{path}: not readable as an image ({error}); copy it again from the dataset") from error
+
+
+class PretrainDataset(Dataset):
+    """Samples for masked image modeling: ``dataset[epoch, index]`` -> dict.
+
+    ``image`` (3, H, W) float; ``mask`` (N,) bool, True = masked; ``teacher_image`` (3, H, W) where the job's data has
+    ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of
+    one seed and one crop recipe see the same crops.
+
+    Args:
+        job: a pre-training (or heterogeneity) job: ``seed``, ``data``, ``method``, ``mask``.
+        split: "train" or "val".
+        transform: another view than `pretrain_transform`, e.g. `eval_transform(job)`; PIL image -> tensor.
+    """
+
+    def __init__(self, job: dict[str, Any], split: str = "train", transform: Transform | None = None) -> None:
+        from mto.methods.masking import build_mask_sampler
+
+        self.images = ImageFolder(job["data"]["root"], split, job["data"]["num_classes"])
+        self.seed = job["seed"]
+        self.transform = pretrain_transform(job) if transform is None else transform
+        self.mask_sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        with seeded(self.seed, "sample", epoch, index):
+            view = self.transform(self.images.image(index))
+        sample = view if isinstance(view, dict) else {"image": view}
+        return {**sample, "mask": self.mask_sampler(generator(self.seed, "mask", epoch, index))}
+
+
+class ClassificationDataset(Dataset):
+    """Labelled images: ``dataset[epoch, index]`` -> ``{"image": (3, H, W) float, "label": () int64}``.
+
+    Args:
+        job: a fine-tuning or linear-probe job: ``seed``, ``data``.
+        split: "train" or "val".
+        transform: PIL image -> tensor, from `mto.data.transforms`.
+    """
+
+    def __init__(self, job: dict[str, Any], split: str, transform: Transform) -> None:
+        self.images = ImageFolder(job["data"]["root"], split, job["data"]["num_classes"])
+        self.seed = job["seed"]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        with seeded(self.seed, "sample", epoch, index):
+            image = self.transform(self.images.image(index))
+        return {"image": image, "label": torch.tensor(self.images.labels[index])}
+
+
+def build_loader(
+    dataset: Dataset,
+    sampler: Sampler,
+    batch_size: int,
+    workers: int = 0,
+    *,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader:
+    """A loader of this rank's micro-batches; the sampler decides on the order and on what is dropped.
+
+    Args:
+        batch_size: samples of one micro-batch on this rank.
+        workers: loader processes; 0 loads in this process. The samples are the same.
+        collate_fn: mmseg's and mmdet's datasets need `mmengine.dataset.pseudo_collate`.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate_fn,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own: an iterator over the loader draws a seed, else from the global one
+    )

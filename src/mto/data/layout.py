@@ -1,0 +1,135 @@
+"""Are the paper's datasets where the config says, and complete? Fast, and without torch: the Snakefile asks first."""
+
+import os
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+from mto.errors import UserError
+
+IMAGE_SUFFIXES = (
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".ppm",
+    ".bmp",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # torchvision's ImageFolder
+
+#: what a complete copy holds: class folders (ImageNet-1K) or files
+EXPECTED: dict[str, dict[str, int]] = {
+    "imagenet": {"train": 1000, "val": 1000},
+    "ade20k": {"training": 20210, "validation": 2000},
+    "coco": {"train2017": 118287, "val2017": 5000},
+}
+TITLES = {"imagenet": "ImageNet-1K", "ade20k": "ADE20K (SceneParse150)", "coco": "COCO 2017"}
+LAYOUTS = {
+    "imagenet": "train/<class>/*.JPEG and val/<class>/*.JPEG, the same {train} class folders in both",
+    "ade20k": "images/{{training,validation}}/*.jpg and annotations/{{training,validation}}/*.png, "
+    "{training} and {validation} pairs of one name",
+    "coco": "train2017/*.jpg ({train2017}), val2017/*.jpg ({val2017}), annotations/instances_{{train,val}}2017.json",
+}
+
+
+def check(
+    dataset: str, root: str | Path, config_key: str | None = None, expected: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Look for a dataset's folders and count what they hold, opening no image.
+
+    Args:
+        dataset: "imagenet", "ade20k" or "coco".
+        root: the dataset's folder.
+        config_key: the key of config.yaml that names ``root``, for the message; default ``datasets.<dataset>.root``.
+        expected: counts other than the real ones (for data made small).
+
+    Returns:
+        The counts found, by split.
+
+    Raises:
+        UserError: one line with everything missing, the layout expected and the key to set.
+    """
+    expected = dict(expected or EXPECTED[dataset])
+    root, key = Path(root), config_key or f"datasets.{dataset}.root"
+    look = {"imagenet": _imagenet, "ade20k": _ade20k, "coco": _coco}[dataset]
+    counts, problems = look(root, expected) if root.is_dir() else ({}, ["there is no such folder"])
+    if problems:
+        raise UserError(
+            f"{key}: no complete {TITLES[dataset]} at {root}: {'; '.join(problems)}. "
+            f"Expected there: {LAYOUTS[dataset].format(**expected)}. "
+            f"Put the dataset there, or set `{key}` in config.yaml to the folder that holds it."
+        )
+    return counts
+
+
+Found = tuple[dict[str, int], list[str]]
+
+
+def _imagenet(root: Path, expected: Mapping[str, int]) -> Found:
+    counts, problems, classes = {}, [], {}
+    for split, number in expected.items():
+        folder = root / split
+        if not folder.is_dir():
+            problems.append(f"{split}/ is missing")
+            continue
+        entries = list(os.scandir(folder))
+        classes[split] = {entry.name for entry in entries if entry.is_dir()}
+        counts[split] = len(classes[split])
+        if counts[split] != number:
+            loose = len(entries) - counts[split]
+            hint = f" and {loose} loose files (sort them into class folders)" if loose else ""
+            problems.append(f"{split}/ holds {counts[split]} class folders instead of {number}{hint}")
+        empty = sorted(name for name in classes[split] if not _some_image(folder / name))
+        if empty:
+            problems.append(f"{split}/ has {len(empty)} class folders without an image, e.g. {empty[0]}")
+    if not problems and len(set(map(frozenset, classes.values()))) > 1:
+        problems.append(f"the class folders of {' and '.join(classes)} have different names")
+    return counts, problems
+
+
+def _ade20k(root: Path, expected: Mapping[str, int]) -> Found:
+    counts, problems = {}, []
+    for split, number in expected.items():
+        images = _stems(root / "images" / split, ".jpg")
+        labels = _stems(root / "annotations" / split, ".png")
+        for folder, found in ((f"images/{split}", images), (f"annotations/{split}", labels)):
+            if found is None:
+                problems.append(f"{folder}/ is missing")
+        if images is None or labels is None:
+            continue
+        counts[split] = len(images & labels)
+        if counts[split] != number or images ^ labels:
+            parts = f"{len(images)} images, {len(labels)} annotations"
+            problems.append(f"{split} holds {counts[split]} pairs instead of {number} ({parts})")
+    return counts, problems
+
+
+def _coco(root: Path, expected: Mapping[str, int]) -> Found:
+    counts, problems = {}, []
+    for split, number in expected.items():
+        images = _stems(root / split, ".jpg")
+        if images is None:
+            problems.append(f"{split}/ is missing")
+        else:
+            counts[split] = len(images)
+            if counts[split] != number:
+                problems.append(f"{split}/ holds {counts[split]} images instead of {number}")
+        annotations = root / "annotations" / f"instances_{split}.json"
+        if not annotations.is_file() or not annotations.stat().st_size:
+            problems.append(f"annotations/{annotations.name} is missing or empty")
+    return counts, problems
+
+
+def _stems(folder: Path, suffix: str) -> set[str] | None:
+    """Names without suffix, or None where there is no folder. Only names are read: 118,287 of them take a second."""
+    if not folder.is_dir():
+        return None
+    return {name[: -len(suffix)] for name in os.listdir(folder) if name.lower().endswith(suffix)}
+
+
+def _some_image(folder: Path) -> bool:
+    """Is one of the first names an image? A class folder of 1,300 files need not be listed to the end."""
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in islice(entries, 20))

@@ -1,0 +1,185 @@
+"""What the four methods share: the interface training relies on, the token streams MTO reads, small helpers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Stream:
+    """The residual stream that holds a method's masked tokens (MTO, Eq. 2: X⁰ … Xᴸ).
+
+    Attributes:
+        tokens: X⁰, before any position term, then the outputs of the L blocks; each (B, N, D), class token removed,
+            patches in raster order.
+        position: what the network adds to X⁰, (1 | B, N, D); None where there is no additive position.
+        first_attention: computes block 1's attention, (B, N, N), mean over heads, softmax over all tokens, class row
+            and column left out. A call, because it costs a second pass over the queries and keys.
+    """
+
+    tokens: list[Tensor]
+    position: Tensor | None
+    first_attention: Callable[[], Tensor] | None
+
+
+class Method(nn.Module, ABC):
+    """A masked-image-modelling method: an encoder on timm, a mask token, a head or decoder, a loss.
+
+    Methods without a teacher inherit the teacher's part as it stands here.
+    """
+
+    encoder: nn.Module
+    patch_size: int
+    grid_size: tuple[int, int]
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def epoch_inputs(self, epoch: int, epochs: int) -> dict[str, Any]:
+        """Keyword arguments of forward that change by epoch; `epoch` counts completed epochs, from 0."""
+        return {}
+
+    def make_teacher(self) -> nn.Module | None:
+        """A fresh teacher, equal to this student, without gradients; None if the method has none."""
+        return None
+
+    def teacher_targets(
+        self, teacher: nn.Module | None, images: Tensor, teacher_images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The keyword arguments of forward that the teacher computes, without gradients."""
+        return {}
+
+    def teacher_momentum(self, step: int, total_steps: int, epoch: int, epochs: int) -> float | None:
+        """The momentum of the update after optimiser step `step` (0-based) of epoch `epoch` (0-based)."""
+        return None
+
+    def update_teacher(self, teacher: nn.Module, momentum: float) -> None:
+        """teacher ← momentum · teacher + (1 − momentum) · student."""
+        raise TypeError(f"{type(self).__name__} has no teacher to update")
+
+    def param_names_without_decay(self) -> set[str]:
+        """Parameters that the official code exempts from weight decay, beyond 1-D tensors and biases."""
+        return {"encoder.cls_token"}
+
+    # -------------------------------------------------------------------------------------------------------- weights
+
+    def encoder_state(self, teacher: nn.Module | None = None) -> dict[str, Tensor]:
+        """The encoder that downstream tasks use, under timm's key names (see `mto.methods.encoder.timm_arguments`)."""
+        return self.encoder.state_dict()
+
+    @abstractmethod
+    def official_key(self, key: str) -> str | None:
+        """Our key for a key of the official state dict; None for an entry that we do not need."""
+
+    def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
+        """Load the official repository's pre-training state dict (the checkpoint's entry ``model``).
+
+        Returns:
+            The keys that were not needed.
+
+        Raises:
+            ValueError: on a key that is unknown or missing, or a shape that differs; nothing is loaded then.
+        """
+        own, loaded, unused, problems = self.state_dict(), {}, [], []
+        for key, value in state_dict.items():
+            ours = self.official_key(key)
+            if ours is None:
+                unused.append(key)
+            elif ours not in own:
+                problems.append(f"unknown key '{key}'")
+            elif own[ours].shape != value.shape:
+                problems.append(f"'{key}' has shape {tuple(value.shape)}, not {tuple(own[ours].shape)}")
+            else:
+                loaded[ours] = value
+        claimed = {self.official_key(key) for key in state_dict}
+        problems += [f"nothing for '{key}'" for key in own if key not in claimed]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise ValueError(f"not an official {type(self).__name__} state dict of this size: {shown}")
+        self.load_state_dict(loaded)
+        return unused
+
+    # -------------------------------------------------------------------------------------------------------- helpers
+
+    def check_mask(self, images: Tensor, mask: Tensor) -> None:
+        """Raises ValueError unless the mask is (B, N) bool."""
+        expected = (len(images), self.grid_size[0] * self.grid_size[1])
+        if mask.shape != expected or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask must be bool of shape (batch, patches) = {expected}, True where masked; "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+
+    def fold(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) tokens -> (B, C, h, w) map."""
+        return tokens.transpose(1, 2).unflatten(2, self.grid_size)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) images -> (B, N, C, P²) patches, in raster order inside and out."""
+    b, c, h, w = images.shape
+    p = patch_size
+    return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c, p * p)
+
+
+def masked_mean(per_patch: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, N) values over the batch's masked patches, without boolean indexing (which waits for the GPU)."""
+    weight = mask.to(per_patch.dtype)
+    return (per_patch * weight).sum() / weight.sum()
+
+
+def count_masked(mask: Tensor) -> int:
+    """How many patches each image masks; waits for the device, so callers that know the count pass it instead.
+
+    Raises:
+        ValueError: if images differ, since the encoder gathers the same number of visible patches from each.
+    """
+    counts = mask.sum(dim=1)
+    low, high = int(counts.min()), int(counts.max())
+    if low != high:
+        raise ValueError(f"every image must mask the same number of patches here, got {low} to {high}")
+    return low
+
+
+def visible_first(mask: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
+    """How to drop masked patches and put tokens back, for a (B, N) mask with `num_masked` True in each row.
+
+    Returns:
+        The indices of the visible patches in raster order, (B, V); and for each patch its place in the sequence
+        [visible in raster order, masked in raster order], (B, N).
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, : mask.shape[1] - num_masked], order.argsort(dim=1)
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """tokens (B, N, D) at index (B, K) -> (B, K, D)."""
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def attention_map(attention: nn.Module, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention among the patches, (B, N, N), mean over heads, of normed tokens (B, 1 + N, D).
+
+    The softmax runs over all keys, class token included; its row and column are then left out.
+
+    Args:
+        attention: a module with `qkv`, `num_heads`, `scale` and, in BEiT's style, `q_bias` and `v_bias`.
+        bias: additive bias on the logits, (heads, 1 + N, 1 + N).
+    """
+    qkv = attention.qkv(tokens)
+    if getattr(attention, "q_bias", None) is not None:
+        qkv = qkv + torch.cat([attention.q_bias, torch.zeros_like(attention.v_bias), attention.v_bias])
+    q, k, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    logits = (q * attention.scale @ k.transpose(-2, -1)).float()
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(dim=-1).mean(dim=1)[:, 1:, 1:]
+
+
+@torch.no_grad()
+def average_(teacher: Iterable[Tensor], student: Iterable[Tensor], momentum: float) -> None:
+    """teacher ← momentum · teacher + (1 − momentum) · student, in a few fused kernels."""
+    torch._foreach_lerp_(list(teacher), [value.detach() for value in student], 1.0 - momentum)

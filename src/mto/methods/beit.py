@@ -1,0 +1,65 @@
+"""A BEiT encoder that sees mask tokens: what SimMIM and ConMIM have in common."""
+
+import torch
+from torch import Tensor, nn
+
+from mto.methods.base import Method, Stream, attention_map
+from mto.methods.encoder import Baseline, build_encoder, cut_normal_, init_beit
+
+
+class MaskedBeit(Method):
+    """The encoder over all patches, masked ones replaced by the mask token before class token and position.
+
+    Positions enter only through one relative bias table, shared by all blocks.
+    """
+
+    def __init__(
+        self,
+        baseline: Baseline,
+        *,
+        img_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        init_values: float | None,
+    ) -> None:
+        super().__init__()
+        self.encoder = build_encoder(
+            baseline,
+            img_size=img_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            drop_path=drop_path,
+            init_values=init_values,
+        )
+        self.patch_size = patch_size
+        self.grid_size = self.encoder.patch_embed.grid_size
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        init_beit(self.encoder)
+        cut_normal_(self.mask_token)
+
+    def encode(self, images: Tensor, mask: Tensor | None, return_hidden: bool = False) -> tuple[Tensor, Stream | None]:
+        """Normed output tokens, (B, 1 + N, D), class token first; and the stream if asked for. No mask: all visible."""
+        encoder = self.encoder
+        x = encoder.patch_embed(images)
+        if mask is not None:
+            self.check_mask(images, mask)
+            x = torch.where(mask.unsqueeze(-1), self.mask_token, x)  # in fp32 under autocast, and so the stream
+        tokens = [x]
+        x = start = torch.cat([encoder.cls_token.expand(len(x), -1, -1), x], dim=1)
+        bias = encoder.rel_pos_bias()
+        for block in encoder.blocks:
+            x = block(x, shared_rel_pos_bias=bias)
+            if return_hidden:
+                tokens.append(x[:, 1:])
+        out = encoder.norm(x)
+        if not return_hidden:
+            return out, None
+        first = encoder.blocks[0]
+        return out, Stream(tokens, None, lambda: attention_map(first.attn, first.norm1(start), bias))

@@ -1,0 +1,392 @@
+"""Masked Token Optimization: data singularity (heterogeneity) and the losses L_spa, L_e and L_r.
+
+One image has N patch tokens, M of them masked and V = N - M visible; X^l are the tokens after layer l, X^0 the initial
+embedding. With natural logarithms, per image::
+
+    Eq. 2   H^l   = -1/M sum_{i masked} sum_{j visible} a_ij ln a_ij,      a_i = softmax_{j visible}(x_i . x_j)
+    Eq. 3   L_spa = - sum_{i visible} sum_j p_ij ln p_ij,                  p_i = softmax_{j = 1..N}(x_i . x_j), layer 0
+    Eq. 4   L_e   = 1 / (H^0 + eps)
+    Eq. 5   L_r   = sum_{l = 1..L} softplus(H^{l-1} - H^l)                 as printed; its text asks for the other sign
+
+The printed sign of Eq. 5 makes heterogeneity grow with depth, against the whole text, so the default is
+``softplus(H^l - H^{l-1})``. Every such choice is a keyword of :class:`MaskedTokenOptimization`.
+
+Everything is computed in float32, also under autocast (see `mto.entropy`). Depends on torch alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mto.entropy import Partition, affinity_scale, attention_entropy, freeze_visible, normalize_tokens
+
+TERMS = ("spa", "e", "r")
+#: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
+SATURATION = 0.01
+#: The paper's equations to the letter; everything else about them is the default.
+AS_PRINTED = {"rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
+
+#: The allowed values of every switch that is a choice, the default first.
+CHOICES = {
+    "rank_direction": ("decreasing", "as_printed"),
+    "rank_reduction": ("sum", "mean"),
+    "sparsity_reduction": ("mean", "sum"),
+    "sparsity_columns": ("all", "visible"),
+    "sparsity_self": ("keep", "exclude"),
+    "sparsity_object": ("affinity", "attention"),
+    "affinity": ("dot", "scaled", "cosine"),
+    "tokens": ("raw", "layernorm", "l2"),
+    "position": ("pre", "post"),
+    "batch_reduction": ("image", "batch"),
+}
+
+
+class Stream(Protocol):
+    """One sequence of token states, as the methods of this package return under ``hidden``."""
+
+    tokens: Sequence[Tensor]  # X^0 (before any position term) ... X^L, each (B, N, D)
+    position: Tensor | None  # (1 | B, N, D), added to X^0 for ``position="post"``
+    first_attention: Callable[[], Tensor] | None  # (B, N, N) attention of block 1, mean over heads
+
+
+def _masked_row_entropies(x, part: Partition, affinity, temperature, tokens, detach_visible) -> Tensor:
+    if detach_visible:
+        x = freeze_visible(x, part.mask)
+    with torch.autocast(x.device.type, enabled=False):
+        return part.entropy(
+            normalize_tokens(x, affinity, tokens),
+            "masked",
+            "visible",
+            affinity_scale(x.shape[-1], affinity, temperature),
+        )
+
+
+def heterogeneity(
+    hidden: Tensor,
+    mask: Tensor,
+    *,
+    affinity: str = "dot",
+    temperature: float = 1.0,
+    tokens: str = "raw",
+    detach_visible: bool = False,
+    num_masked: int | None = None,
+) -> Tensor:
+    """Heterogeneity H of masked against visible tokens, per image (Eq. 2).
+
+    Args:
+        hidden: token states (B, N, D), class token removed.
+        mask: (B, N) bool, True where masked; every image needs a masked and a visible token.
+        affinity: ``dot`` (as printed), ``scaled`` by D^-1/2, or ``cosine``; each is divided by ``temperature``.
+        tokens: ``raw``, ``layernorm`` or ``l2`` (both without parameters).
+        detach_visible: let no gradient through the visible tokens.
+        num_masked: the number of masked tokens when every image has the same. On a GPU, or while compiling, say it:
+            finding out would stop the GPU, so without it the full N x N affinity is computed, several times the work.
+
+    Returns:
+        (B,) in float32 (float64 for float64 tokens), 0 <= H <= ln V in nats.
+    """
+    _check_choices(affinity=affinity, tokens=tokens)
+    _check_shapes([hidden], mask)
+    part = Partition(mask, _count_masked(mask, num_masked, validate=not hidden.is_cuda))
+    rows = _masked_row_entropies(hidden, part, affinity, temperature, tokens, detach_visible)
+    return part.mean(rows, "masked")
+
+
+class MaskedTokenOptimization(nn.Module):
+    """L_spa + L_e + L_r on the hidden states of any masked-image model. It has no parameters.
+
+    Args:
+        terms: which of ``spa``, ``e``, ``r`` enter the loss. With none, heterogeneity is measured without gradient.
+        spa_weight, e_weight, r_weight: weights of the terms (the paper prints none: 1).
+        warmup_epochs: the weights rise linearly from 0 over this many epochs; needs ``progress`` at each call.
+        rank_direction: ``decreasing`` heterogeneity with depth (the paper's text) or Eq. 5 ``as_printed``.
+        rank_reduction: ``sum`` (Eq. 5) or ``mean`` over layers 1..L.
+        sparsity_reduction: ``mean`` or ``sum`` (Eq. 3) over visible rows, and over layers if there are several.
+        sparsity_columns: ``all`` (Eq. 3) or only ``visible`` columns.
+        sparsity_self: ``keep`` (Eq. 3) or ``exclude`` the column of the row's own token.
+        sparsity_layers: layers that L_spa looks at, negative from the end, or ``all``.
+        sparsity_object: entropy of the token ``affinity`` (Eq. 3) or of block 1's ``attention`` over the patches.
+        affinity, temperature, tokens: see :func:`heterogeneity`; they hold for L_spa's affinity too. At temperature 1
+            a cosine's entropy stays within 0.5 nats of ln V, so give it a smaller one.
+        position: layer 0 ``pre`` or ``post`` adding the position embedding (no difference where there is none to add).
+        batch_reduction: L_e and L_r per ``image``, then averaged; or of the ``batch``'s mean H.
+        detach_visible: no gradient through the visible tokens in H (all layers; L_spa is not touched).
+        detach_encoder: the visible tokens of layer 0, an encoder's output in MAE and BootMAE, are constants in all
+            terms. (Gradient of L_r through deeper layers still reaches the encoder.)
+        streams: for :meth:`streams`, ``sum`` or ``mean`` of the streams' terms, or the name of the one to use.
+        eps: Eq. 4's epsilon, not printed.
+        validate: check that each image has a masked and a visible token. On a GPU the check waits for the device, so
+            only the first call makes it there.
+
+    Example:
+        >>> mto = MaskedTokenOptimization()
+        >>> out = mto([x0, x1, x2], mask)  # doctest: +SKIP
+        >>> loss = reconstruction + out["loss"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: Sequence[str] = TERMS,
+        spa_weight: float = 1.0,
+        e_weight: float = 1.0,
+        r_weight: float = 1.0,
+        warmup_epochs: float = 0.0,
+        rank_direction: str = "decreasing",
+        rank_reduction: str = "sum",
+        sparsity_reduction: str = "mean",
+        sparsity_columns: str = "all",
+        sparsity_self: str = "keep",
+        sparsity_layers: Sequence[int] | str = (0,),
+        sparsity_object: str = "affinity",
+        affinity: str = "dot",
+        temperature: float = 1.0,
+        tokens: str = "raw",
+        position: str = "pre",
+        batch_reduction: str = "image",
+        detach_visible: bool = False,
+        detach_encoder: bool = False,
+        streams: str = "sum",
+        eps: float = 1e-6,
+        validate: bool = True,
+    ):
+        choices = {name: value for name, value in locals().items() if name not in ("self", "validate", "__class__")}
+        super().__init__()
+        if unknown := set(terms) - set(TERMS):
+            raise ValueError(f"terms: unknown {sorted(unknown)}; use some of {', '.join(TERMS)}")
+        _check_choices(**{name: value for name, value in choices.items() if name in CHOICES})
+        if temperature <= 0 or eps <= 0:
+            raise ValueError(f"temperature and eps must be positive, got {temperature} and {eps}")
+        #: Every switch, JSON-able: what a run records, and what builds the same module again.
+        self.settings: dict[str, Any] = choices | {
+            "terms": [term for term in TERMS if term in terms],
+            "sparsity_layers": sparsity_layers if isinstance(sparsity_layers, str) else list(sparsity_layers),
+        }
+        self._validate = validate
+
+    @classmethod
+    def as_printed(cls, **overrides) -> "MaskedTokenOptimization":
+        """Equations 2 to 5 to the letter: Eq. 5's printed sign, sums over rows and layers."""
+        return cls(**{**AS_PRINTED, **overrides})
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+
+    def forward(
+        self,
+        hidden_states: Sequence[Tensor],
+        mask: Tensor,
+        *,
+        num_masked: int | None = None,
+        progress: float | Tensor | None = None,
+        position: Tensor | None = None,
+        attention: Tensor | Callable[[], Tensor] | None = None,
+        measure: bool = True,
+    ) -> dict[str, Any]:
+        """The terms, their weighted sum, and what to watch.
+
+        Args:
+            hidden_states: (B, N, D) tokens from the initial embedding to the last layer, class token removed.
+            mask: (B, N) bool, True where masked.
+            num_masked: see :func:`heterogeneity`; give it on a GPU whenever the count is fixed.
+            progress: epochs done so far, for ``warmup_epochs``.
+            position: (1 or B, N, D) added to layer 0 when ``position="post"``.
+            attention: (B, N, N) weights of block 1, or a function returning them, for ``sparsity_object="attention"``.
+            measure: also measure what no loss needs (between two log intervals there is no use for it).
+
+        Returns:
+            ``loss_spa``, ``loss_e``, ``loss_r`` (those switched on, before weighting), ``loss`` (their weighted sum)
+            and ``diagnostics``: {"tokens": {"heterogeneity": (layers,), "saturated": (layers,) share of masked rows
+            with H < 0.01 ln V, "heterogeneity_ratio": H^0 / ln V}}, batch means without gradient.
+        """
+        stream = _Tokens(hidden_states, position, attention)
+        return self._optimize({"tokens": stream}, mask, num_masked, progress, measure)
+
+    def streams(
+        self,
+        streams: Mapping[str, Stream],
+        mask: Tensor,
+        *,
+        num_masked: int | None = None,
+        progress: float | Tensor | None = None,
+        measure: bool = True,
+    ) -> dict[str, Any]:
+        """The same for a model with several sequences of masked tokens, such as BootMAE's two decoders.
+
+        The terms are reduced over the streams by the ``streams`` switch (which means nothing to a model with one);
+        ``diagnostics`` has one entry a stream.
+        """
+        chosen = self.settings["streams"]
+        if len(streams) > 1 and chosen not in ("sum", "mean", *streams):
+            raise ValueError(f"streams={chosen!r}: use 'sum', 'mean' or one of {sorted(streams)}")
+        return self._optimize(streams, mask, num_masked, progress, measure)
+
+    def _optimize(self, streams: Mapping[str, Stream], mask, num_masked, progress, measure) -> dict[str, Any]:
+        s = self.settings
+        for stream in streams.values():
+            _check_shapes(stream.tokens, mask)
+        compiling = torch.compiler.is_compiling()
+        part = Partition(mask, _count_masked(mask, num_masked, self._validate and not compiling))
+        if mask.is_cuda and not compiling:
+            self._validate = False
+
+        collected: dict[str, list[Tensor]] = {term: [] for term in s["terms"]}
+        out: dict[str, Any] = {"diagnostics": {}}
+        for name, stream in streams.items():
+            used = s["streams"] in ("sum", "mean", name) or len(streams) == 1
+            terms, diagnostics = self._stream(stream, part, s["terms"] if used else [], measure)
+            for term, value in terms.items():
+                collected[term].append(value)
+            if diagnostics:
+                out["diagnostics"][name] = diagnostics
+
+        loss = torch.zeros((), device=mask.device)
+        ramp = self._ramp(progress)
+        for term, values in collected.items():
+            total = torch.stack(values).sum()
+            out[f"loss_{term}"] = total / len(values) if s["streams"] == "mean" else total
+            loss = loss + s[f"{term}_weight"] * ramp * out[f"loss_{term}"]
+        return {"loss": loss, **out}
+
+    def _ramp(self, progress: float | Tensor | None) -> float | Tensor:
+        warmup = self.settings["warmup_epochs"]
+        if warmup <= 0 or not self.settings["terms"]:
+            return 1.0
+        if progress is None:
+            raise ValueError(f"warmup_epochs={warmup} needs progress=, the epochs done so far, at each call")
+        return (progress / warmup).clamp(max=1.0) if isinstance(progress, Tensor) else min(1.0, progress / warmup)
+
+    def _stream(self, stream: Stream, part: Partition, terms: list[str], measure: bool):
+        """Terms of one stream, and its diagnostics."""
+        s = self.settings
+        layers = list(stream.tokens)
+        if "r" in terms and len(layers) < 2:
+            raise ValueError("L_r compares layers: give the initial embedding and at least one layer, or drop term 'r'")
+        if s["position"] == "post" and stream.position is not None:
+            layers[0] = layers[0] + stream.position
+        if s["detach_encoder"]:
+            layers[0] = freeze_visible(layers[0], part.mask)
+
+        with_gradient = len(layers) if "r" in terms else 1 if "e" in terms else 0
+        entropies = []  # per layer, (B, R)
+        for depth, x in enumerate(layers[: len(layers) if measure else with_gradient]):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and depth < with_gradient):
+                entropies.append(
+                    _masked_row_entropies(x, part, s["affinity"], s["temperature"], s["tokens"], s["detach_visible"])
+                )
+
+        values = {}
+        if "spa" in terms:
+            values["spa"] = self._sparsity(layers, stream, part)
+        if with_gradient:
+            h = torch.stack([part.mean(rows, "masked") for rows in entropies[:with_gradient]])  # (layers, B)
+            if s["batch_reduction"] == "batch":
+                h = h.mean(1, keepdim=True)
+            if "e" in terms:
+                values["e"] = (1.0 / (h[0] + s["eps"])).mean()
+            if "r" in terms:
+                step = h[1:] - h[:-1] if s["rank_direction"] == "decreasing" else h[:-1] - h[1:]
+                rank = F.softplus(step).mean(1)
+                values["r"] = rank.sum() if s["rank_reduction"] == "sum" else rank.mean()
+        return values, self._diagnostics(entropies, part) if measure else {}
+
+    def _sparsity(self, layers: list[Tensor], stream: Stream, part: Partition) -> Tensor:
+        s = self.settings
+        exclude_self = s["sparsity_self"] == "exclude"
+        if s["sparsity_object"] == "attention":
+            if stream.first_attention is None:
+                raise ValueError("sparsity_object='attention' needs the attention of block 1: pass attention=")
+            attention = stream.first_attention() if callable(stream.first_attention) else stream.first_attention
+            part = Partition(part.mask, None)
+            rows = [attention_entropy(attention, part.mask, s["sparsity_columns"] == "visible", exclude_self)]
+        else:
+            depths = range(len(layers)) if s["sparsity_layers"] == "all" else s["sparsity_layers"]
+            rows = []
+            for x in (_layer(layers, depth) for depth in depths):
+                with torch.autocast(x.device.type, enabled=False):
+                    scale = affinity_scale(x.shape[-1], s["affinity"], s["temperature"])
+                    x = normalize_tokens(x, s["affinity"], s["tokens"])
+                    rows.append(part.entropy(x, "visible", s["sparsity_columns"], scale, exclude_self))
+        if s["sparsity_reduction"] == "sum":
+            return torch.stack([part.total(r, "visible").mean() for r in rows]).sum()
+        return torch.stack([part.mean(r, "visible").mean() for r in rows]).mean()
+
+    @staticmethod
+    @torch.no_grad()
+    def _diagnostics(entropies: list[Tensor], part: Partition) -> dict[str, Tensor]:
+        log_visible = part.log_visible()
+        threshold = SATURATION * (log_visible[:, None] if isinstance(log_visible, Tensor) else log_visible)
+        h = [part.mean(rows.detach(), "masked") for rows in entropies]
+        # With a single visible token ln V = 0 and H = 0: the ratio is reported as 0.
+        tiny = torch.finfo(torch.float32).tiny
+        floor = log_visible.clamp_min(tiny) if isinstance(log_visible, Tensor) else max(log_visible, tiny)
+        return {
+            "heterogeneity": torch.stack([value.mean() for value in h]),
+            "saturated": torch.stack([part.mean((r < threshold).to(r.dtype), "masked").mean() for r in entropies]),
+            "heterogeneity_ratio": (h[0] / floor).mean(),
+        }
+
+
+class _Tokens:
+    """A Stream made of what a user of ``forward`` passes."""
+
+    def __init__(self, tokens, position, first_attention):
+        self.tokens, self.position, self.first_attention = tokens, position, first_attention
+
+
+def log_scalars(out: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Flatten a result for a logger: ``loss_<term>``, ``heterogeneity_<layer>``, ``saturated_<layer>``,
+    ``heterogeneity_ratio``; the last three prefixed ``<stream>/`` when there are several streams."""
+    scalars = {name: value.detach() for name, value in out.items() if name.startswith("loss_")}
+    for stream, diagnostics in out["diagnostics"].items():
+        prefix = f"{stream}/" if len(out["diagnostics"]) > 1 else ""
+        scalars[f"{prefix}heterogeneity_ratio"] = diagnostics["heterogeneity_ratio"]
+        for name in ("heterogeneity", "saturated"):
+            scalars.update({f"{prefix}{name}_{depth}": value for depth, value in enumerate(diagnostics[name])})
+    return scalars
+
+
+def _layer(layers: list[Tensor], depth: int) -> Tensor:
+    if not -len(layers) <= depth < len(layers):
+        raise ValueError(f"sparsity_layers: no layer {depth}, the hidden states have layers 0 to {len(layers) - 1}")
+    return layers[depth]
+
+
+def _check_choices(**values: str) -> None:
+    for name, value in values.items():
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name}={value!r}: use one of {', '.join(CHOICES[name])}")
+
+
+def _check_shapes(hidden_states: Sequence[Tensor], mask: Tensor) -> None:
+    if isinstance(hidden_states, Tensor) or not len(hidden_states):
+        raise ValueError("hidden_states: expected a list of (B, N, D) tensors, the initial embedding first")
+    if mask.ndim != 2 or mask.dtype != torch.bool:
+        raise ValueError(f"mask: expected (B, N) bool, True where masked; got {tuple(mask.shape)} {mask.dtype}")
+    for depth, x in enumerate(hidden_states):
+        if x.ndim != 3 or not x.is_floating_point():
+            raise ValueError(f"hidden_states[{depth}]: expected (B, N, D) floats, got {tuple(x.shape)} {x.dtype}")
+        if x.shape[1] == mask.shape[1] + 1:
+            raise ValueError(
+                f"hidden_states[{depth}] has {x.shape[1]} tokens but the mask {mask.shape[1]}: "
+                "class token left in? Pass x[:, 1:]"
+            )
+        if x.shape[:2] != mask.shape:
+            raise ValueError(f"hidden_states[{depth}] is {tuple(x.shape)} but the mask is {tuple(mask.shape)}")
+
+
+def _count_masked(mask: Tensor, num_masked: int | None, validate: bool) -> int | None:
+    """The equal number of masked tokens, or None. Reads the mask's values (a sync on a GPU) only to validate."""
+    if num_masked is not None and not 0 < num_masked < mask.shape[1]:
+        raise ValueError(f"num_masked={num_masked}: of {mask.shape[1]} tokens some must be masked and some visible")
+    if torch.compiler.is_compiling() or not (validate or mask.device.type == "cpu"):
+        return num_masked
+    low, high = (int(v) for v in mask.sum(1).aminmax())
+    if low == 0 or high == mask.shape[1]:
+        raise ValueError("mask: an image has no " + ("masked" if low == 0 else "visible") + " token")
+    if num_masked is not None and not low == high == num_masked:
+        raise ValueError(f"num_masked={num_masked}, but the images have {low} to {high} masked tokens")
+    return low if low == high and mask.device.type == "cpu" else num_masked

@@ -1,0 +1,1 @@
+"""UPerNet through mmsegmentation and Mask R-CNN through mmdetection, on one plain ViT backbone."""

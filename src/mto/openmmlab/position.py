@@ -1,0 +1,51 @@
+"""A relative position bias that pre-trained BEiT tables load into, at any grid and without an index of N x N entries."""
+
+import torch
+from torch import Tensor, nn
+
+from mto.methods.position import CLASS_ROWS, resize_relative
+
+Grid = tuple[int, int]
+
+
+class RelativePositionBias(nn.Module):
+    """A learnable bias per head and displacement, zero until a pre-trained table is loaded.
+
+    Args:
+        grid: the largest grid (h, w) of tokens it serves. A smaller one uses the displacements that it has.
+        heads: attention heads.
+        class_token: whether a class token comes before the grid; it has three biases per head: class to token, token to
+            class, class to class (BEiT's last three rows).
+    """
+
+    def __init__(self, grid: Grid, heads: int, *, class_token: bool) -> None:
+        super().__init__()
+        self.grid = grid
+        self.class_token = class_token
+        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + CLASS_ROWS * class_token
+        self.table = nn.Parameter(torch.zeros(rows, heads))
+
+    def load(self, table: Tensor) -> None:
+        """Starts from a pre-trained table of a square grid, with its 3 class rows; without a class token they are dropped."""
+        table = resize_relative(table, self.grid)
+        self.table.data.copy_(table if self.class_token else table[:-CLASS_ROWS])
+
+    def forward(self, grid: Grid) -> Tensor:
+        """The bias (heads, N, N) to add to the logits of N = [1 +] h·w tokens; rows are queries, columns keys."""
+        (h, w), (max_h, max_w) = grid, self.grid
+        if h > max_h or w > max_w:
+            raise ValueError(
+                f"a grid of {h}x{w} tokens does not fit the relative positions of {max_h}x{max_w}; raise image_size"
+            )
+        heads = self.table.shape[1]
+        table = self.table[: -CLASS_ROWS if self.class_token else None].view(2 * max_h - 1, 2 * max_w - 1, heads)
+        table = table[max_h - h : max_h + h - 1, max_w - w : max_w + w - 1]
+        # bias[r, c, r', c'] = table[r - r' + h - 1, c - c' + w - 1]: windows of the table, their columns counted backwards.
+        # A view until the last reshape: no index of N x N, and a cheap backward.
+        bias = table.unfold(0, h, 1).unfold(1, w, 1).flip(-2, -1)
+        bias = bias.permute(2, 0, 1, 3, 4).reshape(heads, h * w, h * w)
+        if not self.class_token:
+            return bias
+        to_token, to_class, self_bias = (self.table[k - CLASS_ROWS].view(heads, 1, 1) for k in range(3))
+        top = torch.cat([self_bias, to_token.expand(heads, 1, h * w)], dim=2)
+        return torch.cat([top, torch.cat([to_class.expand(heads, h * w, 1), bias], dim=2)], dim=1)

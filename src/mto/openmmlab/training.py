@@ -1,0 +1,121 @@
+"""What the two dense tasks share: seeded loaders, parameter groups, rates per iteration, one call of the engine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from torch import nn
+
+from mto.data.imagenet import build_loader
+from mto.data.rng import SeededDataset, seeded
+from mto.data.sampler import EpochSampler
+from mto.tasks.io import Task
+from mto.training.engine import train
+from mto.training.log import HISTORY, read_history
+from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.schedule import Schedule
+
+
+def train_dense(
+    task: Task,
+    *,
+    build_model: Callable[..., BaseModel],
+    train_set: BaseDataset,
+    val_set: BaseDataset,
+    metric: BaseMetric,
+    no_decay: frozenset[str] = frozenset(),
+) -> dict[str, float]:
+    """Trains for the job's ``iterations`` or ``epochs``, evaluates at the end; the history has the result.
+
+    Args:
+        build_model: of (job, weights).
+        no_decay: last parts of parameter names without weight decay, beside those of one dimension and biases.
+
+    Returns:
+        Seconds and images, of all attempts (`LogHook.usage`).
+    """
+    job, hardware, optim = task.job, task.hardware, task.job["optim"]
+    plan = hardware.plan(optim["batch_size"])
+    with seeded(job["seed"], "init"):
+        model = build_model(job, task.read_encoder())
+    if hardware.world_size > 1 and hardware.gpus:  # SyncBN exists on GPUs alone
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    groups = parameter_groups(
+        model,
+        weight_decay=optim["weight_decay"],
+        no_decay=no_decay,
+        layer_decay=optim["layer_decay"],
+        depth=job["encoder"]["depth"],
+        prefix="backbone.",
+    )
+    by_epoch = "epochs" in job
+    cv2.setNumThreads(0)  # its threads would compete with the loader's workers
+    ranks = {"rank": hardware.rank, "world_size": hardware.world_size}
+    order = EpochSampler(
+        len(train_set), seed=job["seed"], shuffle=True, drop_last_to=plan.size, infinite=not by_epoch, **ranks
+    )
+    train_loader = build_loader(
+        SeededDataset(train_set, job["seed"]), order, plan.micro, hardware.workers, collate_fn=pseudo_collate
+    )
+    val_loader = build_loader(
+        SeededDataset(val_set, job["seed"]),
+        EpochSampler(len(val_set), seed=job["seed"], shuffle=False, **ranks),
+        1,  # test images differ in size
+        hardware.workers,
+        collate_fn=pseudo_collate,
+    )
+    steps_per_epoch = len(train_set) // plan.size
+    length = {"max_epochs": job["epochs"]} if by_epoch else {"max_iters": job["iterations"]}
+    interval = job["epochs"] if by_epoch else job["iterations"]
+    runner = train(
+        model=model,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        val_evaluator=Evaluator(metric),
+        val_interval=interval,
+        optim_wrapper=StepWrapper(
+            build_optimizer(groups, optim),
+            accumulation=plan.accumulation,
+            clip_grad=optim["clip_grad"],
+            precision=job["precision"],
+            device=hardware.device,
+        ),
+        schedule=schedule_of(job, steps_per_epoch if by_epoch else 1),
+        work_dir=task.progress,
+        seed=job["seed"],
+        hardware=hardware,
+        batch_size=plan.size,
+        log_interval=job["log_interval"],
+        save_interval=min(job.get("save_interval", interval), interval),
+        **length,
+    )
+    return runner.log_hook.usage
+
+
+def schedule_of(job: dict[str, Any], steps_per_unit: int) -> Schedule:
+    """The rates of mmcv's and detectron2's dense recipes: the shape begins at step 0, a linear warm-up from
+    ``warmup_ratio`` of the rate covers its first ``warmup_iterations``, and every group scales alike.
+
+    Args:
+        steps_per_unit: optimiser steps in the unit that the job's length is counted in.
+    """
+    shape = job["schedule"]
+    return Schedule(
+        kind=shape["kind"],
+        total=job.get("epochs") or job["iterations"],
+        warmup=shape["warmup_iterations"] / steps_per_unit,
+        warmup_lr=shape["warmup_ratio"] * job["optim"]["lr"],
+        min_lr=shape["min_lr"],
+        power=shape.get("power", 1.0),
+        warmup_prefix=False,
+        scale_min_lr=True,
+    )
+
+
+def last_validation(task: Task, name: str) -> dict[str, float]:
+    """The last row of the history that has a metric of this name."""
+    rows = [row for row in read_history(task.progress / HISTORY) if name in row]
+    return rows[-1]

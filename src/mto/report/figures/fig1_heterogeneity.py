@@ -1,0 +1,80 @@
+"""Figure 1: heterogeneity per layer of converged models, and of an early one, under every reading of Eq. 2."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mto.errors import UserError
+from mto.report import profiles
+from mto.report.figures import style
+from mto.report.labels import reading_name, run_name, stream_name
+from mto.report.metrics import Report
+
+SMALL_COLUMNS = 3
+
+
+def draw(report: Report) -> Figure:
+    """One line a model, epoch and stream: the mean over images and seeds, and a band of 10th to 90th percentile.
+
+    The first variant of the files is drawn large; it is the one that MTO uses. The others are small multiples.
+    """
+    tables = {
+        (c.run, c.epoch): pd.concat([profiles.read(report.folder(c, s)) for s in report.seeds]) for c in report.cells
+    }
+    if not tables:
+        raise UserError("config.yaml: study.fig1_heterogeneity.models names no model")
+    lines = {key: profiles.over_layers(table) for key, table in tables.items()}
+    variants = list(dict.fromkeys(v for table in tables.values() for v in table["variant"].unique()))
+    small = -(-(len(variants) - 1) // SMALL_COLUMNS)
+    figure = style.new(2.7 + 1.5 * small, f"Mean and 10th to 90th percentile over images. {report.scale_line}")
+    grid = figure.add_gridspec(1 + small, SMALL_COLUMNS, height_ratios=[1.7] + [1] * small)
+    large = figure.add_subplot(grid[0, :])
+    _panel(large, report, lines, variants[0])
+    large.set_ylabel("H / ln V")
+    large.set_xlabel("layer (0: the initial embedding)")
+    figure.legend(*large.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    for index, variant in enumerate(variants[1:]):
+        axes = figure.add_subplot(grid[1 + index // SMALL_COLUMNS, index % SMALL_COLUMNS])
+        _panel(axes, report, lines, variant)
+        if index % SMALL_COLUMNS == 0:
+            axes.set_ylabel("H / ln V")
+        if index + SMALL_COLUMNS >= len(variants) - 1:
+            axes.set_xlabel("layer")
+    return figure
+
+
+def _panel(axes: Axes, report: Report, lines: dict[tuple[str, int], pd.DataFrame], variant: str) -> None:
+    runs = list(dict.fromkeys(run for run, _ in lines))
+    last = {run: max(epoch for other, epoch in lines if other == run) for run in runs}
+    low, high, layers = 1.0, 0.0, 0
+    colors = iter(style.CYCLE * 3)
+    chosen: dict[tuple[str, str], str] = {}
+    for (run, epoch), table in lines.items():
+        table = table[table.variant == variant]
+        streams = table.stream.unique()
+        for stream in streams:
+            part = table[table.stream == stream]
+            color = chosen.get((run, stream)) or chosen.setdefault((run, stream), next(colors))
+            name = run_name(run) + (f", {stream_name(stream)}" if len(streams) > 1 else "")
+            early = epoch != last[run]
+            axes.fill_between(part.layer, part.low, part.high, color=color, alpha=0.08 if early else 0.16, linewidth=0)
+            axes.plot(
+                *(part.layer, part["mean"]),
+                color=color,
+                linestyle="--" if early else "-",
+                marker="o",
+                markerfacecolor="white" if early else color,
+                label=f"{name}, {_epochs(report, epoch)}",
+            )
+            low, high, layers = min(low, part.low.min()), max(high, part.high.max()), max(layers, part.layer.max())
+    pad = max(0.05 - (high - low), 0.08 * (high - low)) / 2  # never a span so small that noise looks like a slope
+    axes.set_ylim(max(low - pad, -0.02), min(high + pad, 1.02))
+    axes.set_xticks(range(0, layers + 1, 1 if layers <= 8 else 2))
+    axes.set_title(reading_name(variant), fontsize=8)
+
+
+def _epochs(report: Report, epoch: int) -> str:
+    paper = report.paper_epoch(epoch)
+    return f"{epoch} epochs" + ("" if paper == epoch else f" (paper: {paper})")

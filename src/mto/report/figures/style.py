@@ -1,0 +1,64 @@
+"""The look that all figures share, and how they are written. No pyplot: no global state, no display."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by every kind of colour vision.
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+GREY, LIGHT = "#595959", "#D9D9D9"
+PLAIN, WITH_MTO = GREY, BLUE
+WIDTH = 7.0  # inches: the text width of a page
+
+matplotlib.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
+        "font.size": 8,
+        "axes.titlesize": 8.5,
+        "axes.titleweight": "bold",
+        "axes.labelsize": 8,
+        "axes.linewidth": 0.7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#E6E6E6",
+        "grid.linewidth": 0.6,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "legend.fontsize": 7.5,
+        "legend.frameon": False,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 4,
+        "pdf.fonttype": 42,  # TrueType, embedded: text stays text
+        "figure.dpi": 200,
+        "savefig.dpi": "figure",
+    }
+)
+
+
+def new(height: float, footer: str, **options: Any) -> Figure:
+    """An empty figure of the page's width (inches), with the scale named at its foot."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", **options)
+    figure.supxlabel(footer, fontsize=7, color=GREY, x=0.995, ha="right")
+    return figure
+
+
+def save(figure: Figure, out: Path, name: str) -> None:
+    """Write <name>.png and <name>.pdf by atomic rename, without dates, so that equal figures are equal bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not for each format
+    for kind, metadata in (
+        ("png", {"Software": None}),
+        ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+    ):
+        partial = out / f"{name}.{kind}.tmp"
+        figure.savefig(partial, format=kind, metadata=metadata)
+        os.replace(partial, partial.with_suffix(""))

@@ -1,0 +1,37 @@
+"""How runs are called in tables and figures."""
+
+from __future__ import annotations
+
+from mto.study import TERMS, Run
+
+BASELINES = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
+BACKBONES = {"vitb": "ViT-B", "vitl": "ViT-L"}
+STREAMS = {"pixel": "pixel decoder", "feature": "feature decoder"}
+READINGS = {
+    **{"pre": "before position", "post": "after position"},
+    **{"dot": "dot product", "scaled": "dot product / √D", "cosine": "cosine"},
+    **{"raw": "raw tokens", "layernorm": "layer-normed tokens", "l2": "unit tokens"},
+}
+
+
+def baseline_name(run: str) -> str:
+    """`MAE ViT-B`, whatever MTO does."""
+    parsed = Run.parse(run)
+    return f"{BASELINES[parsed.baseline]} {BACKBONES[parsed.backbone]}"
+
+
+def run_name(run: str) -> str:
+    """`MAE ViT-B`, `MAE ViT-B + MTO`, `SimMIM ViT-B + MTO (spa, e)`."""
+    terms = Run.parse(run).terms
+    mto = "" if not terms else " + MTO" if terms == TERMS else f" + MTO ({', '.join(terms)})"
+    return baseline_name(run) + mto
+
+
+def stream_name(stream: str) -> str:
+    """`encoder`, `decoder`, `pixel decoder`, `feature decoder`."""
+    return STREAMS.get(stream, stream)
+
+
+def reading_name(variant: str) -> str:
+    """`pre-cosine-raw-0.1` (a variant of heterogeneity.csv) in words; what follows the known parts is the temperature."""
+    return ", ".join(READINGS.get(part) or f"τ = {part}" for part in variant.split("-"))

@@ -1,0 +1,180 @@
+"""metrics.json files: all of them as one tidy table, or those behind the cells of one table or figure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mto.errors import UserError
+from mto.study import Run
+
+COLUMNS = (
+    *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "decoder_depth", "seed", "epoch"),
+    *("metric", "value", "device", "wall_seconds", "gpu_hours", "images_per_second", "commit"),
+)
+PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
+IDENTITY = ("scale", "task", "run", "seed", "epoch")
+
+
+class Cell(NamedTuple):
+    """One measured value, over all seeds: as `mto.study.Cell`, read back from JSON."""
+
+    task: str
+    run: str
+    epoch: int
+    metric: str
+
+
+def folder(results: Path, task: str, run: str, seed: int, epoch: int) -> Path:
+    """Where a step's files are (as `Study.folder`)."""
+    return results / task / run / f"seed{seed}" / f"epoch{epoch:04d}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One metrics.json, checked.
+
+    Raises:
+        UserError: naming the file, if it is missing, is not JSON, lacks a key, or holds a metric that is no number.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `snakemake` so that its job makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it and run `snakemake` again") from None
+    lacking = [key for key in (*IDENTITY, "metrics") if not isinstance(record, dict) or key not in record]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}; delete it and run `snakemake` again")
+    for name, value in record["metrics"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise UserError(f"{path}: metrics.{name} must be a number, not {value!r}")
+    return record
+
+
+def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tidy rows of one metrics.json, a row a metric."""
+    run = Run.parse(record["run"])
+    given = record.get("provenance") or {}
+    shared = {
+        **{key: record[key] for key in IDENTITY},
+        "baseline": run.baseline,
+        "backbone": run.backbone,
+        "mto": bool(run.terms),
+        "terms": "+".join(run.terms),
+        "decoder_depth": run.decoder_depth,
+        **{key: given.get(key) for key in PROVENANCE},
+    }
+    return [{**shared, "metric": name, "value": value} for name, value in record["metrics"].items()]
+
+
+def write_results(paths: Iterable[Path], out: Path) -> int:
+    """Write results.csv, sorted by identity so that equal inputs give equal bytes; return its number of rows."""
+    tidy = [row for path in paths for row in rows(read(path))]
+    tidy.sort(key=lambda row: (*(row[key] for key in IDENTITY), row["metric"]))
+    write_csv(out, COLUMNS, tidy)
+    return len(tidy)
+
+
+def write_csv(out: Path, columns: Iterable[str], records: Iterable[dict[str, Any]]) -> None:
+    """Write records as CSV by atomic rename; None is an empty field."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.tmp")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    os.replace(partial, out)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table's or figure's own job (`Study.report_job`) and the results folder that its cells are read from."""
+
+    job: dict[str, Any]
+    results: Path
+    _read: dict[Path, dict[str, float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.job["name"]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        return self.job["plan"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.job["seeds"]
+
+    @property
+    def is_paper_scale(self) -> bool:
+        return self.job["scale"] == "paper"
+
+    @property
+    def scale_line(self) -> str:
+        """What every caption says of the scale."""
+        if self.is_paper_scale:
+            return f"Paper scale, recipe '{self.job['recipe']}'."
+        return f"{self.job['scale'].capitalize()} scale: handwritten digits, not comparable with the paper."
+
+    @property
+    def footer(self) -> str:
+        """The scale, and what bars and bands are, for the foot of a figure."""
+        seeds = len(self.seeds)
+        return self.scale_line + (f" Mean and standard deviation over {seeds} seeds." if seeds > 1 else "")
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [Cell(**cell) for cell in self.job["cells"]]
+
+    def paper_epoch(self, epoch: int) -> int:
+        """The paper's epoch (of 800) that an epoch of this scale stands for."""
+        return round(epoch / self.job["pretrain_epochs"] * 800)
+
+    def folder(self, cell: Cell, seed: int) -> Path:
+        return folder(self.results, cell.task, cell.run, seed, cell.epoch)
+
+    def value(self, cell: Cell, seed: int) -> float:
+        """One measured value; NaN where the task measured none (null).
+
+        Raises:
+            UserError: naming the file, if it is missing, is another step's, or lacks the metric.
+        """
+        path = self.folder(cell, seed) / "metrics.json"
+        if path not in self._read:
+            record = read(path)
+            for key, expected in zip(
+                ("task", "run", "seed", "epoch"), (cell.task, cell.run, seed, cell.epoch), strict=True
+            ):
+                if record[key] != expected:
+                    raise UserError(f"{path}: {key} is {record[key]!r}, but its folder says {expected!r}")
+            self._read[path] = record["metrics"]
+        metrics = self._read[path]
+        if cell.metric not in metrics:
+            raise UserError(f"{path}: no metric '{cell.metric}' (it has: {', '.join(sorted(metrics))})")
+        return float("nan") if metrics[cell.metric] is None else float(metrics[cell.metric])
+
+    def values(self, cell: Cell) -> list[float]:
+        """One value a seed."""
+        return [self.value(cell, seed) for seed in self.seeds]
+
+    def curve(self, run: str, seed: int) -> dict[int, float]:
+        """Epoch to value, over this report's cells of one run."""
+        return {cell.epoch: self.value(cell, seed) for cell in self.cells if cell.run == run}
+
+
+def mean(values: list[float]) -> float:
+    """The mean over seeds; NaN if one of them is."""
+    return statistics.fmean(values)
+
+
+def std(values: list[float]) -> float | None:
+    """The sample standard deviation over seeds; None for a single one."""
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,113 @@
+"""heterogeneity.csv: profiles of H over the layers, for Figure 1 and for the `profile` command.
+
+One row an image: stream, layer, variant, image, H (nats), H_over_lnV (H / ln V, 0 to 1), saturated (share of masked
+rows whose entropy has collapsed).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+
+from mto.errors import UserError
+
+COLUMNS = ["stream", "layer", "variant", "image", "H", "H_over_lnV", "saturated"]
+FLAT = 0.01  # a profile that moves less than this, in units of ln V, is flat
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The heterogeneity.csv of a folder.
+
+    Raises:
+        UserError: if it is missing, empty, or lacks a column.
+    """
+    path = folder / "heterogeneity.csv"
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `snakemake analysis`") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a table ({error}); delete it and run `snakemake analysis`") from None
+    lacking = [column for column in COLUMNS if column not in table]
+    if lacking or table.empty:
+        raise UserError(
+            f"{path}: {'lacks ' + ', '.join(lacking) if lacking else 'no rows'}; delete it and run `snakemake analysis`"
+        )
+    return table
+
+
+def over_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """H / ln V over images (mean, 10th and 90th percentile) and saturation, per stream, variant and layer, in order."""
+    keys = ["stream", "variant", "layer"]
+    grouped = table.groupby(keys, sort=False)
+    profile = grouped.agg(mean=("H_over_lnV", "mean"), saturated=("saturated", "mean"))
+    profile["low"] = grouped["H_over_lnV"].quantile(0.1)
+    profile["high"] = grouped["H_over_lnV"].quantile(0.9)
+    return profile.reset_index().sort_values("layer", kind="stable")
+
+
+def shape(means: list[float]) -> str:
+    """In a word, what a profile does from the first to the last layer."""
+    steps = [after - before for before, after in pairwise(means)]
+    if max(means) - min(means) < FLAT:
+        return "flat"
+    if all(step < 0 for step in steps):
+        return "falls at every layer"
+    if means[-1] - means[0] <= -FLAT:
+        return "falls"
+    return "rises" if means[-1] - means[0] >= FLAT else "returns"
+
+
+def verdict(folders: list[Path]) -> pd.DataFrame:
+    """How H / ln V goes over the layers under every reading (variant), in every folder and stream.
+
+    Returns:
+        One row a folder, stream and variant: first, last, drop (first minus last), falling (share of falling steps),
+        saturated (the largest share over layers), shape.
+    """
+    rows = []
+    for folder in folders:
+        profile = over_layers(read(folder))
+        for (stream, variant), part in profile.groupby(["stream", "variant"], sort=False):
+            means = part["mean"].tolist()
+            steps = part["mean"].diff().iloc[1:]
+            rows.append(
+                {
+                    "folder": str(folder),
+                    "stream": stream,
+                    "variant": variant,
+                    "first": means[0],
+                    "last": means[-1],
+                    "drop": means[0] - means[-1],
+                    "falling": float((steps < 0).mean()),
+                    "saturated": part["saturated"].max(),
+                    "shape": shape(means),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def describe(folders: list[Path]) -> str:
+    """The decision aid as text: every profile, then the readings whose profile falls on all the models given."""
+    rows = verdict(folders)
+    parts = [
+        rows.drop(columns="folder")[rows.folder == str(f)].to_string(index=False, float_format="{:.3f}".format)
+        for f in folders
+    ]
+    lines = [line for folder, part in zip(folders, parts, strict=True) for line in (f"{folder}", part, "")]
+    ranked = rows.groupby("variant", sort=False).agg(
+        falling=("falling", "mean"), drop=("drop", "min"), saturated=("saturated", "max")
+    )
+    always = rows.groupby("variant", sort=False)["shape"].agg(lambda shapes: all(s.startswith("falls") for s in shapes))
+    ranked = ranked[always].sort_values(["falling", "drop"], ascending=False, kind="stable")
+    if ranked.empty:
+        return "\n".join([*lines, "No reading gives a falling profile on all of them, as the paper's Figure 1 shows."])
+    lines.append("Readings with a falling profile on all of them, as the paper's Figure 1 shows, the steadiest first:")
+    for variant, row in ranked.iterrows():
+        warning = f"; up to {row.saturated:.0%} of rows saturated" if row.saturated > 0.05 else ""
+        lines.append(
+            f"  {variant}: {row.falling:.0%} of the steps fall, H / ln V drops by at least {row['drop']:.3f}{warning}"
+        )
+    return "\n".join(lines)

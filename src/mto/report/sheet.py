@@ -1,0 +1,118 @@
+"""A table before it is a file: columns, rows, notes; written as tidy CSV, Markdown and LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mto.report.metrics import write_csv
+
+UNKNOWN = "—"
+RECORD = ("table", "scale", "run", "epoch", "paper_epoch", "metric", "mean", "std", "seeds", "paper", "delta")
+
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "—": "---",
+    "–": "--",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "✓": r"\checkmark{}",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "†": r"$\dagger$",
+    "−": r"$-$",
+}
+
+
+class Column(NamedTuple):
+    """A column's head: an optional group spanning its neighbours of the same name, and its own name."""
+
+    name: str
+    group: str = ""
+    align: str = "r"
+
+
+@dataclass
+class Sheet:
+    """One table.
+
+    Attributes:
+        name: the file's stem and the LaTeX label.
+        title: the caption, without the scale.
+        scale_line: which scale, and how far comparable; part of the caption.
+        rows: texts as shown, one a column.
+        notes: sentences below the table.
+        records: the numbers behind it, one a value, keys RECORD.
+    """
+
+    name: str
+    title: str
+    scale_line: str
+    columns: list[Column]
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, out: Path) -> None:
+        """Write <name>.csv, .md and .tex into `out`, each by atomic rename."""
+        write_csv(out / f"{self.name}.csv", RECORD, self.records)
+        for suffix, text in (("md", self.markdown()), ("tex", self.latex())):
+            partial = out / f"{self.name}.{suffix}.tmp"
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, partial.with_suffix(""))
+
+    def markdown(self) -> str:
+        """A heading, the scale in bold, the table, the notes."""
+        heads = [f"{c.group}: {c.name}" if c.group else c.name for c in self.columns]
+        rules = [{"l": ":--", "r": "--:", "c": ":-:"}[c.align] for c in self.columns]
+        lines = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [heads, rules, *self.rows]
+        ]
+        notes = [f"- {note}" for note in self.notes]
+        return "\n".join([f"# {self.title}", "", f"**{self.scale_line}**", "", *lines, "", *notes]) + "\n"
+
+    def latex(self) -> str:
+        r"""A table environment for \input; its preamble needs booktabs and amssymb."""
+        return "\n".join(self._latex_lines()) + "\n"
+
+    def _latex_lines(self) -> Iterator[str]:
+        yield r"% \usepackage{booktabs,amssymb}"
+        yield r"\begin{table}"
+        yield r"  \centering"
+        yield f"  \\caption{{{escape(self.title)} {escape(self.scale_line)}}}"
+        yield f"  \\label{{tab:{self.name}}}"
+        yield f"  \\begin{{tabular}}{{{''.join(c.align for c in self.columns)}}}"
+        yield r"    \toprule"
+        if any(column.group for column in self.columns):
+            spans, rules, at = [], [], 1
+            for group, members in groupby(column.group for column in self.columns):
+                width = len(list(members))
+                if group:
+                    spans.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(group)}}}")
+                    rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
+                else:
+                    spans += [""] * width
+                at += width
+            yield f"    {' & '.join(spans)} \\\\"
+            yield f"    {' '.join(rules)}"
+        yield f"    {' & '.join(escape(column.name) for column in self.columns)} \\\\"
+        yield r"    \midrule"
+        for row in self.rows:
+            yield f"    {' & '.join(map(escape, row))} \\\\"
+        yield r"    \bottomrule"
+        yield r"  \end{tabular}"
+        for note in self.notes:
+            yield f"  \\par\\smallskip\\footnotesize {escape(note)}"
+        yield r"\end{table}"
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX: special characters escaped, our few symbols as commands."""
+    return "".join(_LATEX.get(char, char) for char in text)

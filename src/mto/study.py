@@ -1,0 +1,366 @@
+"""The experiment plan: which runs exist, at which epochs they are measured, and which job fills which cell.
+
+A *run* is an identity (baseline, backbone, MTO terms, decoder depth). A *step* is one cached GPU job: a task on a run,
+with a seed, at a number of completed pre-training epochs. A *cell* is one measured value of a table or a figure. The
+Snakefile asks this module and nothing else; it needs neither torch nor the data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from mto.config.models import Config, Curve, Resources, Transfer
+from mto.errors import UserError
+
+TERMS = ("spa", "e", "r")
+BASELINES = ("simmim", "mae", "bootmae", "conmim")
+REPORTS = (
+    "table1_rauc",
+    "table2_linear",
+    "table3_objectives",
+    "tableS1_ade20k",
+    "tableS2_coco",
+    "fig1_heterogeneity",
+    "fig2_affinity",
+    "fig4_epochs",
+    "figS1_architectures",
+    "figS2_decoder_depth",
+)
+TABLES = tuple(name for name in REPORTS if name.startswith("table"))
+FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
+STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
+DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage in STAGES}
+
+_RUN = re.compile(r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])(-mto(_(?P<terms>[a-z_]+))?)?(-depth(?P<depth>\d+))?")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is pre-trained. `terms` are MTO's, empty for the plain baseline; `decoder_depth` only where it is varied."""
+
+    baseline: str
+    backbone: str
+    terms: tuple[str, ...] = ()
+    decoder_depth: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`mae-vitb`, `mae-vitb-mto`, `simmim-vitb-mto_spa_e`, `mae-vitb-mto-depth2`."""
+        mto = "" if not self.terms else "-mto" if self.terms == TERMS else f"-mto_{'_'.join(self.terms)}"
+        depth = "" if self.decoder_depth is None else f"-depth{self.decoder_depth}"
+        return f"{self.baseline}-{self.backbone}{mto}{depth}"
+
+    @classmethod
+    def parse(cls, name: str) -> Run:
+        """The run of that name.
+
+        Raises:
+            UserError: if the name is not one.
+        """
+        match = _RUN.fullmatch(name)
+        if not match:
+            raise UserError(
+                f"no such run: '{name}' (as in mae-vitb, mae-vitb-mto, simmim-vitb-mto_spa, mae-vitb-mto-depth2)"
+            )
+        given = set((match["terms"] or "").split("_")) if match["terms"] else set(TERMS) if "-mto" in name else set()
+        run = cls(
+            match["baseline"],
+            match["backbone"],
+            tuple(term for term in TERMS if term in given),
+            int(match["depth"]) if match["depth"] else None,
+        )
+        if run.name != name or run.baseline not in BASELINES:
+            raise UserError(f"no such run: '{name}'; did you mean '{run.name}'? (baselines: {', '.join(BASELINES)})")
+        return run
+
+
+class Step(NamedTuple):
+    """One GPU job, and with it the folder of its files."""
+
+    task: str
+    run: str
+    seed: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured value of a table or figure: `metric` of `task` on `run` after `epoch` epochs, over all seeds."""
+
+    task: str
+    run: str
+    epoch: int
+    metric: str
+
+
+class Study:
+    """The plan that a config spells out.
+
+    Args:
+        config: the validated config.yaml.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.results = f"results/{config.scale}"
+        for run in self.runs():
+            backbones = getattr(config.baselines, run.baseline).backbones
+            if run.backbone not in backbones:
+                known = ", ".join(backbones)
+                raise UserError(
+                    f"config.yaml: study asks for {run.name}, but baselines.{run.baseline}.backbones has: {known}"
+                )
+
+    # -------------------------------------------------------------------------------------------- cells and steps
+    def cells(self, report: str) -> list[Cell]:
+        """The values that a table or figure shows, in its order."""
+        return list(self._cells(report))
+
+    def _cells(self, report: str) -> Iterator[Cell]:
+        plan = getattr(self.config.study, report)
+        if report in ("table1_rauc", "fig4_epochs"):
+            yield from _curve(plan, "finetune")
+        elif report == "table2_linear":
+            yield from _curve(plan, "linear")
+        elif report == "table3_objectives":
+            base = Run.parse(plan.baseline)
+            for subset in plan.subsets:
+                terms = tuple(term for term in TERMS if term in subset)
+                yield Cell("finetune", Run(base.baseline, base.backbone, terms).name, plan.epoch, "top1")
+        elif report == "tableS1_ade20k":
+            yield from _transfer(plan, "ade20k", ["mIoU"])
+        elif report == "tableS2_coco":
+            yield from _transfer(plan, "coco", ["box_ap", "mask_ap"])
+        elif report in ("fig1_heterogeneity", "fig2_affinity"):
+            for run, epochs in plan.models.items():
+                for epoch in epochs:
+                    yield Cell("heterogeneity", Run.parse(run).name, epoch, "H")
+        elif report == "figS2_decoder_depth":
+            base = Run.parse(plan.baseline)
+            default = self._recipe(base).method.decoder_depth
+            for depth in plan.depths:
+                run = Run(base.baseline, base.backbone, TERMS, None if depth == default else depth)
+                yield Cell("finetune", run.name, plan.epoch, "top1")
+                yield Cell("linear", run.name, plan.epoch, "top1")
+
+    def runs(self) -> set[Run]:
+        """Every run that a table or figure needs."""
+        return {Run.parse(cell.run) for report in REPORTS for cell in self.cells(report)}
+
+    def steps(self, report: str | None = None) -> list[Step]:
+        """The measuring steps of one table or figure (of all of them: None), over all seeds; no pre-training."""
+        reports = REPORTS if report is None else (report,)
+        cells = [cell for name in reports for cell in self.cells(name)]
+        return sorted({Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds})
+
+    def segments(self) -> list[Step]:
+        """Every pre-training segment that some measuring step needs, directly or through the chain."""
+        last: dict[tuple[str, int], int] = {}
+        for step in self.steps():
+            last[step.run, step.seed] = max(step.epoch, last.get((step.run, step.seed), 0))
+        epochs = self.config.study.measured_epochs
+        return sorted(Step("pretrain", run, seed, e) for (run, seed), end in last.items() for e in epochs if e <= end)
+
+    def select(self, target: str) -> list[Step]:
+        """The steps behind a target: a stage's name, or a baseline's."""
+        every = [*self.segments(), *self.steps()]
+        if target == "analysis":
+            return [step for step in every if step.task == "heterogeneity"]
+        if target in BASELINES:
+            return [step for step in every if Run.parse(step.run).baseline == target]
+        return [step for step in every if step.task == target]
+
+    def previous(self, epoch: int) -> int | None:
+        """The measured epoch before this one: where the segment that ends here continues."""
+        earlier = [e for e in self.config.study.measured_epochs if e < epoch]
+        return earlier[-1] if earlier else None
+
+    def folder(self, step: Step) -> str:
+        """Where a step's files are: identity only, never a hyper-parameter."""
+        return f"{self.results}/{step.task}/{step.run}/seed{step.seed}/epoch{step.epoch:04d}"
+
+    def resources(self, stage: str) -> Resources:
+        """The hardware of a stage."""
+        return getattr(self.config.resources, stage)
+
+    # -------------------------------------------------------------------------------------------------------- jobs
+    def job(self, step: Step) -> dict[str, Any]:
+        """All that a task sees: resolved, plain, sorted. Snakemake reruns a step when this changes.
+
+        Raises:
+            UserError: if the run is none, or the baseline or epoch is not in the config.
+        """
+        run = Run.parse(step.run)
+        if step.epoch not in self.config.study.measured_epochs:
+            raise UserError(
+                f"config.yaml: study.measured_epochs has no epoch {step.epoch} (asked for by {self.folder(step)})"
+            )
+        job = {
+            "task": step.task,
+            "scale": self.config.scale,
+            "recipe": self.config.recipe,
+            "run": run.name,
+            "baseline": run.baseline,
+            "backbone": run.backbone,
+            "seed": step.seed,
+            "epoch": step.epoch,
+            "precision": self.config.precision,
+            "code_version": self.config.code_version,
+            **getattr(self, f"_{step.task}")(run),
+        }
+        return _sorted(job)
+
+    def _recipe(self, run: Run) -> Any:
+        return self.config.of(run.baseline, run.backbone)
+
+    def _size(self, run: Run) -> dict[str, Any]:
+        backbone = self.config.backbones[run.backbone].model_dump()  # type: ignore[index]
+        return {"img_size": self.config.img_size, "patch_size": self.config.patch_size, **backbone}
+
+    def _data(self, run: Run, dataset: str, augment: Any = None) -> dict[str, Any]:
+        source = getattr(self.config.datasets, dataset)
+        shared = {"root": source.root, "num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
+        return shared if augment is None else {**shared, **augment}
+
+    def _method(self, run: Run) -> dict[str, Any]:
+        method = {"name": run.baseline, **self._size(run), **self._recipe(run).method.model_dump()}
+        return method if run.decoder_depth is None else {**method, "decoder_depth": run.decoder_depth}
+
+    def _encoder(self, run: Run, drop_path: float) -> dict[str, Any]:
+        init_values = getattr(self._recipe(run).method, "init_values", None)
+        return {"baseline": run.baseline, **self._size(run), "init_values": init_values, "drop_path": drop_path}
+
+    def _pretrain(self, run: Run) -> dict[str, Any]:
+        recipe = self._recipe(run)
+        stage = recipe.pretrain
+        optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "no_decay"})
+        mto = {**self.config.mto.arguments(), "terms": list(run.terms)} if run.terms else {"terms": []}
+        return {
+            "epochs": stage.schedule.total_epochs or self.config.study.pretrain_epochs,
+            "method": self._method(run),
+            "mask": recipe.mask.model_dump(exclude_none=True),
+            "mto": mto,
+            "data": self._data(run, "imagenet", stage.augment.model_dump(exclude_none=True)),
+            "optim": {**optim, "lr": stage.lr.peak(stage.batch_size), "eps": 1e-8},
+            "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
+            "log_interval": self.config.log_interval,
+        }
+
+    def _finetune(self, run: Run) -> dict[str, Any]:
+        stage = self._recipe(run).finetune
+        optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "layer_decay"})
+        augment = {"augment": stage.augment.model_dump(), "eval": self.config.evaluation.model_dump()}
+        return {
+            "epochs": stage.epochs,
+            "encoder": self._encoder(run, stage.drop_path),
+            "data": self._data(run, "imagenet", augment),
+            "optim": {
+                **optim,
+                "lr": stage.lr.peak(stage.batch_size),
+                "eps": 1e-8,
+                "no_decay": ["pos_embed", "cls_token"],
+            },
+            "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
+            "ema_decay": stage.ema_decay,
+            "eval_interval": self.config.eval_interval,
+            "log_interval": self.config.log_interval,
+        }
+
+    def _linear(self, run: Run) -> dict[str, Any]:
+        stage = self._recipe(run).linear
+        depth = self.config.backbones[run.backbone].depth  # type: ignore[index]
+        layer = {"last": depth, "all": list(range(1, depth + 1))}.get(stage.probe.layer, stage.probe.layer)  # type: ignore[call-overload]
+        optim = stage.model_dump(include={"batch_size", "weight_decay", "momentum"})
+        augment = {**stage.augment.model_dump(), "eval": self.config.evaluation.model_dump()}
+        return {
+            "epochs": stage.epochs,
+            "encoder": self._encoder(run, drop_path=0.0),
+            "probe": {**stage.probe.model_dump(), "layer": layer},
+            "data": self._data(run, "imagenet", augment),
+            "optim": {**optim, "kind": stage.optimizer, "lr": stage.lr.peak(stage.batch_size)},
+            "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
+            "eval_interval": self.config.eval_interval,
+            "log_interval": self.config.log_interval,
+        }
+
+    def _heterogeneity(self, run: Run) -> dict[str, Any]:
+        recipe = self._recipe(run)
+        data = {**self._data(run, "imagenet"), "eval": self.config.evaluation.model_dump()}
+        return {
+            "method": self._method(run),
+            "mask": recipe.mask.model_dump(exclude_none=True),
+            "data": data,
+            **self.config.analysis.model_dump(),
+        }
+
+    def _ade20k(self, run: Run) -> dict[str, Any]:
+        return self._transfer(run, "ade20k")
+
+    def _coco(self, run: Run) -> dict[str, Any]:
+        return self._transfer(run, "coco")
+
+    def _transfer(self, run: Run, task: str) -> dict[str, Any]:
+        stage = getattr(self._recipe(run), task)
+        optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "layer_decay"})
+        rest = stage.model_dump(exclude={*optim, "lr", "drop_path"})
+        return {
+            "encoder": self._encoder(run, stage.drop_path),
+            "data": self._data(run, task),
+            "optim": {**optim, "lr": stage.lr.peak(stage.batch_size)},
+            "log_interval": self.config.log_interval,
+            **rest,
+        }
+
+    def data_job(self, dataset: str) -> dict[str, Any]:
+        """The job that makes a demo dataset, or checks one that must be there."""
+        source = getattr(self.config.datasets, dataset)
+        return {
+            "task": "data",
+            "scale": self.config.scale,
+            "dataset": dataset,
+            "root": source.root,
+            "demo": source.demo,
+        }
+
+    def report_job(self, report: str) -> dict[str, Any]:
+        """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800."""
+        plan = getattr(self.config.study, report).model_dump()
+        return _sorted(
+            {
+                "name": report,
+                "scale": self.config.scale,
+                "recipe": self.config.recipe,
+                "seeds": self.config.seeds,
+                "pretrain_epochs": self.config.study.pretrain_epochs,
+                "plan": plan,
+                "cells": [asdict(cell) for cell in self.cells(report)],
+            }
+        )
+
+
+def _curve(plan: Curve, task: str) -> Iterator[Cell]:
+    for baseline in plan.baselines:
+        plain = Run.parse(baseline)
+        for run in (plain, Run(plain.baseline, plain.backbone, TERMS)):
+            for epoch in plan.epochs:
+                yield Cell(task, run.name, epoch, "top1")
+
+
+def _transfer(plan: Transfer, task: str, metrics: list[str]) -> Iterator[Cell]:
+    for baseline in plan.baselines:
+        plain = Run.parse(baseline)
+        with_mto = Run(plain.baseline, plain.backbone, TERMS)
+        rows = [(plain, e) for e in plan.baseline_epochs] + [(with_mto, e) for e in plan.mto_epochs]
+        for run, epoch in rows:
+            for metric in metrics:
+                yield Cell(task, run.name, epoch, metric)
+
+
+def _sorted(node: Any) -> Any:
+    """Mappings sorted by key, tuples as lists: what JSON gives back, so that a job equals itself read from a file."""
+    if isinstance(node, dict):
+        return {key: _sorted(node[key]) for key in sorted(node)}
+    return [_sorted(item) for item in node] if isinstance(node, list | tuple) else node

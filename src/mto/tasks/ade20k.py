@@ -1,0 +1,30 @@
+"""Semantic segmentation: UPerNet on a pre-trained encoder, through mmsegmentation, on ADE20K.
+
+Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent, after the last iteration, of single-scale sliding
+windows: ``mIoU``, ``mAcc``, ``aAcc``. The job's keys are explained in ``mto.openmmlab.upernet``.
+"""
+
+from __future__ import annotations
+
+from mto.tasks.io import Task
+
+
+def run(task: Task) -> None:
+    from mto.openmmlab.libraries import load_mmseg
+
+    load_mmseg()
+    from mmseg.evaluation import IoUMetric
+
+    from mto.openmmlab.training import last_validation, train_dense
+    from mto.openmmlab.upernet import build_dataset, build_model
+
+    usage = train_dense(
+        task,
+        build_model=build_model,
+        train_set=build_dataset(task.job, "training"),
+        val_set=build_dataset(task.job, "validation"),
+        metric=IoUMetric(iou_metrics=["mIoU"]),
+    )
+    if task.hardware.rank == 0:
+        measured = last_validation(task, "mIoU")
+        task.finish({name: measured[name] for name in ("mIoU", "mAcc", "aAcc")}, usage)

@@ -1,0 +1,40 @@
+"""Object detection and instance segmentation: Mask R-CNN on a pre-trained encoder, through mmdetection, on COCO.
+
+Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent, after the last epoch: ``box_ap``, ``mask_ap`` (mean
+over IoU 0.5 to 0.95), ``box_ap50``, ``mask_ap50``. The job's keys are explained in ``mto.openmmlab.maskrcnn``.
+"""
+
+from __future__ import annotations
+
+from mto.tasks.io import Task
+
+#: our names -> CocoMetric's
+METRICS = {
+    "box_ap": "coco/bbox_mAP",
+    "mask_ap": "coco/segm_mAP",
+    "box_ap50": "coco/bbox_mAP_50",
+    "mask_ap50": "coco/segm_mAP_50",
+}
+
+
+def run(task: Task) -> None:
+    from mto.openmmlab.libraries import load_mmdet
+
+    load_mmdet()
+    from mmdet.evaluation import CocoMetric
+
+    from mto.openmmlab.maskrcnn import annotation_file, build_dataset, build_model
+    from mto.openmmlab.training import last_validation, train_dense
+
+    usage = train_dense(
+        task,
+        build_model=build_model,
+        train_set=build_dataset(task.job, "train2017"),
+        val_set=build_dataset(task.job, "val2017"),
+        metric=CocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"]),
+        # MIMDet:configs/benchmarking: none for norms, positions and relative tables.
+        no_decay=frozenset({"pos_embed", "table"}),
+    )
+    if task.hardware.rank == 0:
+        measured = last_validation(task, METRICS["box_ap"])
+        task.finish({name: 100 * measured[key] for name, key in METRICS.items()}, usage)

@@ -1,0 +1,100 @@
+"""Fine-tune a pre-trained encoder on labelled images, with timm's augmentation, mixup and layer-wise decay.
+
+Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent: ``top1``, ``top5`` after the last epoch, and the best
+over epochs, ``top1_best`` (selected on the validation set, as SimMIM, BootMAE and ConMIM report; MAE reports the last).
+With ``ema_decay`` the averaged weights' accuracy replaces the raw one after half of the schedule
+(BootMAE:run_class_finetuning.py:615-630), and ``top1_raw`` keeps the latter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.evaluator import Evaluator
+from torch.utils.data import DataLoader
+
+from mto.data.imagenet import ClassificationDataset, build_loader
+from mto.data.rng import seeded
+from mto.data.sampler import EpochSampler
+from mto.data.transforms import eval_transform, finetune_train_transform
+from mto.methods.encoder import build_classifier, load_encoder
+from mto.tasks.io import Task
+from mto.training.classifier import Accuracy, FineTuned, WeightAverageHook
+from mto.training.engine import train
+from mto.training.log import HISTORY, read_history
+from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.schedule import Schedule
+
+
+def run(task: Task) -> None:
+    job, hardware, optim = task.job, task.hardware, task.job["optim"]
+    plan = hardware.plan(optim["batch_size"])
+    with seeded(job["seed"], "init"):
+        net = build_classifier(**job["encoder"], num_classes=job["data"]["num_classes"])
+    load_encoder(net, task.read_encoder())
+    model = FineTuned(
+        net,
+        num_classes=job["data"]["num_classes"],
+        augment=job["data"]["augment"],
+        ema_decay=job.get("ema_decay"),
+        precision=job["precision"],
+    )
+    groups = parameter_groups(
+        net,
+        weight_decay=optim["weight_decay"],
+        no_decay=set(optim.get("no_decay") or ()),
+        layer_decay=optim["layer_decay"],
+        depth=job["encoder"]["depth"],
+    )
+    train_loader, val_loader, evaluator = loaders(task, finetune_train_transform(job), plan.size, plan.micro)
+    runner = train(
+        model=model,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        val_evaluator=evaluator,
+        val_interval=job["eval_interval"],
+        optim_wrapper=StepWrapper(
+            build_optimizer(groups, optim),
+            accumulation=plan.accumulation,
+            clip_grad=optim["clip_grad"],
+            precision=job["precision"],
+            device=hardware.device,
+        ),
+        schedule=Schedule.from_job(job["schedule"], job["epochs"]),
+        work_dir=task.progress,
+        seed=job["seed"],
+        hardware=hardware,
+        batch_size=plan.size,
+        max_epochs=job["epochs"],
+        log_interval=job["log_interval"],
+        hooks=[WeightAverageHook()] if job.get("ema_decay") else [],
+    )
+    if hardware.rank == 0:
+        task.finish(accuracy(task.progress / HISTORY, job["epochs"]), runner.log_hook.usage)
+
+
+def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoader, DataLoader, Evaluator]:
+    """Training batches, and the validation set with its evaluator: shared with the linear probe."""
+    job, hardware = task.job, task.hardware
+    ranks = {"rank": hardware.rank, "world_size": hardware.world_size}
+    train_data = ClassificationDataset(job, "train", transform)
+    val_data = ClassificationDataset(job, "val", eval_transform(job))
+    train_sampler = EpochSampler(len(train_data), seed=job["seed"], shuffle=True, drop_last_to=batch_size, **ranks)
+    val_sampler = EpochSampler(len(val_data), seed=job["seed"], shuffle=False, **ranks)
+    return (
+        build_loader(train_data, train_sampler, micro, hardware.workers),
+        build_loader(val_data, val_sampler, micro, hardware.workers),
+        Accuracy(),
+    )
+
+
+def accuracy(history: Path, epochs: int) -> dict[str, float]:
+    """top1, top5, top1_best (and _raw, of the weights that are not averaged) from the validation rows."""
+    rows = [row for row in read_history(history) if "top1" in row]
+    reported = []
+    for row in rows:
+        averaged = "top1_ema" in row and 2 * row["epoch"] > epochs
+        suffix = "_ema" if averaged else ""
+        reported.append({"top1": row[f"top1{suffix}"], "top5": row[f"top5{suffix}"]})
+    metrics = reported[-1] | {"top1_best": max(row["top1"] for row in reported)}
+    return metrics | ({"top1_raw": rows[-1]["top1"]} if "top1_ema" in rows[-1] else {})

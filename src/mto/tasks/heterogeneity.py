@@ -1,0 +1,157 @@
+"""Heterogeneity of a pre-trained model: H per layer, image and reading of Eq. 2, and token affinities for Figure 2.
+
+In: ``method``, a state.pth (of this study, or imported). Out: heterogeneity.csv (stream, layer, variant, image, H in nats,
+H_over_lnV, saturated), affinity.npz (``<stream>/<layer>``: (images, N, N) inner products x_i . x_j, masked tokens first,
+then visible, each in raster order; ``num_masked``), metrics.json with the first variant's mean H, ``heterogeneity_<l>``.
+The images are the first of the validation set, spread over it; the masks a function of (seed, index).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mto.data.imagenet import PretrainDataset
+from mto.data.transforms import eval_transform
+from mto.errors import UserError
+from mto.methods import Stream
+from mto.objectives import MaskedTokenOptimization
+from mto.tasks.io import Task, replacing
+from mto.tasks.pretrain import build_model
+from mto.training.engine import load_state
+from mto.training.mim import MaskedImageModel
+
+
+class Row(NamedTuple):
+    stream: str
+    layer: int
+    variant: str
+    image: int
+    H: float
+    H_over_lnV: float
+    saturated: float
+
+
+def run(task: Task) -> None:
+    job, device = task.job, task.hardware.device
+    # A method job reads its crop from data.eval; the image size is the method's.
+    dataset = PretrainDataset(job, "val", transform=eval_transform(job))
+    model = load_model(job, dataset, task.input("method")).to(device).eval()
+    readings = {variant_name(variant): MaskedTokenOptimization(terms=[], **variant) for variant in job["variants"]}
+    rows: list[Row] = []
+    maps: dict[str, list[Tensor]] = {}
+    masked: set[int] = set()
+    batch = task.hardware.micro_batch or 32
+    count = min(job["images"], len(dataset))
+    # Evenly spread over the classes, which the folder lists one after another.
+    chosen = [index * len(dataset) // count for index in range(count)]
+    for start in range(0, count, batch):
+        samples = [dataset[0, index] for index in chosen[start : start + batch]]
+        images = torch.stack([sample["image"] for sample in samples]).to(device)
+        masks = torch.stack([sample["mask"] for sample in samples]).to(device)
+        with torch.no_grad():
+            hidden = model(images, masks, images, mode="tensor")["hidden"]
+            for offset in range(len(samples)):
+                one, mask, image = one_image(hidden, offset), masks[offset : offset + 1], start + offset
+                rows += measure(one, mask, image, readings)
+                if image < job["affinity_images"]:
+                    masked.add(int(mask.sum()))
+                    for name, affinity in affinities(one, mask[0]):
+                        maps.setdefault(name, []).append(affinity)
+        print(f"image {start + len(samples)}/{count}", flush=True)
+    write(task.out, rows, maps, masked)
+    first = next(iter(readings))
+    task.finish(means(rows, first))
+
+
+def variant_name(variant: dict[str, Any]) -> str:
+    """``pre-dot-raw``, ``pre-cosine-raw-0.1`` (temperature, where there is one)."""
+    return "-".join(str(variant[key]) for key in ("position", "affinity", "tokens", "temperature") if key in variant)
+
+
+def load_model(job: dict[str, Any], dataset: PretrainDataset, path: Path) -> MaskedImageModel:
+    """The student (and teacher) of a state.pth, with MTO's measuring off.
+
+    Raises:
+        UserError: the state is of another method or size.
+    """
+    model = build_model(job, dataset)
+    try:
+        model.load_state_dict(load_state(path)["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: not a state of {job['method']} ({str(error).splitlines()[0]})") from error
+    model.measure = False
+    return model
+
+
+def one_image(hidden: dict[str, Stream], index: int) -> dict[str, Stream]:
+    """The streams of one image, as a batch of one."""
+    return {
+        name: Stream(
+            [x[index : index + 1] for x in stream.tokens],
+            None
+            if stream.position is None
+            else stream.position.expand(len(stream.tokens[0]), -1, -1)[index : index + 1],
+            None,
+        )
+        for name, stream in hidden.items()
+    }
+
+
+def measure(
+    streams: dict[str, Stream], mask: Tensor, image: int, readings: dict[str, MaskedTokenOptimization]
+) -> Iterator[Row]:
+    """Rows of one image under every reading."""
+    log_visible = max(math.log(int((~mask).sum())), 1e-12)
+    for variant, reading in readings.items():
+        for name, values in reading.streams(streams, mask)["diagnostics"].items():
+            profile = zip(values["heterogeneity"].tolist(), values["saturated"].tolist(), strict=True)
+            for layer, (h, saturated) in enumerate(profile):
+                yield Row(name, layer, variant, image, h, h / log_visible, saturated)
+
+
+def affinities(streams: dict[str, Stream], mask: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(N, N) inner products of each layer's tokens, masked first, named ``<stream>/<layer>``."""
+    order = torch.argsort((~mask).to(torch.uint8), stable=True)
+    for name, stream in streams.items():
+        for layer, tokens in enumerate(stream.tokens):
+            x = tokens[0, order].float()
+            yield f"{name}/{layer}", (x @ x.T).cpu()
+
+
+def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set[int]) -> None:
+    """heterogeneity.csv and affinity.npz.
+
+    Raises:
+        UserError: the images drawn for the maps mask unequal numbers of patches, which one figure cannot show.
+    """
+    if len(masked) > 1:
+        raise UserError(f"affinity maps: images mask {sorted(masked)} patches; set analysis.affinity_images to 1")
+    with replacing(out / "heterogeneity.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+    with replacing(out / "affinity.npz") as temporary, temporary.open("wb") as file:
+        arrays = {name: torch.stack(values).numpy().astype(np.float32) for name, values in maps.items()}
+        np.savez(file, num_masked=np.array(sorted(masked)), **arrays)
+
+
+def means(rows: list[Row], variant: str) -> dict[str, float]:
+    """Mean H over images of one reading: ``heterogeneity_<layer>``, with ``<stream>/`` before it if there are several."""
+    groups: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        if row.variant == variant:
+            groups.setdefault((row.stream, row.layer), []).append(row.H)
+    several = len({stream for stream, _ in groups}) > 1
+    return {
+        (f"{stream}/" if several else "") + f"heterogeneity_{layer}": statistics.fmean(values)
+        for (stream, layer), values in groups.items()
+    }

@@ -1,0 +1,83 @@
+"""Linear probe: heads on a frozen encoder.
+
+Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent: ``top1``, ``top5`` after the last epoch and
+``top1_best`` over epochs. When ``probe.layer`` is a list (BEiT's protocol for ConMIM: a head on every block, trained
+together), ``top1`` is the best layer's, ``best_layer`` says which, and ``top1_layer<l>`` has them all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mto.data.rng import seeded
+from mto.data.transforms import linear_train_transform
+from mto.methods.encoder import build_encoder, load_encoder
+from mto.tasks.finetune import loaders
+from mto.tasks.io import Task
+from mto.training.classifier import LinearProbe
+from mto.training.engine import train
+from mto.training.log import HISTORY, read_history
+from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.schedule import Schedule
+
+
+def run(task: Task) -> None:
+    job, hardware, optim, probe = task.job, task.hardware, task.job["optim"], task.job["probe"]
+    plan = hardware.plan(optim["batch_size"])
+    layers = probe["layer"] if isinstance(probe["layer"], list) else [probe["layer"]]
+    with seeded(job["seed"], "init"):
+        encoder = build_encoder(**job["encoder"])
+        load_encoder(encoder, task.read_encoder())
+        model = LinearProbe(
+            encoder,
+            num_classes=job["data"]["num_classes"],
+            feature=probe["feature"],
+            layers=layers,
+            norm=probe["norm"],
+            batch_norm=probe["batch_norm"],
+            std=probe["head_std"],
+            precision=job["precision"],
+        )
+    groups = parameter_groups(model, weight_decay=optim["weight_decay"])
+    train_loader, val_loader, evaluator = loaders(task, linear_train_transform(job), plan.size, plan.micro)
+    runner = train(
+        model=model,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        val_evaluator=evaluator,
+        val_interval=job.get("eval_interval", 1),
+        optim_wrapper=StepWrapper(
+            build_optimizer(groups, optim),
+            accumulation=plan.accumulation,
+            precision=job["precision"],
+            device=hardware.device,
+        ),
+        schedule=Schedule.from_job(job["schedule"], job["epochs"]),
+        work_dir=task.progress,
+        seed=job["seed"],
+        hardware=hardware,
+        batch_size=plan.size,
+        max_epochs=job["epochs"],
+        log_interval=job["log_interval"],
+    )
+    if hardware.rank == 0:
+        task.finish(accuracy(task.progress / HISTORY, layers), runner.log_hook.usage)
+
+
+def accuracy(history: Path, layers: list[int]) -> dict[str, Any]:
+    """The metrics named above, from the validation rows."""
+    if len(layers) == 1:
+        rows = [row for row in read_history(history) if "top1" in row]
+        return {"top1": rows[-1]["top1"], "top5": rows[-1]["top5"], "top1_best": max(row["top1"] for row in rows)}
+    names = [f"top1_layer{layer}" for layer in layers]
+    rows = [row for row in read_history(history) if names[0] in row]
+    last = {name: rows[-1][name] for name in names}
+    best = max(layers, key=lambda layer: last[f"top1_layer{layer}"])
+    return {
+        "top1": last[f"top1_layer{best}"],
+        "top5": rows[-1][f"top5_layer{best}"],
+        "top1_best": max(row[name] for row in rows for name in names),
+        "best_layer": best,
+        **last,
+    }

@@ -1,0 +1,107 @@
+"""Pre-train one segment: from the previous segment's state to ``epoch`` completed epochs of an ``epochs``-long schedule.
+
+Out: encoder.safetensors (what downstream tasks load, timm's names), state.pth (what the next segment continues from),
+metrics.json, history.jsonl. In: ``state``, the previous segment's state.pth, unless it starts the run.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from mto.data.imagenet import PretrainDataset, build_loader
+from mto.data.rng import generator, seeded
+from mto.data.sampler import EpochSampler
+from mto.tasks.io import Task, link_or_copy, replacing
+from mto.training.engine import Engine, train, unwrap
+from mto.training.hooks import CHECKPOINT
+from mto.training.log import HISTORY, read_history
+from mto.training.mim import MaskedImageModel, PretrainHook
+from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.schedule import Schedule
+
+
+def run(task: Task) -> None:
+    job, hardware = task.job, task.hardware
+    dataset = PretrainDataset(job)
+    plan = hardware.plan(job["optim"]["batch_size"])
+    sampler = EpochSampler(
+        len(dataset),
+        seed=job["seed"],
+        shuffle=True,
+        drop_last_to=plan.size,
+        rank=hardware.rank,
+        world_size=hardware.world_size,
+    )
+    model = build_model(job, dataset)
+    groups = parameter_groups(
+        model.method,
+        weight_decay=job["optim"]["weight_decay"],
+        no_decay=set(job["optim"].get("no_decay") or ()),
+    )
+    loader = build_loader(dataset, sampler, plan.micro, hardware.workers)
+    runner = train(
+        model=model,
+        train_loader=loader,
+        optim_wrapper=StepWrapper(
+            build_optimizer(groups, job["optim"]),
+            accumulation=plan.accumulation,
+            clip_grad=job["optim"]["clip_grad"],
+            precision=job["precision"],
+            device=hardware.device,
+        ),
+        schedule=Schedule.from_job(job["schedule"], job["epochs"]),
+        work_dir=task.progress,
+        seed=job["seed"],
+        hardware=hardware,
+        batch_size=plan.size,
+        max_epochs=job["epochs"],
+        stop_at=job["epoch"],
+        resume_from=task.inputs.get("state"),
+        log_interval=job["log_interval"],
+        hooks=[PretrainHook(job["epochs"], len(loader) // plan.accumulation)],
+    )
+    if hardware.rank == 0:
+        save(task, runner)
+
+
+def build_model(job: dict[str, Any], dataset: PretrainDataset) -> MaskedImageModel:
+    """The method with the run's initial weights (a function of the seed), its teacher, and MTO."""
+    from mto import methods
+    from mto.objectives import MaskedTokenOptimization
+
+    classes = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
+    arguments = {name: value for name, value in job["method"].items() if name != "name"}
+    with seeded(job["seed"], "init"):
+        method = getattr(methods, classes[job["method"]["name"]])(**arguments)
+    # Only BEiT's block sampler masks a varying number of patches.
+    fixed = job["mask"]["sampler"] != "block"
+    num_masked = int(dataset.mask_sampler(generator(0)).sum()) if fixed else None
+    return MaskedImageModel(method, MaskedTokenOptimization(**job.get("mto", {"terms": []})), num_masked)
+
+
+def save(task: Task, runner: Engine) -> None:
+    """The declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
+    from safetensors.torch import save_file
+
+    job, model = task.job, unwrap(runner.model)
+    state = {
+        name: value.detach().cpu().contiguous() for name, value in model.method.encoder_state(model.teacher).items()
+    }
+    metadata = {"run": job["run"], "epoch": str(job["epoch"]), "seed": str(job["seed"]), "format": "pt"}
+    with replacing(task.out / "encoder.safetensors") as temporary:
+        save_file(state, temporary, metadata)
+    link_or_copy(task.progress / CHECKPOINT, task.out / "state.pth")
+    task.finish(last_epoch(task.progress / HISTORY), runner.log_hook.usage)
+
+
+def last_epoch(history: Path) -> dict[str, float]:
+    """Means over the rows of the last epoch."""
+    rows = [row for row in read_history(history) if "loss" in row]
+    if not rows:
+        return {}
+    begin = rows[-1]["epoch"] - 1
+    rows = [row for row in rows if row["epoch"] > begin]
+    names = [name for name in rows[-1] if name not in ("step", "epoch", "lr", "images_per_second")]
+    return {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}

@@ -1,0 +1,212 @@
+"""Fine-tuning and linear probes as mmengine sees them, and their accuracy."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from mto.methods.base import average_
+from mto.training.engine import unwrap
+from mto.training.optim import AUTOCAST, Precision
+
+Hits = list[dict[str, Tensor]]
+
+
+def hits(logits: Tensor, label: Tensor, suffix: str = "") -> dict[str, Tensor]:
+    """For (B, C) logits and (B,) labels: how many are right at the first, and within the first five guesses."""
+    ranked = logits.topk(min(5, logits.shape[1])).indices == label[:, None]
+    return {f"top1{suffix}": ranked[:, 0].sum(), f"top5{suffix}": ranked.any(1).sum()}
+
+
+class Accuracy(Evaluator):
+    """Percent of the counts that a model's predictions report, exact over ranks that hold unequal shares."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.counts: dict[str, Tensor] = {}
+
+    def process(self, data_samples: Hits, data_batch: Any = None) -> None:
+        for name, count in data_samples[0].items():
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        for count in self.counts.values():
+            all_reduce(count)
+        metrics = {name: 100.0 * int(count) / size for name, count in self.counts.items()}
+        self.counts = {}
+        return metrics
+
+
+class _Classification(BaseModel):
+    """Logits by name; the loss and the hits of each."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self.autocast_dtype = AUTOCAST[precision]
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def predict(self, image: Tensor, label: Tensor) -> Hits:
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(image.device.type, self.autocast_dtype, enabled=enabled):
+            logits = self.logits(image)
+        return [{k: v for suffix, value in logits.items() for k, v in hits(value.float(), label, suffix).items()}]
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return losses["loss"], {name: value.detach() for name, value in losses.items()}
+
+
+class FineTuned(_Classification):
+    """A classifier with timm's mixup and cutmix, and if asked a running average of its weights.
+
+    Args:
+        net: image -> (B, classes) logits.
+        augment: a fine-tuning job's ``data.augment``: mixup, cutmix, mixup_prob, mixup_switch_prob, smoothing.
+        ema_decay: of the averaged copy; None: no copy.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        num_classes: int,
+        augment: dict[str, Any],
+        ema_decay: float | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(precision)
+        self.net = net
+        self.smoothing = augment["smoothing"]
+        self.mixup = None
+        if augment["mixup"] > 0 or augment["cutmix"] > 0:
+            from timm.data.mixup import Mixup
+
+            self.mixup = Mixup(
+                mixup_alpha=augment["mixup"],
+                cutmix_alpha=augment["cutmix"],
+                prob=augment["mixup_prob"],
+                switch_prob=augment["mixup_switch_prob"],
+                label_smoothing=self.smoothing,
+                num_classes=num_classes,
+            )
+        self.ema_decay = ema_decay
+        self.ema = copy.deepcopy(net).eval().requires_grad_(False) if ema_decay is not None else None
+
+    def forward(self, image: Tensor, label: Tensor, mode: Literal["loss", "predict"] = "loss") -> Any:
+        if mode == "predict":
+            return self.predict(image, label)
+        if self.mixup is None:
+            return {"loss": F.cross_entropy(self.net(image).float(), label, label_smoothing=self.smoothing)}
+        # Mixed labels already carry the smoothing.
+        image, target = self.mixup(image, label)
+        return {"loss": F.cross_entropy(self.net(image).float(), target)}
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        return {"": self.net(image)} | ({} if self.ema is None else {"_ema": self.ema(image)})
+
+    def train(self, mode: bool = True) -> "FineTuned":
+        super().train(mode)
+        if self.ema is not None:
+            self.ema.eval()
+        return self
+
+
+class WeightAverageHook(Hook):
+    """ema <- decay * ema + (1 - decay) * net after each optimiser step (timm's ModelEma, BootMAE's fine-tuning)."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if (runner.iter + 1) % runner.optim_wrapper.accumulation == 0:
+            model = unwrap(runner.model)
+            average_(model.ema.parameters(), model.net.parameters(), model.ema_decay)
+
+
+class Probe(nn.Module):
+    """BatchNorm without affine part (optional), then a linear layer (MAE:main_linprobe.py:212-222)."""
+
+    def __init__(self, features: int, num_classes: int, *, batch_norm: bool, std: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features, affine=False, eps=1e-6) if batch_norm else nn.Identity()
+        self.linear = nn.Linear(features, num_classes)
+        nn.init.trunc_normal_(self.linear.weight, std=std)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x))
+
+
+class LinearProbe(_Classification):
+    """Linear heads on a frozen encoder, one for each layer asked for, trained together.
+
+    The heads share nothing, so the sum of their losses trains each as if alone.
+
+    Args:
+        encoder: timm ViT or Beit; stays in eval mode.
+        feature: ``cls``, ``mean`` of the patch tokens, or both side by side (BEiT's protocol).
+        layers: 1-based blocks whose outputs are probed; with several, scores are named ``top1_layer<l>``.
+        norm: True: the encoder's final norm on the tokens; "fresh": a parameter-free LayerNorm, eps 1e-6, on the pooled
+            feature (BootMAE:main_linprobe.py:186-221); False: none.
+        batch_norm: standardise features by the batch's statistics.
+        std: of the heads' truncated normal initialisation.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        num_classes: int,
+        feature: Literal["cls", "mean", "cls_mean"],
+        layers: Sequence[int],
+        norm: bool | Literal["fresh"],
+        batch_norm: bool,
+        std: float,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(precision)
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.feature = feature
+        self.layers = sorted(layers)
+        self.norm = norm
+        features = encoder.embed_dim * (2 if feature == "cls_mean" else 1)
+        self.heads = nn.ModuleList(Probe(features, num_classes, batch_norm=batch_norm, std=std) for _ in self.layers)
+
+    def train(self, mode: bool = True) -> "LinearProbe":
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> list[Tensor]:
+        """One (B, F) feature per layer."""
+        taken = self.encoder.forward_intermediates(
+            image,
+            indices=[layer - 1 for layer in self.layers],
+            return_prefix_tokens=True,
+            norm=self.norm is True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        pooled = []
+        for patches, prefix in taken:
+            parts = {"cls": [prefix[:, 0]], "mean": [patches.mean(1)], "cls_mean": [prefix[:, 0], patches.mean(1)]}
+            x = torch.cat(parts[self.feature], dim=-1).float()
+            pooled.append(F.layer_norm(x, x.shape[-1:], eps=1e-6) if self.norm == "fresh" else x)
+        return pooled
+
+    def forward(self, image: Tensor, label: Tensor, mode: Literal["loss", "predict"] = "loss") -> Any:
+        if mode == "predict":
+            return self.predict(image, label)
+        losses = [F.cross_entropy(value.float(), label) for value in self.logits(image).values()]
+        return {"loss": torch.stack(losses).sum()}
+
+    def logits(self, image: Tensor) -> dict[str, Tensor]:
+        names = [f"_layer{layer}" for layer in self.layers] if len(self.layers) > 1 else [""]
+        return {name: head(x) for name, head, x in zip(names, self.heads, self.features(image), strict=True)}

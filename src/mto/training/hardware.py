@@ -1,0 +1,107 @@
+"""What a job runs on: devices, processes, workers, and how they make up the configured batch.
+
+Hardware is never part of a job: the same job on other hardware computes the same study.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mto.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """A global batch as ranks x micro-batch x accumulation, exactly.
+
+    Attributes:
+        size: the configured (global) batch.
+        micro: images per forward pass on one rank.
+        accumulation: forward passes per optimiser step.
+    """
+
+    size: int
+    micro: int
+    accumulation: int
+
+
+def plan_batch(size: int, world_size: int, micro_batch: int | None = None) -> BatchPlan:
+    """Split the global batch ``size`` over ``world_size`` ranks in passes of at most ``micro_batch`` images.
+
+    Without ``micro_batch`` each rank takes its whole share in one pass.
+
+    Raises:
+        UserError: the batch cannot be made exactly; the message names the nearest that can.
+
+    Example:
+        >>> plan_batch(2048, world_size=8, micro_batch=64)
+        BatchPlan(size=2048, micro=64, accumulation=4)
+    """
+    micro = micro_batch or max(size // world_size, 1)
+    unit = world_size * micro
+    if size % unit:
+        nearest = max(round(size / unit), 1) * unit
+        raise UserError(
+            f"a batch of {size} cannot be made from {world_size} process(es) x micro-batch {micro}: "
+            f"the nearest that can is {nearest}; change --micro-batch, --gpus or optim.batch_size"
+        )
+    return BatchPlan(size, micro, size // unit)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Devices of one job. ``gpus=0`` is the CPU, on which ``processes`` (default 1) share the batch over gloo."""
+
+    gpus: int = 0
+    workers: int = 0
+    micro_batch: int | None = None
+    processes: int = 1
+
+    @property
+    def world_size(self) -> int:
+        return max(self.gpus, self.processes)
+
+    @property
+    def rank(self) -> int:
+        return int(os.environ.get("RANK", 0)) if self.world_size > 1 else 0
+
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if self.gpus else torch.device("cpu")
+
+    def plan(self, batch_size: int) -> BatchPlan:
+        return plan_batch(batch_size, self.world_size, self.micro_batch)
+
+    def setup(self) -> None:
+        """Check the devices, choose deterministic kernels, join the other processes.
+
+        Raises:
+            UserError: GPUs were asked for and too few are visible.
+        """
+        import torch
+
+        if self.gpus:
+            visible = torch.cuda.device_count()
+            if visible < self.gpus:
+                raise UserError(f"--gpus {self.gpus}: {visible} CUDA device(s) visible here; use --gpus 0 for the CPU")
+            torch.cuda.set_device(self.device)
+            # A resumed run equals an unbroken one bit for bit; where a kernel has no deterministic form, torch warns.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.benchmark = False
+        if self.world_size > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if self.gpus else "gloo")
+
+    def close(self) -> None:
+        import torch
+
+        if self.world_size > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,191 @@
+"""What a run says while it trains: a progress line, ``history.jsonl`` and TensorBoard curves.
+
+The line goes to stdout, which is a log file as often as a terminal: plain lines, no control characters.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce_dict
+from mmengine.hooks import Hook
+from torch import Tensor
+
+HISTORY = "history.jsonl"
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a history file; none if there is no file. A line cut short by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Averages:
+    """Running means of scalars, kept on their device: nothing waits for the GPU until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        for name, value in scalars.items():
+            value = value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value))
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Means over what was added, and over the ranks; starts anew."""
+        means = {name: (total / self.counts[name]).float() for name, total in self.sums.items()}
+        if means:
+            all_reduce_dict(means, op="mean")
+        self.sums, self.counts = {}, {}
+        return {name: float(value) for name, value in means.items()}
+
+
+class LogHook(Hook):
+    """Average what each iteration returns; write a row every ``log_interval`` optimiser steps and at each round's end.
+
+    A row of ``history.jsonl``: ``step``, ``epoch`` (fractional), ``lr``, ``grad_norm``, the scalars the model returned,
+    ``images_per_second``. Validation adds a row of its own. On resume the rows after the checkpoint are dropped, so the
+    file reads like that of an unbroken run.
+
+    Args:
+        directory: of ``history.jsonl`` and ``tensorboard/``.
+        batch_size: the global batch, for images/s.
+        log_interval: in optimiser steps.
+        steps_per_epoch: optimiser steps an epoch; None when the stage counts iterations.
+        stop_step: the step at which this segment ends, for the time left.
+    """
+
+    priority = "LOW"
+
+    def __init__(
+        self, directory: Path, *, batch_size: int, log_interval: int, steps_per_epoch: int | None, stop_step: int
+    ) -> None:
+        self.directory = directory
+        self.batch_size = batch_size
+        self.log_interval = log_interval
+        self.steps_per_epoch = steps_per_epoch
+        self.stop_step = stop_step
+        self.averages = Averages()
+        #: Seconds of training and of everything, images seen; over all attempts of this segment.
+        self.usage = {"train_seconds": 0.0, "wall_seconds": 0.0, "images": 0}
+        self._since = self._started = time.perf_counter()
+        self._done = 0
+        self._writer: Any = None
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a row is written when the optimiser has made ``step`` steps."""
+        return step % self.log_interval == 0 or bool(self.steps_per_epoch and step % self.steps_per_epoch == 0)
+
+    # ------------------------------------------------------------------ what a resumed run needs to know
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        now = time.perf_counter()
+        self.usage["wall_seconds"] += now - self._started
+        self._started = now
+        checkpoint["usage"] = {**self.usage, "stop_step": self.stop_step}
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        usage = checkpoint.get("usage", {})
+        if usage.get("stop_step") == self.stop_step:  # the same segment goes on
+            self.usage = {name: usage[name] for name in self.usage}
+
+    def before_train(self, runner) -> None:
+        self._done = runner.iter // runner.optim_wrapper.accumulation
+        if runner.rank == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            path = self.directory / HISTORY
+            kept = [json.dumps(row) + "\n" for row in read_history(path) if row["step"] <= self._done]
+            path.write_text("".join(kept))
+
+    # ------------------------------------------------------------------ measuring
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.averages.add(outputs)
+        wrapper = runner.optim_wrapper
+        if (runner.iter + 1) % wrapper.accumulation:
+            return
+        step = (runner.iter + 1) // wrapper.accumulation
+        if wrapper.grad_norm is not None:
+            self.averages.add({"grad_norm": wrapper.grad_norm})
+        if self.is_logged(step):
+            self._report(runner, step)
+
+    def before_val(self, runner) -> None:
+        self._since = None  # validation does not count as training time
+
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        step = runner.iter // runner.optim_wrapper.accumulation
+        scalars = {name: float(value) for name, value in (metrics or {}).items()}
+        self._write(runner, {"step": step, "epoch": self._epoch(step)} | scalars)
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in scalars.items())
+        self._say(runner, f"{self._where(step)}  validation  {shown}")
+
+    def after_train(self, runner) -> None:
+        if self._writer:
+            self._writer.close()
+
+    # ------------------------------------------------------------------ writing
+    def _report(self, runner, step: int) -> None:
+        scalars = self.averages.read()
+        now = time.perf_counter()
+        seconds, images = now - self._since, (step - self._done) * self.batch_size
+        self._since, self._done = now, step
+        self.usage["train_seconds"] += seconds
+        self.usage["images"] += images
+        lr = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        row = {"step": step, "epoch": self._epoch(step), "lr": lr} | scalars
+        self._write(runner, row | {"images_per_second": images / seconds})
+        left = (self.stop_step - step) * self.batch_size / (self.usage["images"] / self.usage["train_seconds"])
+        loss = scalars.get("loss", math.nan)
+        self._say(
+            runner,
+            f"{self._where(step)}  loss {loss:.4f}  lr {lr:.2e}  {images / seconds:.1f} img/s  ETA {_clock(left)}",
+        )
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at {self._where(step)}: lower optim.lr, or use precision bf16 or fp32; "
+                f"the terms are in {self.directory / HISTORY}"
+            )
+
+    def _epoch(self, step: int) -> float:
+        return round(step / self.steps_per_epoch, 6) if self.steps_per_epoch else 0.0
+
+    def _where(self, step: int) -> str:
+        width = len(str(self.stop_step))
+        where = f"step {step:>{width}}/{self.stop_step}"
+        if self.steps_per_epoch:
+            where = f"epoch {step / self.steps_per_epoch:.2f}/{self.stop_step / self.steps_per_epoch:g}  {where}"
+        return where
+
+    def _say(self, runner, line: str) -> None:
+        if runner.rank == 0:
+            print(line, flush=True)
+
+    def _write(self, runner, row: dict[str, float]) -> None:
+        if runner.rank:
+            return
+        with (self.directory / HISTORY).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is None:
+            from mto.training.curves import CurveWriter
+
+            self._writer = CurveWriter(self.directory / "tensorboard", first_step=row["step"])
+        self._writer.add(row["step"], {k: v for k, v in row.items() if k != "step"})
+
+
+def _clock(seconds: float) -> str:
+    seconds = int(seconds)
+    days, clock = seconds // 86400, f"{seconds // 3600 % 24}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return f"{days}d {clock}" if days else clock

@@ -1,0 +1,96 @@
+"""Pre-training as mmengine sees it: a method, its teacher, and MTO on its hidden states."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from mto.methods import Method
+from mto.objectives import MaskedTokenOptimization, log_scalars
+from mto.training.engine import unwrap
+from mto.training.log import LogHook
+
+
+class MaskedImageModel(BaseModel):
+    """loss = method's loss + MTO's.
+
+    Without MTO terms the heterogeneity is measured all the same, without gradient, when ``measure`` is on.
+
+    Args:
+        method: the student.
+        mto: the terms of this run, maybe none.
+        num_masked: masked patches an image, if the mask sampler guarantees the count.
+    """
+
+    def __init__(self, method: Method, mto: MaskedTokenOptimization, num_masked: int | None = None) -> None:
+        super().__init__()
+        self.method = method
+        self.teacher = method.make_teacher()
+        self.mto = mto
+        self.num_masked = num_masked
+        #: Set by `PretrainHook`: log this pass; epochs done; what the method wants to know of the epoch.
+        self.measure = True
+        self.progress = 0.0
+        self.epoch_inputs: dict[str, Any] = {}
+
+    def train(self, mode: bool = True) -> "MaskedImageModel":
+        """Student and head only: a teacher's mode is its method's business."""
+        self.training = mode
+        self.method.train(mode)
+        return self
+
+    def forward(
+        self, image: Tensor, mask: Tensor, teacher_image: Tensor | None = None, mode: str = "loss"
+    ) -> dict[str, Any]:
+        """Losses and diagnostics of a batch: image (B, 3, H, W), mask (B, N) bool. ``mode="tensor"`` adds ``hidden``."""
+        watched = self.measure or bool(self.mto.settings["terms"]) or mode == "tensor"
+        targets = self.method.teacher_targets(self.teacher, image, teacher_image)
+        inputs = {**targets, **self.epoch_inputs, "num_masked": self.num_masked, "return_hidden": watched}
+        out = self.method(image, mask, **inputs)
+        hidden, loss = out.pop("hidden", None), out.pop("loss")
+        scalars = {f"loss_{name}": value.detach() for name, value in out.items()}
+        if watched:
+            terms = self.mto.streams(
+                hidden, mask, num_masked=self.num_masked, progress=self.progress, measure=self.measure
+            )
+            loss = loss + terms["loss"]
+            scalars |= log_scalars(terms)
+        return {"loss": loss, **scalars} | ({"hidden": hidden} if mode == "tensor" else {})
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """``loss`` is the total already; the rest is for the log."""
+        return losses["loss"], {name: value.detach() for name, value in losses.items()}
+
+
+class PretrainHook(Hook):
+    """Tell the model where training stands, and move the teacher after each optimiser step.
+
+    Args:
+        epochs: length of the schedule.
+        steps_per_epoch: optimiser steps an epoch.
+    """
+
+    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+
+    def before_train_epoch(self, runner) -> None:
+        model = unwrap(runner.model)
+        model.epoch_inputs = model.method.epoch_inputs(runner.epoch, self.epochs)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        step = runner.iter // runner.optim_wrapper.accumulation
+        model = unwrap(runner.model)
+        model.progress = step / self.steps_per_epoch
+        log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
+        model.measure = log.is_logged(step + 1)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        accumulation = runner.optim_wrapper.accumulation
+        model = unwrap(runner.model)
+        if model.teacher is None or (runner.iter + 1) % accumulation:
+            return
+        total = self.epochs * self.steps_per_epoch
+        momentum = model.method.teacher_momentum(runner.iter // accumulation, total, runner.epoch, self.epochs)
+        model.method.update_teacher(model.teacher, momentum)

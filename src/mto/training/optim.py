@@ -1,0 +1,137 @@
+"""Parameter groups (weight decay, layer decay), the two optimisers, and the wrapper that takes a step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from mto.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+#: Autocast type of each precision; None: no autocast.
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    no_decay: set[str] | frozenset[str] = frozenset(),
+    layer_decay: float | None = None,
+    depth: int | None = None,
+    prefix: str = "",
+) -> list[dict[str, Any]]:
+    """Groups of trainable parameters, each with ``weight_decay`` and ``multiplier`` (of the learning rate).
+
+    Not decayed: tensors of at most one dimension, biases (all four official codes), and the names in ``no_decay``.
+    With ``layer_decay`` level l of ``depth`` + 2 has the multiplier layer_decay^(depth + 1 - l) (MAE:util/lr_decay.py:37).
+
+    Args:
+        prefix: of the encoder's parameters inside ``model``; parameters outside it count as the last level.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        own = name.removeprefix(prefix)
+        exempt = parameter.ndim <= 1 or name.endswith(".bias") or own in no_decay or own.split(".")[-1] in no_decay
+        multiplier = 1.0
+        if layer_decay is not None:
+            from mto.methods.encoder import layer_id
+
+            assert depth is not None, "layer decay needs the depth of the encoder"
+            level = layer_id(own, depth) if name.startswith(prefix) else depth + 1
+            multiplier = layer_decay ** (depth + 1 - level)
+        decay = 0.0 if exempt else weight_decay
+        group = groups.setdefault(
+            (multiplier, decay), {"params": [], "names": [], "weight_decay": decay, "multiplier": multiplier}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def build_optimizer(groups: list[dict[str, Any]], optim: dict[str, Any]) -> torch.optim.Optimizer:
+    """AdamW, or LARS as MAE's probe uses it, for a job's ``optim``. The rate itself is set before every step."""
+    groups = [{k: v for k, v in group.items() if k != "names"} | {"peak_lr": optim["lr"]} for group in groups]
+    if optim.get("kind", "adamw") == "lars":
+        from timm.optim.lars import Lars
+
+        # Only tensors of more than one dimension get trust scaling (MAE:util/lars.py:29).
+        split = []
+        for group in groups:
+            for adapt in (True, False):
+                params = [p for p in group["params"] if (p.ndim > 1) == adapt]
+                if params:
+                    decay = group["weight_decay"] if adapt else 0.0
+                    split.append(group | {"params": params, "always_adapt": adapt, "weight_decay": decay})
+        return Lars(split, lr=optim["lr"], momentum=optim.get("momentum", 0.9), trust_coeff=0.001, eps=0.0)
+    return torch.optim.AdamW(
+        groups, lr=optim["lr"], betas=tuple(optim.get("betas", (0.9, 0.999))), eps=optim.get("eps", 1e-8)
+    )
+
+
+class StepWrapper(OptimWrapper):
+    """mmengine's wrapper with mixed precision on CPU too, and the gradient norm of every step.
+
+    The loss is divided by ``accumulation``; the step, the clipping and the norm see the accumulated gradient.
+
+    Args:
+        accumulation: backward passes per step.
+        clip_grad: largest global norm, or None.
+        precision: ``fp16`` needs a CUDA device (and scales the loss); ``bf16`` runs anywhere.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulation: int = 1,
+        clip_grad: float | None = None,
+        precision: Precision = "fp32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts=accumulation)
+        self.device = torch.device(device)
+        if precision == "fp16" and self.device.type != "cuda":
+            raise UserError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+        self.accumulation = accumulation
+        self.clip_grad = clip_grad
+        self.autocast_dtype = AUTOCAST[precision]
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+        self.grad_norm: Tensor | None = None
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        enabled = self.autocast_dtype is not None
+        with super().optim_context(model), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        super().backward(self.scaler.scale(loss) if self.scaler else loss, **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        self.grad_norm = nn.utils.get_total_norm(gradients)
+        if self.clip_grad:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad, self.grad_norm)
+        if self.scaler:
+            self.scaler.step(self.optimizer, **kwargs)
+            self.scaler.update()
+        else:
+            self.optimizer.step(**kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | ({"loss_scaler": self.scaler.state_dict()} if self.scaler else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        scaler_state = state_dict.pop("loss_scaler", None)
+        if self.scaler and scaler_state:
+            self.scaler.load_state_dict(scaler_state)
+        super().load_state_dict(state_dict)

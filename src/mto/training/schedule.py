@@ -1,0 +1,68 @@
+"""Learning rate as a pure function of training time.
+
+No state: a resumed run asks for the rate at its step and gets it. Time ``t`` runs in units of the schedule, fractional
+epochs for the classification stages, iterations for ADE20K; one optimiser step is the smallest tick.
+"""
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then ``cosine``, ``multistep`` or ``poly`` (linear unless ``power`` says otherwise).
+
+    Args:
+        kind: the shape after warm-up.
+        total: length of the schedule; ``warmup`` and ``milestones`` are in the same unit.
+        warmup_lr, min_lr: absolute rates, for a parameter group of multiplier 1.
+        warmup_prefix: True: the shape begins when warm-up ends (MAE, BEiT). False: it began at 0 and warm-up merely covers
+            its start, so that the rate jumps down at the end of warm-up (timm's cosine, SimMIM:lr_scheduler.py:25).
+        warmup_inclusive: the last step of warm-up already has the peak rate (BEiT's code: BootMAE:utils.py:425, ConMIM).
+        scale_min_lr: ``warmup_lr`` and ``min_lr`` are multiplied by the group's multiplier too (MAE:util/lr_sched.py:16,
+            BEiT's code); otherwise they are the same number for all groups (timm, hence SimMIM).
+    """
+
+    kind: Literal["cosine", "multistep", "poly"]
+    total: float
+    warmup: float = 0.0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    power: float = 1.0
+    warmup_prefix: bool = True
+    warmup_inclusive: bool = False
+    scale_min_lr: bool = False
+
+    @classmethod
+    def from_job(cls, schedule: dict[str, Any], total: float, unit: str = "epochs") -> "Schedule":
+        """The ``schedule`` of a job, of length ``total``; its warm-up is under ``warmup_<unit>``."""
+        values = {k: v for k, v in schedule.items() if not k.startswith("warmup_") or k[7:] not in ("epochs", "iters")}
+        values["milestones"] = tuple(values.get("milestones") or ())
+        return cls(total=total, warmup=schedule.get(f"warmup_{unit}", 0), **values)
+
+    def lr(self, t: float, peak: float, multiplier: float = 1.0, tick: float = 0.0) -> float:
+        """Rate at time ``t`` of a group with peak rate ``peak * multiplier``.
+
+        Args:
+            tick: length of one optimiser step in the unit of ``t``; only ``warmup_inclusive`` needs it.
+        """
+        if not self.scale_min_lr and multiplier != 1.0:
+            return self.lr(t, peak * multiplier, 1.0, tick)
+        # A whole number of steps that accumulated as a float must not fall an ulp short of a boundary.
+        t = t + 1e-9 * max(tick, 1e-3)
+        if t < self.warmup:
+            done = t / max(self.warmup - (tick if self.warmup_inclusive else 0.0), 1e-12)
+            return multiplier * (self.warmup_lr + (peak - self.warmup_lr) * min(done, 1.0))
+        start = self.warmup if self.warmup_prefix else 0.0
+        done = min((t - start) / max(self.total - start, 1e-12), 1.0)
+        if self.kind == "multistep":
+            return multiplier * peak * self.gamma ** bisect_right(self.milestones, t)
+        if self.kind == "poly":
+            shape = (1.0 - done) ** self.power
+        else:
+            shape = 0.5 * (1.0 + math.cos(math.pi * done))
+        return multiplier * (self.min_lr + (peak - self.min_lr) * shape)

@@ -1,0 +1,114 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mto.data.imagenet import ClassificationDataset, ImageFolder, PretrainDataset, build_loader
+from mto.data.sampler import EpochSampler
+from mto.data.transforms import eval_transform, finetune_train_transform, linear_train_transform
+from mto.errors import UserError
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_pre_training_sample_is_a_function_of_seed_epoch_and_index(pretrain_job, teacher):
+    pretrain_job["data"]["teacher"] = teacher
+    dataset = PretrainDataset(pretrain_job)
+    sample = dataset[3, 7]
+    assert {name: (value.shape, value.dtype) for name, value in sample.items()} == {
+        "image": ((3, 24, 24), torch.float32),
+        "teacher_image": ((3, 24, 24), torch.float32),
+        "mask": ((36,), torch.bool),
+    }
+    assert sample["mask"].sum() == 27
+    torch.rand(5), np.random.random()  # noqa: NPY002
+    assert same(PretrainDataset(pretrain_job)[3, 7], sample)
+    for other in (dataset[4, 7], dataset[3, 8], PretrainDataset({**pretrain_job, "seed": 1})[3, 7]):
+        assert not torch.equal(other["image"], sample["image"])
+        assert not torch.equal(other["mask"], sample["mask"])
+
+
+def test_methods_of_one_seed_see_the_same_crops(pretrain_job):
+    other = {**pretrain_job, "mask": {"sampler": "cells", "ratio": 0.6, "cell_size": 8}}
+    a, b = PretrainDataset(pretrain_job)[2, 5], PretrainDataset(other)[2, 5]
+    assert torch.equal(a["image"], b["image"])
+    assert not torch.equal(a["mask"], b["mask"])
+
+
+def test_a_pre_training_dataset_takes_another_view(pretrain_job, finetune_job):
+    pretrain_job["data"] = finetune_job["data"]
+    sample = PretrainDataset(pretrain_job, "val", transform=eval_transform(finetune_job))[0]
+    assert torch.equal(
+        sample["image"], ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))[0]["image"]
+    )
+    assert sample["mask"].dtype == torch.bool
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_workers_do_not_change_the_samples(kind, pretrain_job, finetune_job):
+    if kind == "pretrain":
+        dataset = PretrainDataset(pretrain_job)
+    else:
+        dataset = ClassificationDataset(finetune_job, "train", finetune_train_transform(finetune_job))
+
+    def epochs(workers):
+        sampler = EpochSampler(len(dataset), seed=0, shuffle=True, drop_last_to=16)
+        loader = build_loader(dataset, sampler, 16, workers)
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            yield from loader
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    alone, two = list(epochs(0)), list(epochs(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(alone) == len(two) == 6
+    assert all(same(a, b) for a, b in zip(alone, two, strict=True))
+    assert not torch.equal(alone[0]["image"], alone[3]["image"])
+
+
+def test_datasets_travel_to_workers_that_are_started_afresh(pretrain_job, finetune_job, linear_job):
+    """macOS pickles the dataset into its loader workers."""
+    datasets = [
+        PretrainDataset(pretrain_job),
+        ClassificationDataset(finetune_job, "train", finetune_train_transform(finetune_job)),
+        ClassificationDataset(linear_job, "train", linear_train_transform(linear_job)),
+        ClassificationDataset(linear_job, "val", eval_transform(linear_job)),
+    ]
+    for dataset in datasets:
+        assert same(pickle.loads(pickle.dumps(dataset))[1, 2], dataset[1, 2])
+
+
+def test_labels_are_the_places_of_the_sorted_folders(finetune_job, digits):
+    dataset = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    assert len(dataset) == 20
+    for index in range(20):
+        assert dataset[index]["label"].item() == int(dataset.images.path(index).parent.name.removeprefix("digit"))
+    assert dataset[0]["label"].dtype == torch.int64
+
+
+def test_images_come_in_rgb(tmp_path):
+    for kind, mode in (("a", "L"), ("b", "RGBA"), ("c", "CMYK"), ("d", "P")):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        Image.new(mode, (5, 4)).save(tmp_path / "train" / kind / ("x.JPEG" if mode in ("L", "CMYK") else "x.PNG"))
+    (tmp_path / "train" / "a" / "notes.txt").touch()
+    folder = ImageFolder(tmp_path, "train", 4)
+    assert len(folder) == 4
+    assert {(folder.image(i).mode, folder.image(i).size) for i in range(4)} == {("RGB", (5, 4))}
+
+
+def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, digits):
+    with pytest.raises(UserError, match=r"nothing.*no such folder; set datasets\.imagenet\.root"):
+        ImageFolder(digits, "nothing", 10)
+    with pytest.raises(UserError, match=r"10 class folders, but datasets\.imagenet\.num_classes is 1000"):
+        ImageFolder(digits, "train", 1000)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match="no image in its class folders"):
+        ImageFolder(tmp_path, "train", 1)
+    (tmp_path / "train" / "a" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a/broken\.png: not readable as an image"):
+        ImageFolder(tmp_path, "train", 1).image(0)

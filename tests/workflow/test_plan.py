@@ -1,0 +1,132 @@
+"""The plan at both scales, its targets, and how the workflow refuses to start: real Snakemake, nothing trained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Clone
+
+HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "sklearn", "matplotlib")
+
+# Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
+# epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 800. Probed: four baselines, plain and
+# with MTO, at 400 and 800, and four depths. Demo: two epochs instead of five.
+JOBS = {
+    "paper": {"pretrain_segment": 100, "finetune_encoder": 60, "linear_probe": 20},
+    "demo": {"pretrain_segment": 40, "finetune_encoder": 30, "linear_probe": 20},
+}
+SAME = {
+    "dataset": 3,
+    "ade20k_upernet": 9,
+    "coco_maskrcnn": 9,
+    "heterogeneity": 4,
+    "results": 1,
+    "table": 5,
+    "figure": 5,
+    "all": 1,
+}
+
+
+def stats(printed: str) -> dict[str, int]:
+    """Snakemake's table of jobs."""
+    table = printed.rsplit("Job stats:", 1)[1].split("\n\n")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if name != "total"}
+
+
+@pytest.mark.parametrize("scale", ["paper", "demo"])
+def test_the_whole_plan_without_torch_or_data(clone: Clone, tmp_path: Path, scale: str) -> None:
+    for name in HEAVY:
+        (tmp_path / "poison").mkdir(exist_ok=True)
+        (tmp_path / "poison" / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    printed = clone.snakemake("-n", "--config", f"scale={scale}", PYTHONPATH=str(tmp_path / "poison"))
+    assert stats(printed) == JOBS[scale] | SAME
+
+
+def test_a_baseline_plans_its_own_jobs_and_nothing_else(clone: Clone) -> None:
+    planned = clone.planned("mae")
+    folders = {file.split("/")[3] for file in planned if "/data/" not in file}
+    runs = {"mae-vitb", "mae-vitb-mto", "mae-vitl", "mae-vitl-mto", *(f"mae-vitb-mto-depth{d}" for d in (1, 2, 4, 12))}
+    assert folders == runs
+    tasks = {"data", "pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity"}
+    assert {file.split("/")[2] for file in planned} == tasks
+
+
+@pytest.mark.parametrize(
+    ("target", "jobs"),
+    [
+        ("linear", {"dataset": 1, "pretrain_segment": 24, "linear_probe": 20, "linear": 1}),
+        ("analysis", {"dataset": 1, "pretrain_segment": 6, "heterogeneity": 4, "analysis": 1}),
+        ("plan", {"plan": 1}),
+    ],
+)
+def test_targets(clone: Clone, target: str, jobs: dict[str, int]) -> None:
+    assert stats(clone.snakemake("-n", target)) == jobs
+
+
+def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:
+    printed = clone.snakemake("-n", "--cores", "all", "--profile", "slurm")
+    assert stats(printed)["pretrain_segment"] == 100
+
+
+# ------------------------------------------------------------------------------------------------- refusing to start
+def test_missing_datasets_stop_the_start_before_any_job(clone: Clone) -> None:
+    printed = clone.snakemake("--cores", "2", "--config", "scale=paper", code=1)
+    for name, layout in (("imagenet", "train/<class>"), ("ade20k", "annotations"), ("coco", "instances_")):
+        (line,) = (line for line in printed.splitlines() if f"datasets.{name}.root" in line)
+        assert f"data/{name}" in line
+        assert layout in line
+    assert "Traceback" not in printed
+    assert "steps (" not in printed
+    assert not (clone.path / "results").exists()
+
+
+def test_only_the_datasets_that_are_needed_are_asked_for(clone: Clone) -> None:
+    segment = "results/paper/pretrain/mae-vitb/seed0/epoch0100/metrics.json"
+    printed = clone.snakemake("--cores", "2", segment, "--config", "scale=paper", code=1)
+    assert re.findall(r"datasets\.(\w+)\.root: ", printed) == ["imagenet"]
+    for split in ("train", "val"):
+        for number in range(1000):
+            folder = clone.path / "data/imagenet" / split / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            (folder / "0.JPEG").touch()
+    clone.snakemake("--cores", "2", segment, "--config", "scale=paper")
+    given = (clone.path / segment).read_text()  # the fake task wrote its arguments
+    assert given.endswith("--gpus 8 --workers 11 --micro-batch 64")
+    assert " --inputs state= " in given  # the first segment continues nothing
+
+
+def test_every_mistake_in_the_config_is_one_line(clone: Clone) -> None:
+    clone.set("baselines.mae.finetune.layer_decai", 0.75)
+    clone.set("precision", "fp8")
+    printed = clone.snakemake("-n", "--config", "scale=paper", code=1).splitlines()
+    assert [line for line in printed if "baselines.mae.finetune.layer_decai" in line and "layer_decay" in line]
+    assert [line for line in printed if "precision" in line and "bf16" in line]
+    assert len([line for line in printed if line.startswith("config.yaml: ")]) == 2
+    assert "Building DAG" not in "\n".join(printed)
+    assert "Traceback" not in "\n".join(printed)
+
+
+def test_a_failing_task_fails_the_run_and_keeps_its_log_and_progress(clone: Clone) -> None:
+    folder = clone.path / "results/demo/linear/mae-vitb/seed0/epoch0004"
+    (folder / "progress").mkdir(parents=True)
+    (folder / "progress/last.pth").touch()
+    printed = clone.snakemake("--cores", "2", f"{folder.relative_to(clone.path)}/metrics.json", code=1, FAIL="linear")
+    assert "linear fails" in printed  # on the terminal
+    log = clone.path / "logs/demo/linear/mae-vitb/seed0/epoch0004.log"
+    assert log.read_text() == "linear at work\nlinear fails\n"
+    assert [file.name for file in folder.rglob("*") if file.is_file()] == ["last.pth"]
+
+
+# ------------------------------------------------------------------------------------------------------- the drawing
+def edges(drawing: str) -> set[tuple[str, str]]:
+    """The arrows of a mermaid flowchart, by the names of their boxes."""
+    names = dict(re.findall(r"^\s*(id\d+)\[(\w+)\]", drawing, re.MULTILINE))
+    return {(names[a], names[b]) for a, b in re.findall(r"^\s*(id\d+) --> (id\d+)", drawing, re.MULTILINE)}
+
+
+def test_the_drawing_is_up_to_date(clone: Clone) -> None:
+    drawn = edges((ROOT / "docs/dag.mmd").read_text())
+    assert drawn
+    assert drawn == edges(clone.snakemake("--rulegraph", "mermaid-js")), "make dag"

@@ -1,0 +1,106 @@
+"""Only what changed reruns: what real Snakemake plans after the whole demo study is done and something was edited."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from conftest import Clone
+
+from mto.config import load
+from mto.study import Step, Study
+
+RESULTS = "results/demo/"
+FORMS = {"table": ("tables", ("csv", "md", "tex")), "fig": ("figures", ("png", "pdf"))}
+
+
+def reports(*names: str) -> set[str]:
+    """The files of results.csv and of these tables and figures."""
+    files = {f"{RESULTS}results.csv"}
+    for name in names:
+        folder, forms = FORMS["table" if name.startswith("table") else "fig"]
+        files |= {f"{RESULTS}{folder}/{name}.{form}" for form in forms}
+    return files
+
+
+def test_a_finished_study_plans_nothing(finished: Clone) -> None:
+    assert finished.planned() == set()
+    assert "Nothing to be done" in finished.snakemake("--cores", "1")
+
+
+def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
+    """Hardware, keys not used here, comments, touched and edited sources."""
+    finished.set("scales.demo.resources.pretrain.cpus_per_task", 2)
+    finished.set("scales.demo.resources.pretrain.micro_batch", 64)
+    finished.set("scales.demo.resources.linear.gpu", 1)
+    finished.set("official.mae.finetune.layer_decay", 0.5)
+    finished.set("baselines.mae.finetune.lr.base", 0.123)  # the demo has its own
+    for file in (finished.path / "rules").iterdir():
+        file.write_text(f"# another comment\n{file.read_text()}")
+    future = time.time() + 60
+    for file in (finished.path / "src").rglob("*.py"):
+        file.write_text(f"{file.read_text()}\n# another comment\n")
+        os.utime(file, (future, future))
+    assert finished.planned() == set()
+
+
+def test_fine_tuning_rate_of_one_baseline(finished: Clone) -> None:
+    finished.set("scales.demo.baselines.mae.finetune", {"lr": {"base": 0.0042}})
+    own = {file for file in finished.made() if file.startswith(f"{RESULTS}finetune/mae-") and "/progress/" not in file}
+    assert len(own) == 2 * (2 * 2 * 2 + 4)  # two files; two backbones, MTO or not, two epochs; four more decoder depths
+    assert finished.planned() == own | reports("table1_rauc", "fig4_epochs", "figS2_decoder_depth")
+
+
+def test_mask_of_one_baseline(finished: Clone) -> None:
+    finished.set("scales.demo.baselines.simmim.mask.ratio", 0.5)
+    own = {file for file in finished.made() if "/simmim-" in file}
+    names = ("table1_rauc", "table3_objectives", "fig1_heterogeneity", "fig2_affinity", "fig4_epochs")
+    assert finished.planned() == own | reports(*names)
+
+
+def test_mto_leaves_the_plain_baselines(finished: Clone) -> None:
+    finished.set("mto.spa_weight", 0.5)
+    planned = finished.planned()
+    assert {file for file in finished.made() if "-mto" in file} <= planned
+    assert not [file for file in planned if "-vit" in file and "-mto" not in file]
+
+
+def test_another_seed_plans_its_own_jobs(finished: Clone) -> None:
+    finished.set("seeds", [0, 1])
+    first = {file for file in finished.made() if "/seed0/" in file}
+    shown = {
+        file for file in finished.made() if "/tables/" in file or "/figures/" in file or file.endswith("results.csv")
+    }
+    drawing = {file for file in shown if "figS1_architectures" in file}  # shows no run
+    assert finished.planned() == {file.replace("/seed0/", "/seed1/") for file in first} | shown - drawing
+
+
+def test_forced_rerun_of_one_baseline_leaves_the_others(finished: Clone) -> None:
+    before = {file: (finished.path / file).stat().st_mtime_ns for file in finished.made()}
+    finished.snakemake("--cores", "4", "--quiet", "all", "--forceall", "conmim")
+    after = {file: (finished.path / file).stat().st_mtime_ns for file in finished.made()}
+    rerun = {file for file in after if after[file] != before[file]}
+    datasets = {f"{RESULTS}data/{name}/manifest.json" for name in ("imagenet", "ade20k", "coco")}
+    assert rerun == {file for file in before if "/conmim-" in file} | datasets
+    assert finished.planned() == reports(
+        "table1_rauc", "table2_linear", "tableS1_ade20k", "tableS2_coco", "fig4_epochs"
+    )
+
+
+def test_forcing_a_rule_for_a_target_keeps_to_the_target(finished: Clone) -> None:
+    planned = finished.planned("mae", "--forcerun", "pretrain_segment")
+    assert planned == {file for file in finished.made() if "/mae-" in file}
+
+
+def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) -> None:
+    """The fake task wrote its arguments into its files."""
+    step = "mae-vitb-mto/seed0/epoch0008"
+    given = (finished.path / RESULTS / "pretrain" / step / "metrics.json").read_text().split(" ")
+    assert given[0] == "pretrain"
+    assert f"state={RESULTS}pretrain/mae-vitb-mto/seed0/epoch0004/state.pth" in given
+    assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} --gpus 0 --workers 0 --micro-batch 0")
+    study = Study(load(finished.path / "config.yaml"))
+    assert json.loads(given[given.index("--job") + 1]) == study.job(Step("pretrain", "mae-vitb-mto", 0, 8))
+    given = (finished.path / RESULTS / "finetune" / step / "metrics.json").read_text().split(" ")
+    assert f"encoder={RESULTS}pretrain/{step}/encoder.safetensors" in given
