@@ -27,5 +27,6 @@ rule heterogeneity:
     message:
         "Heterogeneity of {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
-        "python -m mto heterogeneity --job {params.job:q} --inputs method={input.method} --out {params.out:q}"
-        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        "python -m mto heterogeneity --job {params.job:q} --inputs data={input.data} method={input.method}"
+        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
+        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

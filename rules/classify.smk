@@ -25,8 +25,9 @@ rule finetune_encoder:
     message:
         "Fine-tuning {wildcards.run} from epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
-        "python -m mto finetune --job {params.job:q} --inputs encoder={input.encoder} --out {params.out:q}"
-        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        "python -m mto finetune --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
+        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
+        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
 
 
 rule linear_probe:
@@ -49,5 +50,6 @@ rule linear_probe:
     message:
         "Linear probe of {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
-        "python -m mto linear --job {params.job:q} --inputs encoder={input.encoder} --out {params.out:q}"
-        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        "python -m mto linear --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
+        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
+        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

@@ -29,15 +29,20 @@ def prepare_shell():
     Set as the shell's prefix, which Snakemake does not compare: another place of the clone re-queues nothing. An
     environment that Snakemake itself deploys (`--sdm conda`) brings its own Python.
     """
-    lines = [
-        "set -euo pipefail",
-        f"export PYTHONPATH={shlex.quote(SOURCE)}",
-        # a copy of what is shown; it outlives the signals that let a task save its progress and stop
-        """keep_log() { (trap '' INT TERM USR1 && exec tee "$1"); }""",
-    ]
-    if not workflow.deployment_settings.deployment_method:
-        lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
-    shell.prefix("; ".join(lines).replace("{", "{{").replace("}", "}}") + "; ")
+    python = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
+    prefix = f"{STRICT}export PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH\n{KEEP_LOG}"
+    shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+
+
+STRICT = "set -euo pipefail\n"
+# A copy of what is shown, where each line names its job. It outlives the signals on which a task saves and stops.
+KEEP_LOG = """
+keep_log() (
+    trap "" INT TERM USR1
+    name=${1#logs/*/}
+    tee "$1" | while IFS= read -r line || [ -n "$line" ]; do printf "%s | %s\\n" "${name%.log}" "$line"; done
+)
+"""
 
 
 def require_datasets():

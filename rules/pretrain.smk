@@ -28,5 +28,6 @@ rule pretrain_segment:
     message:
         "Pre-training {wildcards.run} up to epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
-        "python -m mto pretrain --job {params.job:q} --inputs state={input.state} --out {params.out:q}"
-        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        "python -m mto pretrain --job {params.job:q} --inputs data={input.data} state={input.state}"
+        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
+        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

@@ -25,8 +25,9 @@ rule ade20k_upernet:
     message:
         "UPerNet on ADE20K with {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
-        "python -m mto ade20k --job {params.job:q} --inputs encoder={input.encoder} --out {params.out:q}"
-        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        "python -m mto ade20k --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
+        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
+        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
 
 
 rule coco_maskrcnn:
@@ -49,5 +50,6 @@ rule coco_maskrcnn:
     message:
         "Mask R-CNN on COCO with {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
-        "python -m mto coco --job {params.job:q} --inputs encoder={input.encoder} --out {params.out:q}"
-        " --gpus {resources.gpu} --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        "python -m mto coco --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
+        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
+        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

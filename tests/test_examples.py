@@ -38,7 +38,7 @@ def test_huggingface_vitmae():
     assert len(variables["states"]) == 1 + variables["model"].config.decoder_num_hidden_layers
     # Layer 0 without position: a fresh mask token is zero, H^0 = ln V with V = 16, and one step moves it off.
     diagnostics = variables["terms"]["diagnostics"]["tokens"]
-    assert 0.9 < diagnostics["heterogeneity_ratio"] < 1
+    assert 0.9 < diagnostics["heterogeneity_ratio"] < 1 + 1e-6
     assert diagnostics["heterogeneity"].shape == (3,)
     assert all(parameter.isfinite().all() for parameter in variables["model"].parameters())
 

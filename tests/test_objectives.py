@@ -1,5 +1,6 @@
 """The objectives against a naive float64 reference, and the properties the paper's equations must have."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -418,6 +419,20 @@ def test_a_known_count_needs_only_the_masked_by_visible_block():
     with Watch():
         heterogeneity(hidden, mask, num_masked=12).sum().backward()
     assert seen == [(12, 4), (12, 3), (4, 3)]
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("num_masked", [6, None], ids=["equal", "unknown"])
+def test_nothing_waits_for_the_device(monkeypatch, num_masked, options):
+    """Tensors without values ("meta") refuse what makes a GPU's caller wait: boolean indexing, item(), branches."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # it knows no "meta"
+    hidden = [torch.zeros(2, 9, 5, device="meta", requires_grad=True) for _ in range(3)]
+    mask = torch.zeros(2, 9, dtype=torch.bool, device="meta")
+    mto = MaskedTokenOptimization(**options, validate=False)
+    out = mto(hidden, mask, num_masked=num_masked, attention=torch.zeros(2, 9, 9, device="meta", requires_grad=True))
+    out["loss"].backward()
+    with pytest.raises((NotImplementedError, RuntimeError)):  # the first call on a device does look at the mask
+        MaskedTokenOptimization(**options)(hidden, mask)
 
 
 @pytest.mark.parametrize("num_masked", [6, None], ids=["equal", "unknown"])

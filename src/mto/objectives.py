@@ -90,7 +90,7 @@ def heterogeneity(
     """
     _check_choices(affinity=affinity, tokens=tokens)
     _check_shapes([hidden], mask)
-    part = Partition(mask, _count_masked(mask, num_masked, validate=not hidden.is_cuda))
+    part = Partition(mask, _count_masked(mask, num_masked, validate=False))
     rows = _masked_row_entropies(hidden, part, affinity, temperature, tokens, detach_visible)
     return part.mean(rows, "masked")
 
@@ -230,7 +230,7 @@ class MaskedTokenOptimization(nn.Module):
             _check_shapes(stream.tokens, mask)
         compiling = torch.compiler.is_compiling()
         part = Partition(mask, _count_masked(mask, num_masked, self._validate and not compiling))
-        if mask.is_cuda and not compiling:
+        if mask.device.type != "cpu" and not compiling:
             self._validate = False
 
         collected: dict[str, list[Tensor]] = {term: [] for term in s["terms"]}

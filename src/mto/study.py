@@ -140,7 +140,11 @@ class Study:
                     yield Cell("heterogeneity", Run.parse(run).name, epoch, "H")
         elif report == "figS2_decoder_depth":
             base = Run.parse(plan.baseline)
-            default = self._recipe(base).method.decoder_depth
+            default = getattr(self._recipe(base).method, "decoder_depth", None)
+            if default is None:
+                raise UserError(
+                    f"config.yaml: study.figS2_decoder_depth.baseline: {plan.baseline} has no decoder (use mae-vitb)"
+                )
             for depth in plan.depths:
                 run = Run(base.baseline, base.backbone, TERMS, None if depth == default else depth)
                 yield Cell("finetune", run.name, plan.epoch, "top1")
@@ -222,7 +226,7 @@ class Study:
 
     def _data(self, run: Run, dataset: str, augment: Any = None) -> dict[str, Any]:
         source = getattr(self.config.datasets, dataset)
-        shared = {"root": source.root, "num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
+        shared = {"num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
         return shared if augment is None else {**shared, **augment}
 
     def _method(self, run: Run) -> dict[str, Any]:
@@ -293,7 +297,7 @@ class Study:
             "method": self._method(run),
             "mask": recipe.mask.model_dump(exclude_none=True),
             "data": data,
-            **self.config.analysis.model_dump(),
+            **self.config.analysis.model_dump(exclude_none=True),
         }
 
     def _ade20k(self, run: Run) -> dict[str, Any]:
@@ -328,15 +332,16 @@ class Study:
     def report_job(self, report: str) -> dict[str, Any]:
         """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800."""
         plan = getattr(self.config.study, report).model_dump()
+        cells = self.cells(report)
         return _sorted(
             {
                 "name": report,
                 "scale": self.config.scale,
                 "recipe": self.config.recipe,
-                "seeds": self.config.seeds,
+                "seeds": self.config.seeds if cells else [],  # a drawing is not redrawn for another seed
                 "pretrain_epochs": self.config.study.pretrain_epochs,
                 "plan": plan,
-                "cells": [asdict(cell) for cell in self.cells(report)],
+                "cells": [asdict(cell) for cell in cells],
             }
         )
 

@@ -18,7 +18,7 @@ def uniform(name: str, *shape: int) -> Tensor:
         x ^= x >> np.uint32(16)
         x *= np.uint32(0x45D9F3B)
     x ^= x >> np.uint32(16)
-    return torch.from_numpy(x.astype(np.float64) / 2**31 - 1).float().reshape(shape)
+    return torch.from_numpy((x.astype(np.float64) / 2**31 - 1).astype(np.float32)).reshape(shape)
 
 
 def weight(name: str, like: Tensor, salt: str = "") -> Tensor:

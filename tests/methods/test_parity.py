@@ -1,10 +1,15 @@
-"""Our methods against the official repositories, in float32: losses, every parameter's gradient, the teacher's update.
+"""Our methods against the official repositories: losses, every parameter's gradient, the teacher's update.
 
-Each file in `official/` holds what the official code computed on CPU (torch 2.15) at the commit it names: its model built
-with the arguments given, its state set to `formula.weight` of each key (the teacher's with the prefix "teacher/"), images
-and masks from `formula.images` and `formula.mask_noise`, drop path off, then one forward and backward pass of its own
-training step. The step's random choice of a mask was replaced by the formula's; what old versions of timm, NumPy and a
-GPU would provide was supplied by stand-ins; ConMIM's constant 196 was replaced by the number of patches.
+Each file in `official/` holds what the official code computed on CPU (torch 2.15) at the commit it names. Its model was
+built with the arguments given, its state set to `formula.weight` of each key (the teacher's after "teacher/"), images
+and masks came from `formula.images` and `formula.mask_noise`, drop path was off; then one forward and backward
+pass of its own training step was taken. The step's random choice of a mask was replaced by the formula's; what old
+versions of timm, NumPy and a GPU would provide was supplied by stand-ins; ConMIM's constant 196 was replaced by the
+number of patches.
+
+The precision is float32, except for ConMIM at ViT-B's size: among the 3 million ReLU units of its projectors a few
+change side with the rounding, which moves gradients by up to 4e-4, between the official code's own float32 and float64
+too.
 """
 
 import json
@@ -22,10 +27,7 @@ UNUSED = {"simmim": ("relative_position_index",), "conmim": ("relative_position_
 LOSS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
 
-SIZES = ["tiny", pytest.param("vitb", marks=pytest.mark.slow)]
-CASES = [(name, size) for name in METHODS for size in ("tiny",)] + [
-    pytest.param(name, "vitb", marks=pytest.mark.slow) for name in METHODS
-]
+CASES = [(name, "tiny") for name in METHODS] + [pytest.param(name, "vitb", marks=pytest.mark.slow) for name in METHODS]
 
 
 def expected(name: str, size: str) -> dict:
@@ -45,7 +47,7 @@ def official_state(method: Method, want: dict, salt: str = "") -> dict[str, torc
     return state
 
 
-def run(name: str, size: str, **autocast):
+def run(name: str, size: str):
     """One forward and backward pass on the formula's inputs."""
     want = expected(name, size)
     arguments = dict(want["arguments"])
@@ -55,7 +57,10 @@ def run(name: str, size: str, **autocast):
     method = METHODS[name](**arguments)
     unused = method.load_official(official_state(method, want))
     batch, side = want["batch"], arguments["img_size"]
-    images = formula.images("images", batch, side)
+    dtype = getattr(torch, want["precision"])
+    method.to(dtype)
+    images = formula.images("images", batch, side).to(dtype)
+    teacher_images = formula.images("teacher_images", batch, side).to(dtype)
     noise = formula.mask_noise("mask", batch, method.grid_size[0] * method.grid_size[1])
     if name == "simmim":
         mask = formula.mask_of(noise, 15 if size == "tiny" else 120)
@@ -71,7 +76,7 @@ def run(name: str, size: str, **autocast):
         loaded.load_official(official_state(loaded, want, "teacher/"))
         source = loaded if name == "conmim" else loaded.encoder
         teacher.load_state_dict(source.state_dict())
-    targets = method.teacher_targets(teacher, images, formula.images("teacher_images", batch, side))
+    targets = method.teacher_targets(teacher, images, teacher_images)
     epoch = method.epoch_inputs(want.get("epoch", 0), want.get("epochs", 1))
     out = method(images, mask, **targets, **epoch)
     out["loss"].backward()

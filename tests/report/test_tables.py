@@ -180,9 +180,10 @@ def test_equal_inputs_give_equal_bytes(paper, tmp_path):
 
 
 def test_markdown_and_latex_escape():
-    sheet = Sheet("t", "50 % of A & B_c", "Demo.", [Column("a|b"), Column("±")], [["1|2", "3 ± 4"]])
+    sheet = Sheet("t", "Table 9", "50 % of A & B_c", "Demo.", [Column("a|b"), Column("±")], [["1|2", "3 ± 4"]])
     assert "| a\\|b | ± |" in sheet.markdown()
     assert "| 1\\|2 | 3 ± 4 |" in sheet.markdown()
+    assert sheet.markdown().startswith("# Table 9. 50 % of A & B_c")
     assert r"50 \% of A \& B\_c" in sheet.latex()
     assert escape("✓ ≤ −{x}") == r"\checkmark{} $\leq$ $-$\{x\}"
 

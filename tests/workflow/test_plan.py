@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Clone
+from workflow_clone import ROOT, Clone
 
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "sklearn", "matplotlib")
 
@@ -113,7 +113,7 @@ def test_a_failing_task_fails_the_run_and_keeps_its_log_and_progress(clone: Clon
     (folder / "progress").mkdir(parents=True)
     (folder / "progress/last.pth").touch()
     printed = clone.snakemake("--cores", "2", f"{folder.relative_to(clone.path)}/metrics.json", code=1, FAIL="linear")
-    assert "linear fails" in printed  # on the terminal
+    assert "linear/mae-vitb/seed0/epoch0004 | linear fails" in printed
     log = clone.path / "logs/demo/linear/mae-vitb/seed0/epoch0004.log"
     assert log.read_text() == "linear at work\nlinear fails\n"
     assert [file.name for file in folder.rglob("*") if file.is_file()] == ["last.pth"]

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mto.config.models import Config
-from mto.config.reading import resolve, validate
+from mto.config.reading import load, resolve, validate
 
 SCHEMA = Path(__file__).parents[1] / "config.schema.json"
 
@@ -54,11 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.action == "schema":
         SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")
         return
-    raw = yaml.safe_load(Path(args.file).read_text())
-    for scale in raw.get("scales", {}):
-        for recipe in ("paper", "official"):
-            validate(resolve(raw, scale=scale, recipe=recipe))
+    load(args.file)
     if args.action == "diff":
+        raw = yaml.safe_load(Path(args.file).read_text())
         print("| key | paper | official |\n|---|---|---|")
         for row in differences(raw):
             print("| {} | {} | {} |".format(*row))

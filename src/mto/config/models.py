@@ -486,12 +486,21 @@ class Evaluation(Model):
     interpolation: Literal["bilinear", "bicubic"]
 
 
+class Variant(Model):
+    """A reading of Eq. 2; see `mto`."""
+
+    position: Literal["pre", "post"]
+    affinity: Literal["dot", "scaled", "cosine"]
+    tokens: Literal["raw", "layernorm", "l2"]
+    temperature: Positive | None = None
+
+
 class Analysis(Model):
     """The heterogeneity jobs: how many validation images, and which readings of Eq. 2."""
 
     images: Count
     affinity_images: Count
-    variants: list[dict[str, Any]]
+    variants: Annotated[list[Variant], Field(min_length=1)]
 
 
 class Config(Model):
@@ -535,10 +544,25 @@ class Config(Model):
                     problem = error.errors()[0]
                     path = ".".join(map(str, ("baselines", name, "backbones", backbone, *problem["loc"])))
                     raise ValueError(f"{path}: {problem['msg']}") from None
+                check_mask(f"baselines.{name}.mask", recipe.mask, self.img_size, self.patch_size)
+                depth, layer = self.backbones[backbone].depth, recipe.linear.probe.layer
+                if isinstance(layer, int) and layer > depth:
+                    raise ValueError(f"baselines.{name}.linear.probe.layer {layer} is above {backbone}'s depth {depth}")
                 for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
                     batch_size = getattr(recipe, stage).batch_size
                     check_batch(f"baselines.{name}.{stage}", batch_size, getattr(self.resources, stage), stage)
         return self
+
+
+def check_mask(where: str, mask: Mask, img_size: int, patch_size: int) -> None:
+    """Refuse cells that are no whole patches, or that do not tile the image."""
+    if mask.sampler != "cells":
+        return
+    if mask.cell_size is None or mask.cell_size % patch_size or img_size % mask.cell_size:
+        raise ValueError(
+            f"{where}.cell_size {mask.cell_size} must be a multiple of patch_size {patch_size} and divide "
+            f"img_size {img_size}"
+        )
 
 
 def check_batch(where: str, batch_size: int, resources: Resources, stage: str) -> None:

@@ -76,7 +76,8 @@ def _allowed(path: tuple[Any, ...]) -> list[str]:
 
 
 def load(source: str | Path | dict[str, Any] = "config.yaml", **choice: str) -> Config:
-    """Read and validate config.yaml (or Snakemake's mapping of it).
+    """Read and validate config.yaml (or Snakemake's mapping of it), at every scale and recipe, so that a mistake shows
+    before the scale that it belongs to is run.
 
     Args:
         source: a path, or the mapping read from it.
@@ -94,4 +95,13 @@ def load(source: str | Path | dict[str, Any] = "config.yaml", **choice: str) -> 
             raise UserError(f"{source}: no such file; run from the clone's root") from None
         except yaml.YAMLError as error:
             raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
-    return validate(resolve(raw, **choice))
+    config = validate(resolve(raw, **choice))
+    for scale in raw["scales"]:
+        for recipe in ("paper", "official"):
+            if (scale, recipe) == (config.scale, config.recipe):
+                continue
+            try:
+                validate(resolve(raw, scale=scale, recipe=recipe))
+            except UserError as error:
+                raise UserError(f"at scale {scale}, recipe {recipe}:\n{error}") from None
+    return config

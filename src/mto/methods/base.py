@@ -32,7 +32,7 @@ class Method(nn.Module, ABC):
     Methods without a teacher inherit the teacher's part as it stands here.
     """
 
-    encoder: nn.Module
+    encoder: Any  # timm's VisionTransformer (MAE) or Beit
     patch_size: int
     grid_size: tuple[int, int]
 
@@ -160,14 +160,14 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def attention_map(attention: nn.Module, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention_map(attention: Any, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention among the patches, (B, N, N), mean over heads, of normed tokens (B, 1 + N, D).
 
     The softmax runs over all keys, class token included; its row and column are then left out.
 
     Args:
         attention: a module with `qkv`, `num_heads`, `scale` and, in BEiT's style, `q_bias` and `v_bias`.
-        bias: additive bias on the logits, (heads, 1 + N, 1 + N).
+        bias: additive bias on the logits, (1, heads, 1 + N, 1 + N).
     """
     qkv = attention.qkv(tokens)
     if getattr(attention, "q_bias", None) is not None:

@@ -53,7 +53,7 @@ class MaskedBeit(Method):
             x = torch.where(mask.unsqueeze(-1), self.mask_token, x)  # in fp32 under autocast, and so the stream
         tokens = [x]
         x = start = torch.cat([encoder.cls_token.expand(len(x), -1, -1), x], dim=1)
-        bias = encoder.rel_pos_bias()
+        bias = encoder.rel_pos_bias().unsqueeze(0)  # (1, heads, 1 + N, 1 + N): fused attention wants four dimensions
         for block in encoder.blocks:
             x = block(x, shared_rel_pos_bias=bias)
             if return_hidden:

@@ -1,6 +1,7 @@
 """BootMAE (Dong et al., ECCV 2022; LightDXY/BootMAE@d604b18): pixels and a teacher's features, two decoders."""
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class BootMAE(Method):
 
         position = sincos_2d(decoder_embed_dim, self.grid_size, row_first=True)
         self.decoder_pos_embed = nn.Parameter(position, requires_grad=False)
-        sizes = {
+        sizes: dict[str, Any] = {
             "context_dim": embed_dim,
             "depth": decoder_depth,
             "num_heads": decoder_num_heads or num_heads,
@@ -93,7 +94,7 @@ class BootMAE(Method):
         feature_weight: float = 1.0,
         num_masked: int | None = None,
         return_hidden: bool = False,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """
         Args:
             images: (B, 3, H, W), normalised.
@@ -120,7 +121,7 @@ class BootMAE(Method):
         weight = self.loss_weight(mask)
         pixel = self.pixel_loss(images, self.pixel_head(self.fold(pixel_tokens)), weight)
         feature = self.feature_loss(teacher_features, self.feature_head(feature_tokens), weight) * feature_weight
-        out = {"pixel": pixel, "feature": feature, "loss": pixel + feature}
+        out: dict[str, Any] = {"pixel": pixel, "feature": feature, "loss": pixel + feature}
         return out | {"hidden": {"pixel": pixel_stream, "feature": feature_stream}} if return_hidden else out
 
     def forward_encoder(self, images: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,9 +168,7 @@ class BootMAE(Method):
         return copy.deepcopy(self.encoder).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def teacher_targets(
-        self, teacher: nn.Module | None, images: Tensor, teacher_images: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def teacher_targets(self, teacher: Any, images: Tensor, teacher_images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's last block on the whole images, without the final norm."""
         if teacher is None:
             raise ValueError("BootMAE's targets need the teacher, from make_teacher()")

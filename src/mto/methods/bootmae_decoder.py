@@ -5,6 +5,7 @@ heads gives 12 · 42 = 504 inner channels.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,10 +89,11 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed = nn.Linear(context_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.ModuleList(DecoderBlock(dim, context_dim, num_heads, mlp_ratio) for _ in range(depth))
+        blocks = [DecoderBlock(dim, context_dim, num_heads, mlp_ratio) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         init_xavier(self)
-        for block in self.blocks:
+        for block in blocks:
             init_qkv(block.attn.qkv)
         cut_normal_(self.mask_token)
 
@@ -122,7 +124,7 @@ class Decoder(nn.Module):
         out = self.norm(x)[:, 1:]
         if not return_hidden:
             return out, None
-        first = self.blocks[0]
+        first: Any = self.blocks[0]
         return out, Stream(tokens, added, lambda: attention_map(first.attn, first.norm1(start)))
 
 

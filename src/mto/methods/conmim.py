@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ class ConMIM(MaskedBeit):
         teacher_features: Tensor | None = None,
         num_masked: int | None = None,
         return_hidden: bool = False,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """
         Args:
             images: (B, 3, H, W), normalised.
@@ -98,7 +99,7 @@ class ConMIM(MaskedBeit):
             teacher = F.normalize(teacher_features.float(), dim=-1)
             logits = student @ teacher.transpose(1, 2) / self.temperature  # (B, N student, N teacher)
             loss = masked_mean(logits.logsumexp(dim=-1) - logits.diagonal(dim1=1, dim2=2), mask)
-        out = {"contrastive": loss, "loss": loss}
+        out: dict[str, Any] = {"contrastive": loss, "loss": loss}
         return out | {"hidden": {"encoder": stream}} if return_hidden else out
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -111,9 +112,7 @@ class ConMIM(MaskedBeit):
         return copy.deepcopy(self).requires_grad_(False)
 
     @torch.no_grad()
-    def teacher_targets(
-        self, teacher: nn.Module | None, images: Tensor, teacher_images: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def teacher_targets(self, teacher: Any, images: Tensor, teacher_images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's tokens of the unmasked `teacher_images` (the same crop, strong colour change).
 
         The teacher is never put in eval mode: its batch norms use the batch (ConMIM:engine_for_pretraining.py:24).
@@ -132,7 +131,7 @@ class ConMIM(MaskedBeit):
         """Averages parameters only; the teacher's batch-norm buffers follow its own passes."""
         average_(teacher.parameters(), self.parameters(), momentum)
 
-    def encoder_state(self, teacher: nn.Module | None = None) -> dict[str, Tensor]:
+    def encoder_state(self, teacher: Any = None) -> dict[str, Tensor]:
         """The teacher's encoder, the one that ConMIM evaluates (ConMIM:README.md:73); without one, the student's."""
         return (self if teacher is None else teacher).encoder.state_dict()
 

@@ -41,7 +41,8 @@ def _style(baseline: Baseline) -> dict[str, Any]:
         case "mae":
             return {}
         case "bootmae":
-            position = {"use_abs_pos_emb": True, "use_shared_rel_pos_bias": False, "init_values": None}
+            # timm.create_model drops arguments that are None; 0 means no LayerScale too.
+            position = {"use_abs_pos_emb": True, "use_shared_rel_pos_bias": False, "init_values": 0.0}
         case "simmim" | "conmim":
             position = {"use_abs_pos_emb": False, "use_shared_rel_pos_bias": True}
         case _:
@@ -91,10 +92,8 @@ def build_encoder(
     }
     style = _style(baseline)
     style.pop("init_values", None)
-    if baseline == "bootmae" and init_values is not None and "init_values" not in timm_overrides:
-        raise ValueError("init_values: BootMAE's encoder has no LayerScale; leave it null")
     cls = VisionTransformer if baseline == "mae" else Beit
-    encoder = cls(**(arguments | style | timm_overrides))
+    encoder: Any = cls(**(arguments | style | timm_overrides))
     if encoder.pos_embed is not None:
         grid = encoder.patch_embed.grid_size
         encoder.pos_embed.data.copy_(sincos_2d(embed_dim, grid, row_first=baseline == "bootmae"))
@@ -120,10 +119,12 @@ def build_classifier(
     SimMIM's and ConMIM's have a relative bias table in each block (SimMIM:utils.py:207). MAE's positions become
     trainable (MAE:models_vit.py), BootMAE's stay frozen (BootMAE:models/modeling_finetune_bootmae.py:297).
     """
+    if init_values is not None and baseline in ("mae", "bootmae"):
+        raise ValueError(f"init_values: {baseline}'s encoder is pre-trained without LayerScale; leave it null")
     overrides: dict[str, Any] = {"num_classes": num_classes, "global_pool": "avg"}
     if baseline in ("simmim", "conmim"):
         overrides |= {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": False}
-    model = build_encoder(
+    model: Any = build_encoder(
         baseline,
         img_size=img_size,
         patch_size=patch_size,
@@ -144,9 +145,9 @@ def build_classifier(
 
 
 def load_encoder(
-    model: nn.Module, state: Mapping[str, Tensor], *, fresh: tuple[str, ...] = ()
+    model: Any, state: Mapping[str, Tensor], *, fresh: tuple[str, ...] = ()
 ) -> tuple[list[str], list[str]]:
-    """Load a pre-trained encoder into a classifier or a backbone, in place.
+    """Load a pre-trained encoder into a classifier or a backbone (timm's, or with its names), in place.
 
     The shared relative table is copied into every block that has its own; relative and absolute tables are interpolated
     to the model's grid. A model without the final norm does not take it. What an encoder cannot bring may stay fresh:
@@ -232,7 +233,8 @@ def init_beit(module: nn.Module, std: float = 0.02) -> None:
                 layer.bias.zero_()
     if isinstance(module, Beit):
         cut_normal_(module.cls_token, std)
-        for i, block in enumerate(module.blocks, start=1):
+        blocks: Any = module.blocks
+        for i, block in enumerate(blocks, start=1):
             block.attn.proj.weight.div_(math.sqrt(2.0 * i))
             block.mlp.fc2.weight.div_(math.sqrt(2.0 * i))
 

@@ -1,5 +1,7 @@
 """MAE (He et al., CVPR 2022; facebookresearch/mae@efb2a80): encode visible patches, decode all, predict pixels."""
 
+from typing import Any
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -79,7 +81,7 @@ class MAE(Method):
 
     def forward(
         self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool = False
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """
         Args:
             images: (B, 3, H, W), normalised.
@@ -96,7 +98,7 @@ class MAE(Method):
         prediction, stream = self.forward_decoder(latent, restore, return_hidden)
         error = (prediction.float() - self.target(images)).square().mean(dim=-1)
         loss = masked_mean(error, mask)
-        out = {"reconstruction": loss, "loss": loss}
+        out: dict[str, Any] = {"reconstruction": loss, "loss": loss}
         return out | {"hidden": {"decoder": stream}} if return_hidden else out
 
     def forward_encoder(self, images: Tensor, visible: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ class MAE(Method):
         prediction = self.decoder_pred(self.decoder_norm(x))[:, 1:]
         if not return_hidden:
             return prediction, None
-        first = self.decoder_blocks[0]
+        first: Any = self.decoder_blocks[0]
         position = self.decoder_pos_embed[:, 1:]
         return prediction, Stream(tokens, position, lambda: attention_map(first.attn, first.norm1(start)))
 

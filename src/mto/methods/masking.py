@@ -193,7 +193,10 @@ def build_mask_sampler(
     def in_proportion(official: int) -> int:
         return max(1, round(official * patches / 196))
 
-    if sampler != "block" and (ratio is None or not 0 < ratio < 1):
+    if sampler == "block":
+        count = block_patches or (int(ratio * patches) if ratio else in_proportion(75))
+        return BlockMask(grid, count, min_block or min(count, in_proportion(16)), max_block or count)
+    if ratio is None or not 0 < ratio < 1:
         raise ValueError(f"mask ratio: {ratio} must lie between 0 and 1 for sampler '{sampler}'")
     match sampler:
         case "random":
@@ -202,9 +205,6 @@ def build_mask_sampler(
             if cell_size % patch_size:
                 raise ValueError(f"mask cell_size: {cell_size} is not a multiple of patch_size {patch_size}")
             return CellMask(grid, ratio, cell_size // patch_size)
-        case "block":
-            count = block_patches or (int(ratio * patches) if ratio else in_proportion(75))
-            return BlockMask(grid, count, min_block or min(count, in_proportion(16)), max_block or count)
         case "block_random":
             blocks = BlockMask(
                 grid,

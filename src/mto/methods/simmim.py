@@ -1,5 +1,7 @@
 """SimMIM (Xie et al., CVPR 2022; microsoft/SimMIM@d3e29bc): mask tokens in the encoder, raw pixels, L1."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ class SimMIM(MaskedBeit):
 
     def forward(
         self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool = False
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """
         Args:
             images: (B, 3, H, W), normalised.
@@ -64,7 +66,7 @@ class SimMIM(MaskedBeit):
         error = patchify((images.float() - pixels.float()).abs(), self.patch_size).mean(dim=(2, 3))
         area = self.patch_size**2
         loss = (error * mask).sum() * area / (mask.sum() * area + 1e-5)  # the official guard against empty masks
-        out = {"reconstruction": loss, "loss": loss}
+        out: dict[str, Any] = {"reconstruction": loss, "loss": loss}
         return out | {"hidden": {"encoder": stream}} if return_hidden else out
 
     def official_key(self, key: str) -> str | None:

@@ -27,7 +27,7 @@ class Block(nn.Module):
         bias: the block's own relative position bias, if it has one.
     """
 
-    def __init__(self, block: nn.Module, init_values: float | None, bias: RelativePositionBias | None) -> None:
+    def __init__(self, block: Any, init_values: float | None, bias: RelativePositionBias | None) -> None:
         super().__init__()
         self.bias = bias
         self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
@@ -88,7 +88,13 @@ class Pyramid(nn.Sequential):
             return nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
 
         normalise = nn.BatchNorm2d(dim) if norm == "batch" else nn.GroupNorm(math.gcd(32, dim), dim)
-        super().__init__(*{4: [up(), normalise, nn.GELU(), up()], 2: [up()], 1: [], 0.5: [nn.MaxPool2d(2)]}[scale])
+        layers: dict[float, list[nn.Module]] = {
+            4: [up(), normalise, nn.GELU(), up()],
+            2: [up()],
+            1: [],
+            0.5: [nn.MaxPool2d(2, ceil_mode=True)],
+        }
+        super().__init__(*layers[scale])
 
 
 @MODELS.register_module()  # mmengine's root registry: mmseg's and mmdet's both fall back to it
@@ -102,7 +108,7 @@ class PlainViT(nn.Module):
         image_size: the largest image, in pixels.
         out_indices: the four blocks (from 0) whose outputs are used, without final norm and class token.
         norm: the pyramid's norm, see :class:`Pyramid`.
-        relative: "block" (a table per block), "shared" (one table for all windows, one for all global blocks) or "none".
+        relative: "block" (a table per block), "shared" (one for all windows, one for all global blocks) or "none".
             Tables start from the pre-trained shared table, where there is one, and else from zero.
         class_token: whether the class token is kept inside the encoder. Windows cannot hold one.
         window_size: side of the attention windows, in patches; None for global attention in every block.
@@ -134,8 +140,8 @@ class PlainViT(nn.Module):
             except RuntimeError as error:
                 reason = str(error).splitlines()[1].strip()
                 raise ValueError(
-                    f"the pre-trained encoder does not fit: {reason} Check baseline, img_size, patch_size, embed_dim, depth "
-                    "and init_values of `encoder`"
+                    f"the pre-trained encoder does not fit: {reason} Check baseline, img_size, patch_size, embed_dim, "
+                    "depth and init_values of `encoder`"
                 ) from error
         self.patch_size: int = encoder["patch_size"]
         self.out_indices = tuple(out_indices)
@@ -162,9 +168,8 @@ class PlainViT(nn.Module):
             Block(block, init_values, bias_of(window) if own else None)
             for block, window in zip(vit.blocks, self.windows, strict=True)
         )
-        self.biases = nn.ModuleDict()
-        if relative == "shared":
-            self.biases = nn.ModuleDict({_kind(window): bias_of(window) for window in dict.fromkeys(self.windows)})
+        kinds = dict.fromkeys(self.windows) if relative == "shared" else ()
+        self.biases = nn.ModuleDict({_kind(window): bias_of(window) for window in kinds})
         dim = encoder["embed_dim"]
         self.pyramid = nn.ModuleList(Pyramid(dim, scale, norm) for scale in (4, 2, 1, 0.5))
 
@@ -177,34 +182,37 @@ class PlainViT(nn.Module):
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(b, -1, -1), x], dim=1)
         if self.pos_embed is not None:
-            x = x + self._position((h, w))
-        shared = {kind: bias((h, w) if kind == "global" else bias.grid) for kind, bias in self.biases.items()}
+            x = x + self._part(self.pos_embed, (h, w))
+        shared = {kind: _values(bias, (h, w), kind) for kind, bias in self.biases.items()}
 
         features = []
         for i, (block, window) in enumerate(zip(self.blocks, self.windows, strict=True)):
-            if block.bias is None:
-                bias = shared.get(_kind(window))
-            else:
-                bias = block.bias((h, w) if window is None else block.bias.grid)
+            kind = _kind(window)
+            bias = shared.get(kind) if block.bias is None else _values(block.bias, (h, w), kind)
             x = block(x, (h, w), bias, window)
             if i in self.out_indices:
                 tokens = x if self.cls_token is None else x[:, 1:]
                 features.append(tokens.transpose(1, 2).reshape(b, d, h, w))
         return tuple(level(feature) for level, feature in zip(self.pyramid, features, strict=True))
 
-    def _position(self, grid: Grid) -> Tensor:
-        """The embedding of a grid at most as large as ours: its top left part, as if the image were padded to full size."""
+    def _part(self, position: Tensor, grid: Grid) -> Tensor:
+        """The embedding of a grid at most as large as ours: its top left part, as of an image padded to full size."""
         (h, w), (max_h, max_w) = grid, self.grid
         if grid == self.grid:
-            return self.pos_embed
+            return position
         if h > max_h or w > max_w:
             raise ValueError(
                 f"a grid of {h}x{w} tokens does not fit the positions of {max_h}x{max_w}; raise image_size"
             )
-        first = self.pos_embed.shape[1] - max_h * max_w
-        tokens = self.pos_embed[:, first:].unflatten(1, self.grid)[:, :h, :w].flatten(1, 2)
-        return torch.cat([self.pos_embed[:, :first], tokens], dim=1)
+        first = position.shape[1] - max_h * max_w
+        tokens = position[:, first:].unflatten(1, self.grid)[:, :h, :w].flatten(1, 2)
+        return torch.cat([position[:, :first], tokens], dim=1)
 
 
 def _kind(window: int | None) -> str:
     return "global" if window is None else "window"
+
+
+def _values(bias: Any, grid: Grid, kind: str) -> Tensor:
+    """A :class:`RelativePositionBias` over the whole grid, or over one window."""
+    return bias(grid if kind == "global" else bias.grid)

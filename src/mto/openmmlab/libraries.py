@@ -1,8 +1,8 @@
 """Importing mmsegmentation and mmdetection: with the operator bridge, quietly, and without what they do not need here.
 
-Both import every model they have. What costs most are optional packages of models that are not ours: mmseg imports all of
-mmdet for Mask2Former, mmdet imports transformers for its language models and scikit-learn for a tracker. Each is guarded by
-a ``try``, so hiding them during the import saves 3 to 4 of 10 seconds.
+Both import every model they have. What costs most are optional packages of models that are not ours: mmseg imports
+all of mmdet for Mask2Former, mmdet imports transformers for its language models and scikit-learn for a tracker. Each is
+guarded by a ``try``, so hiding them during the import saves seconds a process.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from mto.openmmlab.ops import install
 def load_mmseg() -> None:
     """Imports mmseg's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
-    with _hidden("mmdet", "transformers", "sklearn"), _quiet():
+    with _hidden("mmdet", "transformers", "sklearn"), quiet():
         import mmseg.datasets
         import mmseg.evaluation
         import mmseg.models  # noqa: F401
@@ -29,7 +29,7 @@ def load_mmseg() -> None:
 def load_mmdet() -> None:
     """Imports mmdet's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
-    with _hidden("transformers", "sklearn", "numba"), _quiet():
+    with _hidden("transformers", "sklearn", "numba"), quiet():
         import mmdet.datasets
         import mmdet.evaluation
         import mmdet.models  # noqa: F401
@@ -50,8 +50,8 @@ def _hidden(*packages: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' remarks on optional data sources and their own deprecations."""
+def quiet() -> Iterator[None]:
+    """Without what the libraries print and warn of: optional data sources, deprecations, pycocotools' tables."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

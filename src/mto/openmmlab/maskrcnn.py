@@ -1,8 +1,8 @@
 """Mask R-CNN on COCO, as mmdetection builds it: the model, the two pipelines and the dataset of a job.
 
-The recipe is the "Benchmarking" one for plain ViTs, MIMDet:configs/benchmarking/benchmarking_mask_rcnn_base_FPN_100ep_LSJ_mae.py
-and models/benchmarking.py: attention in windows but for every third block, FPN with norm, RPN of 2 convolutions, box head
-of 4 convolutions and a layer, large-scale jitter at 1024. Import this after ``mto.openmmlab.libraries.load_mmdet()``.
+The recipe is MIMDet's "Benchmarking" one for plain ViTs (MIMDet:configs/benchmarking/, models/benchmarking.py):
+attention in windows but for every third block, FPN with norm, RPN of 2 convolutions, box head of 4 convolutions and a
+layer, large-scale jitter at 1024. Import this after ``mto.openmmlab.libraries.load_mmdet()``.
 """
 
 import json
@@ -25,6 +25,14 @@ from mto.openmmlab.backbone import PlainViT
 
 Job = dict[str, Any]
 NORM = {"type": "BN"}  # the task turns it into SyncBN on several GPUs
+
+
+class PreciseRoIExtractor(SingleRoIExtractor):
+    """mmdet's extractor, on float32 features: it casts boxes to the features' type, and bfloat16 has 8 bits for a
+    coordinate of up to 1024."""
+
+    def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+        return super().forward(tuple(feature.float() for feature in feats), rois, roi_scale_factor)
 
 
 def build_model(job: Job, weights: dict[str, Tensor] | None) -> MaskRCNN:
@@ -100,7 +108,7 @@ def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
 
     def extractor(size: int) -> dict[str, Any]:
         return {
-            "type": SingleRoIExtractor,
+            "type": PreciseRoIExtractor,
             "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": detector["roi_sampling_ratio"]},
             "out_channels": channels,
             "featmap_strides": strides,

@@ -47,36 +47,44 @@ class _Bridge(types.ModuleType):
 
         def missing(*args: object, **kwargs: object) -> NoReturn:
             raise NotImplementedError(
-                f"mmcv operator '{name}' is not bridged: only nms and roi_align are taken from torchvision; compile mmcv "
-                "with its operators (MMCV_WITH_OPS=1 pip install --no-build-isolation onedl-mmcv) to use it"
+                f"mmcv operator '{name}' is not bridged: only nms and roi_align are taken from torchvision; compile "
+                "mmcv with its operators (MMCV_WITH_OPS=1 pip install --no-build-isolation onedl-mmcv) to use it"
             )
 
         return missing
 
     @staticmethod
     def nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:
-        """Indices kept, by falling score. With ``offset`` 1 a box's far edge counts as a pixel (mmcv's old convention)."""
+        """Indices kept, by falling score. With ``offset`` 1 a far edge counts as a pixel (mmcv's old way)."""
         if offset:
             boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
-        return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
+        return torch.ops.torchvision.nms(_at_least_float32(boxes), _at_least_float32(scores), iou_threshold)
 
     @staticmethod
     def roi_align_forward(
         images: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor,
-        *, aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
+        *, aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int,
+        aligned: bool,
     ) -> None:  # fmt: skip
         """Fills ``output`` (K, C, aligned_height, aligned_width) from ``images`` (B, C, H, W) and ``rois`` (K, 5)."""
         _average_only(pool_mode)
         output.copy_(
             torch.ops.torchvision.roi_align(
-                images, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+                _at_least_float32(images),
+                _at_least_float32(rois),
+                spatial_scale,
+                aligned_height,
+                aligned_width,
+                sampling_ratio,
+                aligned,
             )
         )
 
     @staticmethod
     def roi_align_backward(
         grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor,
-        *, aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
+        *, aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int,
+        aligned: bool,
     ) -> None:  # fmt: skip
         """Fills ``grad_input`` (B, C, H, W) from ``grad_output`` (K, C, aligned_height, aligned_width)."""
         _average_only(pool_mode)
@@ -92,6 +100,11 @@ class _Bridge(types.ModuleType):
                 aligned,
             )
         )
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """torchvision wants one type for all arguments, and has no bfloat16; copying out rounds to the caller's type."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _average_only(pool_mode: int) -> None:

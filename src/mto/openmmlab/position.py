@@ -1,4 +1,4 @@
-"""A relative position bias that pre-trained BEiT tables load into, at any grid and without an index of N x N entries."""
+"""A relative position bias that pre-trained BEiT tables load into, for any grid, without an N x N index."""
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class RelativePositionBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(rows, heads))
 
     def load(self, table: Tensor) -> None:
-        """Starts from a pre-trained table of a square grid, with its 3 class rows; without a class token they are dropped."""
+        """Starts from a pre-trained table of a square grid, with its 3 class rows, dropped without a class token."""
         table = resize_relative(table, self.grid)
         self.table.data.copy_(table if self.class_token else table[:-CLASS_ROWS])
 
@@ -40,8 +40,8 @@ class RelativePositionBias(nn.Module):
         heads = self.table.shape[1]
         table = self.table[: -CLASS_ROWS if self.class_token else None].view(2 * max_h - 1, 2 * max_w - 1, heads)
         table = table[max_h - h : max_h + h - 1, max_w - w : max_w + w - 1]
-        # bias[r, c, r', c'] = table[r - r' + h - 1, c - c' + w - 1]: windows of the table, their columns counted backwards.
-        # A view until the last reshape: no index of N x N, and a cheap backward.
+        # bias[r, c, r', c'] = table[r - r' + h - 1, c - c' + w - 1]: windows of the table, read
+        # backwards. A view until the last reshape: no index of N x N, and a cheap backward.
         bias = table.unfold(0, h, 1).unfold(1, w, 1).flip(-2, -1)
         bias = bias.permute(2, 0, 1, 3, 4).reshape(heads, h * w, h * w)
         if not self.class_token:

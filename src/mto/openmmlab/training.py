@@ -12,6 +12,7 @@ from torch import nn
 from mto.data.imagenet import build_loader
 from mto.data.rng import SeededDataset, seeded
 from mto.data.sampler import EpochSampler
+from mto.openmmlab.libraries import quiet
 from mto.tasks.io import Task
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
@@ -39,7 +40,7 @@ def train_dense(
     """
     job, hardware, optim = task.job, task.hardware, task.job["optim"]
     plan = hardware.plan(optim["batch_size"])
-    with seeded(job["seed"], "init"):
+    with seeded(job["seed"], "init"), quiet():
         model = build_model(job, task.read_encoder())
     if hardware.world_size > 1 and hardware.gpus:  # SyncBN exists on GPUs alone
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -53,7 +54,7 @@ def train_dense(
     )
     by_epoch = "epochs" in job
     cv2.setNumThreads(0)  # its threads would compete with the loader's workers
-    ranks = {"rank": hardware.rank, "world_size": hardware.world_size}
+    ranks: dict[str, Any] = {"rank": hardware.rank, "world_size": hardware.world_size}
     order = EpochSampler(
         len(train_set), seed=job["seed"], shuffle=True, drop_last_to=plan.size, infinite=not by_epoch, **ranks
     )
@@ -68,7 +69,7 @@ def train_dense(
         collate_fn=pseudo_collate,
     )
     steps_per_epoch = len(train_set) // plan.size
-    length = {"max_epochs": job["epochs"]} if by_epoch else {"max_iters": job["iterations"]}
+    length: dict[str, Any] = {"max_epochs": job["epochs"]} if by_epoch else {"max_iters": job["iterations"]}
     interval = job["epochs"] if by_epoch else job["iterations"]
     runner = train(
         model=model,

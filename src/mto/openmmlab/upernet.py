@@ -86,22 +86,20 @@ def build_dataset(job: Job, split: str) -> ADE20KDataset:
         split: "training" or "validation".
 
     Raises:
-        UserError: the folder holds no pair of image and annotation.
+        UserError: the folder holds no image.
     """
-    classes = ADE20KDataset.METAINFO["classes"][: job["data"]["num_classes"]]
     root = Path(job["data"]["root"])
-    dataset = ADE20KDataset(
-        data_root=str(root),
-        data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
-        metainfo={"classes": classes},
-        pipeline=_train_pipeline(job) if split == "training" else _test_pipeline(job),
-        test_mode=split != "training",
-    )
-    if not len(dataset):
+    if next((root / "images" / split).glob("*.jpg"), None) is None:
         raise UserError(
             f"{root}/images/{split}: no .jpg image; set datasets.ade20k.root in config.yaml to ADE20K's folder"
         )
-    return dataset
+    return ADE20KDataset(
+        data_root=str(root),
+        data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
+        metainfo={"classes": ADE20KDataset.METAINFO["classes"][: job["data"]["num_classes"]]},
+        pipeline=_train_pipeline(job) if split == "training" else _test_pipeline(job),
+        test_mode=split != "training",
+    )
 
 
 def _train_pipeline(job: Job) -> list[dict[str, Any]]:

@@ -33,5 +33,6 @@ def stream_name(stream: str) -> str:
 
 
 def reading_name(variant: str) -> str:
-    """`pre-cosine-raw-0.1` (a variant of heterogeneity.csv) in words; what follows the known parts is the temperature."""
-    return ", ".join(READINGS.get(part) or f"τ = {part}" for part in variant.split("-"))
+    """`pre-cosine-raw-0.1` (a variant of heterogeneity.csv) in words, on two lines; other parts are temperatures."""
+    position, *rest = (READINGS.get(part) or f"τ = {part}" for part in variant.split("-"))
+    return f"{', '.join(rest)}\n{position}" if rest else position

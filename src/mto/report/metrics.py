@@ -20,6 +20,7 @@ COLUMNS = (
     *("metric", "value", "device", "wall_seconds", "gpu_hours", "images_per_second", "commit"),
 )
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
+PAPER_EPOCHS = 800
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
 
 
@@ -126,9 +127,10 @@ class Report:
 
     @property
     def footer(self) -> str:
-        """The scale, and what bars and bands are, for the foot of a figure."""
-        seeds = len(self.seeds)
-        return self.scale_line + (f" Mean and standard deviation over {seeds} seeds." if seeds > 1 else "")
+        """The scale, what its epochs are, and what bars and bands are, for the foot of a figure."""
+        seeds, epochs = len(self.seeds), self.job["pretrain_epochs"]
+        stand = "" if epochs == PAPER_EPOCHS else f" {epochs} epochs stand for the paper's {PAPER_EPOCHS}."
+        return self.scale_line + stand + (f" Mean and standard deviation over {seeds} seeds." if seeds > 1 else "")
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -136,7 +138,12 @@ class Report:
 
     def paper_epoch(self, epoch: int) -> int:
         """The paper's epoch (of 800) that an epoch of this scale stands for."""
-        return round(epoch / self.job["pretrain_epochs"] * 800)
+        return round(epoch / self.job["pretrain_epochs"] * PAPER_EPOCHS)
+
+    def epochs(self, epoch: int) -> str:
+        """`8 epochs (paper: 800)`, or `800 epochs` where they are the same."""
+        paper = self.paper_epoch(epoch)
+        return f"{epoch} epochs" + ("" if epoch == paper else f" (paper: {paper})")
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return folder(self.results, cell.task, cell.run, seed, cell.epoch)

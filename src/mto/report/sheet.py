@@ -45,6 +45,7 @@ class Sheet:
 
     Attributes:
         name: the file's stem and the LaTeX label.
+        number: what the paper calls it, "Table 2".
         title: the caption, without the scale.
         scale_line: which scale, and how far comparable; part of the caption.
         rows: texts as shown, one a column.
@@ -53,6 +54,7 @@ class Sheet:
     """
 
     name: str
+    number: str
     title: str
     scale_line: str
     columns: list[Column]
@@ -76,7 +78,9 @@ class Sheet:
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [heads, rules, *self.rows]
         ]
         notes = [f"- {note}" for note in self.notes]
-        return "\n".join([f"# {self.title}", "", f"**{self.scale_line}**", "", *lines, "", *notes]) + "\n"
+        return (
+            "\n".join([f"# {self.number}. {self.title}", "", f"**{self.scale_line}**", "", *lines, "", *notes]) + "\n"
+        )
 
     def latex(self) -> str:
         r"""A table environment for \input; its preamble needs booktabs and amssymb."""
@@ -85,8 +89,8 @@ class Sheet:
     def _latex_lines(self) -> Iterator[str]:
         yield r"% \usepackage{booktabs,amssymb}"
         yield r"\begin{table}"
-        yield r"  \centering"
-        yield f"  \\caption{{{escape(self.title)} {escape(self.scale_line)}}}"
+        yield r"  \centering\small"
+        yield f"  \\caption{{{escape(f'{self.title} {self.scale_line} ({self.number} of the paper.)')}}}"
         yield f"  \\label{{tab:{self.name}}}"
         yield f"  \\begin{{tabular}}{{{''.join(c.align for c in self.columns)}}}"
         yield r"    \toprule"

@@ -19,11 +19,11 @@ FLAT = "† The baseline gains nothing over these epochs: the ratio of Eq. 6 is 
 class _Builder:
     """Turns measured values into shown texts and tidy records at once, beside the paper's."""
 
-    def __init__(self, report: Report, title: str, columns: list[Column]) -> None:
+    def __init__(self, report: Report, number: str, title: str) -> None:
         self.report = report
         self.printed = printed.load(report.name)
         self.paper = "paper" if report.is_paper_scale else "paper (ImageNet-1K)"
-        self.sheet = Sheet(report.name, title, report.scale_line, columns)
+        self.sheet = Sheet(report.name, number, title, report.scale_line, [])
         if len(report.seeds) > 1:
             self.sheet.notes.append(f"Mean ± sample standard deviation over {len(report.seeds)} seeds.")
         self.sheet.notes.append(
@@ -129,15 +129,10 @@ def _with_mto(baseline: str) -> tuple[str, str]:
     return run.name, Run(run.baseline, run.backbone, TERMS).name
 
 
-def _epochs(report: Report, epoch: int) -> str:
-    paper = report.paper_epoch(epoch)
-    return f"{epoch} epochs" if epoch == paper else f"{epoch} epochs (paper: {paper})"
-
-
 def table1_rauc(report: Report) -> Sheet:
     """Table 1: RAUC of the fine-tuning curves, and the epochs that MTO saves."""
     level = report.plan.get("baseline_epoch")
-    build = _Builder(report, "Table 1. Fine-tuning over pre-training epochs: RAUC (Eq. 6) and epochs saved by MTO.", [])
+    build = _Builder(report, "Table 1", "Fine-tuning over pre-training epochs: RAUC (Eq. 6) and epochs saved by MTO.")
     final = report.job["pretrain_epochs"]
     build.sheet.columns = [
         Column("Baseline", align="l"),
@@ -166,11 +161,11 @@ def table1_rauc(report: Report) -> Sheet:
 def table2_linear(report: Report) -> Sheet:
     """Table 2: linear probes without and with MTO, and their RAUC."""
     level = report.plan.get("baseline_epoch")
-    build = _Builder(report, "Table 2. Linear probing, top-1 (%), and RAUC (Eq. 6).", [])
+    build = _Builder(report, "Table 2", "Linear probing, top-1 (%), and RAUC (Eq. 6).")
     build.sheet.columns = [
         Column("Baseline", align="l"),
         Column("MTO", align="c"),
-        *(c for epoch in report.plan["epochs"] for c in build.compared("ours", group=_epochs(report, epoch))),
+        *(c for epoch in report.plan["epochs"] for c in build.compared("ours", group=report.epochs(epoch))),
         *build.compared("ours", group="RAUC"),
         Column("Eq. 6 on the paper's points", "RAUC"),
         *([Column(f"level of epoch {level}", "RAUC")] if level else []),
@@ -207,8 +202,8 @@ def _printed_rauc(numbers: dict[tuple[str, str], str], plain: str, run: str) -> 
 def table3_objectives(report: Report) -> Sheet:
     """Table 3: which of MTO's three terms."""
     base = baseline_name(report.plan["baseline"])
-    title = f"Table 3. MTO's terms, {base}, fine-tuning top-1 (%) at {_epochs(report, report.plan['epoch'])}."
-    build = _Builder(report, title, [])
+    title = f"MTO's terms, {base}, fine-tuning top-1 (%) at {report.epochs(report.plan['epoch'])}."
+    build = _Builder(report, "Table 3", title)
     marks = {"spa": "L_spa (Eq. 3)", "e": "L_e (Eq. 4)", "r": "L_r (Eq. 5)"}
     build.sheet.columns = [*(Column(marks[t], align="c") for t in TERMS), *build.compared("ours"), Column("Seeds")]
     for cell in report.cells:
@@ -220,18 +215,18 @@ def table3_objectives(report: Report) -> Sheet:
 
 def tableS1_ade20k(report: Report) -> Sheet:
     """Supplementary Table 1: UPerNet on ADE20K."""
-    title = "Supplementary Table 1. Semantic segmentation, UPerNet on ADE20K, mIoU (%)."
-    return _transfer(report, title, {"mIoU": "mIoU"})
+    title = "Semantic segmentation, UPerNet on ADE20K, mIoU (%)."
+    return _transfer(report, "Supplementary Table 1", title, {"mIoU": "mIoU"})
 
 
 def tableS2_coco(report: Report) -> Sheet:
     """Supplementary Table 2: Mask R-CNN on COCO."""
-    title = "Supplementary Table 2. Detection and instance segmentation, Mask R-CNN on COCO, AP (%)."
-    return _transfer(report, title, {"box_ap": "box AP", "mask_ap": "mask AP"})
+    title = "Detection and instance segmentation, Mask R-CNN on COCO, AP (%)."
+    return _transfer(report, "Supplementary Table 2", title, {"box_ap": "box AP", "mask_ap": "mask AP"})
 
 
-def _transfer(report: Report, title: str, metrics: dict[str, str]) -> Sheet:
-    build = _Builder(report, title, [])
+def _transfer(report: Report, number: str, title: str, metrics: dict[str, str]) -> Sheet:
+    build = _Builder(report, number, title)
     build.sheet.columns = [
         Column("Baseline", align="l"),
         Column("MTO", align="c"),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from mto.tasks.io import Task
 
+METRICS = ("mIoU", "mAcc", "aAcc")
+
 
 def run(task: Task) -> None:
-    from mto.openmmlab.libraries import load_mmseg
+    from mto.openmmlab.libraries import load_mmseg, quiet
 
     load_mmseg()
     from mmseg.evaluation import IoUMetric
@@ -18,13 +20,15 @@ def run(task: Task) -> None:
     from mto.openmmlab.training import last_validation, train_dense
     from mto.openmmlab.upernet import build_dataset, build_model
 
+    with quiet():
+        train_set, val_set = (build_dataset(task.job, split) for split in ("training", "validation"))
     usage = train_dense(
         task,
         build_model=build_model,
-        train_set=build_dataset(task.job, "training"),
-        val_set=build_dataset(task.job, "validation"),
-        metric=IoUMetric(iou_metrics=["mIoU"]),
+        train_set=train_set,
+        val_set=val_set,
+        metric=IoUMetric(iou_metrics=["mIoU"], prefix="ade20k"),
     )
     if task.hardware.rank == 0:
-        measured = last_validation(task, "mIoU")
-        task.finish({name: measured[name] for name in ("mIoU", "mAcc", "aAcc")}, usage)
+        measured = last_validation(task, "ade20k/mIoU")
+        task.finish({name: measured[f"ade20k/{name}"] for name in METRICS}, usage)

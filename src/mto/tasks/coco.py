@@ -1,7 +1,7 @@
 """Object detection and instance segmentation: Mask R-CNN on a pre-trained encoder, through mmdetection, on COCO.
 
-Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent, after the last epoch: ``box_ap``, ``mask_ap`` (mean
-over IoU 0.5 to 0.95), ``box_ap50``, ``mask_ap50``. The job's keys are explained in ``mto.openmmlab.maskrcnn``.
+Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent, after the last epoch: ``box_ap``, ``mask_ap``
+(mean over IoU 0.5 to 0.95), ``box_ap50``, ``mask_ap50``. The job's keys are explained in ``mto.openmmlab.maskrcnn``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ METRICS = {
 }
 
 
+#: no weight decay for positions and relative tables, as for norms (MIMDet:configs/benchmarking)
+NO_DECAY = frozenset({"pos_embed", "table"})
+
+
 def run(task: Task) -> None:
-    from mto.openmmlab.libraries import load_mmdet
+    from mto.openmmlab.libraries import load_mmdet, quiet
 
     load_mmdet()
     from mmdet.evaluation import CocoMetric
@@ -26,14 +30,16 @@ def run(task: Task) -> None:
     from mto.openmmlab.maskrcnn import annotation_file, build_dataset, build_model
     from mto.openmmlab.training import last_validation, train_dense
 
+    class QuietCocoMetric(CocoMetric):
+        def compute_metrics(self, results: list) -> dict[str, float]:
+            with quiet():
+                return super().compute_metrics(results)
+
+    with quiet():
+        train_set, val_set = (build_dataset(task.job, split) for split in ("train2017", "val2017"))
+        metric = QuietCocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"])
     usage = train_dense(
-        task,
-        build_model=build_model,
-        train_set=build_dataset(task.job, "train2017"),
-        val_set=build_dataset(task.job, "val2017"),
-        metric=CocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"]),
-        # MIMDet:configs/benchmarking: none for norms, positions and relative tables.
-        no_decay=frozenset({"pos_embed", "table"}),
+        task, build_model=build_model, train_set=train_set, val_set=val_set, metric=metric, no_decay=NO_DECAY
     )
     if task.hardware.rank == 0:
         measured = last_validation(task, METRICS["box_ap"])

@@ -1,7 +1,7 @@
 """Fine-tune a pre-trained encoder on labelled images, with timm's augmentation, mixup and layer-wise decay.
 
-Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent: ``top1``, ``top5`` after the last epoch, and the best
-over epochs, ``top1_best`` (selected on the validation set, as SimMIM, BootMAE and ConMIM report; MAE reports the last).
+Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent: ``top1``, ``top5`` after the last epoch, and the
+best over epochs, ``top1_best`` (chosen on the validation set, as SimMIM, BootMAE and ConMIM report; MAE: the last).
 With ``ema_decay`` the averaged weights' accuracy replaces the raw one after half of the schedule
 (BootMAE:run_class_finetuning.py:615-630), and ``top1_raw`` keeps the latter.
 """
@@ -67,7 +67,7 @@ def run(task: Task) -> None:
         batch_size=plan.size,
         max_epochs=job["epochs"],
         log_interval=job["log_interval"],
-        hooks=[WeightAverageHook()] if job.get("ema_decay") else [],
+        hooks=[] if job.get("ema_decay") is None else [WeightAverageHook()],
     )
     if hardware.rank == 0:
         task.finish(accuracy(task.progress / HISTORY, job["epochs"]), runner.log_hook.usage)

@@ -1,9 +1,9 @@
 """Heterogeneity of a pre-trained model: H per layer, image and reading of Eq. 2, and token affinities for Figure 2.
 
-In: ``method``, a state.pth (of this study, or imported). Out: heterogeneity.csv (stream, layer, variant, image, H in nats,
-H_over_lnV, saturated), affinity.npz (``<stream>/<layer>``: (images, N, N) inner products x_i . x_j, masked tokens first,
-then visible, each in raster order; ``num_masked``), metrics.json with the first variant's mean H, ``heterogeneity_<l>``.
-The images are the first of the validation set, spread over it; the masks a function of (seed, index).
+In: ``method``, a state.pth (of this study, or imported). Out: heterogeneity.csv (stream, layer, variant, image, H in
+nats, H_over_lnV, saturated), affinity.npz (``<stream>/<layer>``: (images, N, N) inner products x_i . x_j, masked tokens
+first, then visible, each in raster order; ``num_masked``), metrics.json with the first variant's mean H,
+``heterogeneity_<l>``. The images are spread evenly over the validation set; a mask is a function of (seed, index).
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class Row(NamedTuple):
 
 def run(task: Task) -> None:
     job, device = task.job, task.hardware.device
-    # A method job reads its crop from data.eval; the image size is the method's.
     dataset = PretrainDataset(job, "val", transform=eval_transform(job))
     model = load_model(job, dataset, task.input("method")).to(device).eval()
     readings = {variant_name(variant): MaskedTokenOptimization(terms=[], **variant) for variant in job["variants"]}
@@ -145,7 +144,7 @@ def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set
 
 
 def means(rows: list[Row], variant: str) -> dict[str, float]:
-    """Mean H over images of one reading: ``heterogeneity_<layer>``, with ``<stream>/`` before it if there are several."""
+    """Mean H over images of one reading: ``heterogeneity_<layer>``, after ``<stream>/`` if there are several."""
     groups: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         if row.variant == variant:

@@ -51,7 +51,9 @@ class Task:
         return self.out / "progress"
 
     def start(self) -> None:
-        """Make the folder and write ``job.json``, by which the job can be run again.
+        """Make the folder, write ``job.json``, by which the job can be run again, and learn where the dataset lies.
+
+        The dataset's place comes from its manifest (the input ``data``), not from the job: moving it re-queues nothing.
 
         Raises:
             UserError: an input is not there.
@@ -59,12 +61,17 @@ class Task:
         for name, path in self.inputs.items():
             if not path.exists():
                 raise UserError(f"--inputs {name}={path}: no such file; it is an output of an earlier job")
-        if self.hardware.rank:
-            return
+        if not self.hardware.rank:
+            self._record()
+        if "data" in self.inputs:
+            root = _read(self.inputs["data"])["job"]["root"]
+            self.job = self.job | {"data": self.job["data"] | {"root": root}}
+
+    def _record(self) -> None:
         inputs = {name: str(path) for name, path in self.inputs.items()}
         request = {"task": self.name, "job": self.job, "inputs": inputs}
         # Progress of another job, or on inputs made anew since, must not be continued.
-        origin = request | {"made": {name: path.stat().st_mtime_ns for name, path in self.inputs.items()}}
+        origin = request | {"made": {n: p.stat().st_mtime_ns for n, p in self.inputs.items() if n != "data"}}
         if self.progress.exists() and _read(self.progress / "origin.json") != origin:
             shutil.rmtree(self.progress)
         write_json(self.progress / "origin.json", origin)

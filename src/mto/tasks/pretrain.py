@@ -1,4 +1,4 @@
-"""Pre-train one segment: from the previous segment's state to ``epoch`` completed epochs of an ``epochs``-long schedule.
+"""Pre-train one segment: from the previous one's state to ``epoch`` completed epochs of an ``epochs``-long schedule.
 
 Out: encoder.safetensors (what downstream tasks load, timm's names), state.pth (what the next segment continues from),
 metrics.json, history.jsonl. In: ``state``, the previous segment's state.pth, unless it starts the run.

@@ -10,6 +10,8 @@ from mmengine.dist import all_reduce
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mto.methods.base import average_
@@ -159,7 +161,7 @@ class LinearProbe(_Classification):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: VisionTransformer | Beit,
         *,
         num_classes: int,
         feature: Literal["cls", "mean", "cls_mean"],

@@ -1,4 +1,4 @@
-"""TensorBoard curves, written with TensorBoard's own record writer: ``torch.utils.tensorboard`` costs a second to import."""
+"""TensorBoard curves, by TensorBoard's own record writer: ``torch.utils.tensorboard`` takes long to import."""
 
 import time
 from pathlib import Path

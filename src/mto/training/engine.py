@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -26,7 +26,7 @@ from mto.training.schedule import Schedule
 
 
 class Engine(Runner):
-    """A Runner on the devices of ``hardware``, without mmengine's start-up reports (they run compilers and take seconds).
+    """A Runner on the devices of ``hardware``, without mmengine's start-up reports (they run compilers for seconds).
 
     Loading is strict: a checkpoint that does not fit the model is an error, not a warning.
     """
@@ -87,7 +87,8 @@ def train(
 
     Args:
         model: ``forward(mode="loss")`` returns a dict of losses; it is moved to the device here.
-        train_loader: micro-batches (`mto.data.imagenet.build_loader`); with ``max_iters`` its sampler is endless (``EpochSampler(..., infinite=True)``).
+        train_loader: micro-batches (`mto.data.imagenet.build_loader`); with ``max_iters`` its sampler
+            is endless (``EpochSampler(..., infinite=True)``).
         schedule: in epochs with ``max_epochs``, in optimiser steps with ``max_iters``.
         work_dir: checkpoint, history and curves; a ``last.pth`` in it is resumed from.
         batch_size: the global batch.
@@ -103,13 +104,15 @@ def train(
         raise ValueError("give max_epochs or max_iters")
     work_dir.mkdir(parents=True, exist_ok=True)
     accumulation = optim_wrapper.accumulation
-    by_epoch = max_epochs is not None
-    if by_epoch:
+    steps_per_epoch = None
+    loop: dict[str, Any]
+    if max_epochs is not None:
         steps_per_epoch = len(train_loader) // accumulation
         stop_step = (stop_at or max_epochs) * steps_per_epoch
-        loop: dict[str, Any] = {"type": EpochLoop, "max_epochs": max_epochs, "val_interval": val_interval}
+        loop = {"type": EpochLoop, "max_epochs": max_epochs, "val_interval": val_interval}
     else:
-        steps_per_epoch, stop_step = None, max_iters
+        assert max_iters is not None
+        stop_step = max_iters
         loop = {
             "type": IterationLoop,
             "max_iters": max_iters * accumulation,
@@ -123,7 +126,7 @@ def train(
     )
     own_hooks = [
         ScheduleHook(schedule, steps_per_epoch or 1),
-        SeedHook(seed, by_epoch),
+        SeedHook(seed, by_epoch=max_epochs is not None),
         log_hook,
         CheckpointHook(work_dir, stop_at),
         SignalHook(),
@@ -152,11 +155,11 @@ def train(
     return runner
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """The model itself, out of its distributed wrapper."""
     return model.module if isinstance(model, MMDistributedDataParallel) else model
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """A ``state.pth`` of this engine on the CPU: ``state_dict``, ``meta``, ``optimizer``, ..."""
-    return CheckpointLoader.load_checkpoint(str(path), "cpu")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -94,7 +94,7 @@ class Hardware:
             torch.cuda.set_device(self.device)
             # A resumed run equals an unbroken one bit for bit; where a kernel has no deterministic form, torch warns.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.benchmark = False
         if self.world_size > 1 and not torch.distributed.is_initialized():

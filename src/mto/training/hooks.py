@@ -102,7 +102,7 @@ class Interrupted(SystemExit):
 
 
 class SignalHook(Hook):
-    """On SIGTERM or SIGUSR1 finish the iteration and leave; the last round's checkpoint is what the rerun starts from."""
+    """On SIGTERM or SIGUSR1 finish the iteration and leave; a rerun starts from the last round's checkpoint."""
 
     priority = "LOWEST"
 

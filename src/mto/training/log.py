@@ -78,7 +78,8 @@ class LogHook(Hook):
         self.averages = Averages()
         #: Seconds of training and of everything, images seen; over all attempts of this segment.
         self.usage = {"train_seconds": 0.0, "wall_seconds": 0.0, "images": 0}
-        self._since = self._started = time.perf_counter()
+        self._started = time.perf_counter()
+        self._since: float | None = self._started  # None while validating
         self._done = 0
         self._writer: Any = None
 
@@ -140,7 +141,7 @@ class LogHook(Hook):
     def _report(self, runner, step: int) -> None:
         scalars = self.averages.read()
         now = time.perf_counter()
-        seconds, images = now - self._since, (step - self._done) * self.batch_size
+        seconds, images = now - (self._since or now), (step - self._done) * self.batch_size
         self._since, self._done = now, step
         self.usage["train_seconds"] += seconds
         self.usage["images"] += images
@@ -181,7 +182,7 @@ class LogHook(Hook):
         if self._writer is None:
             from mto.training.curves import CurveWriter
 
-            self._writer = CurveWriter(self.directory / "tensorboard", first_step=row["step"])
+            self._writer = CurveWriter(self.directory / "tensorboard", first_step=int(row["step"]))
         self._writer.add(row["step"], {k: v for k, v in row.items() if k != "step"})
 
 

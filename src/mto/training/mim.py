@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from mto.methods import Method
 from mto.objectives import MaskedTokenOptimization, log_scalars
@@ -22,6 +22,9 @@ class MaskedImageModel(BaseModel):
         mto: the terms of this run, maybe none.
         num_masked: masked patches an image, if the mask sampler guarantees the count.
     """
+
+    method: Method
+    teacher: nn.Module | None
 
     def __init__(self, method: Method, mto: MaskedTokenOptimization, num_masked: int | None = None) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class MaskedImageModel(BaseModel):
     def forward(
         self, image: Tensor, mask: Tensor, teacher_image: Tensor | None = None, mode: str = "loss"
     ) -> dict[str, Any]:
-        """Losses and diagnostics of a batch: image (B, 3, H, W), mask (B, N) bool. ``mode="tensor"`` adds ``hidden``."""
+        """Losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool; ``mode="tensor"`` adds ``hidden``."""
         watched = self.measure or bool(self.mto.settings["terms"]) or mode == "tensor"
         targets = self.method.teacher_targets(self.teacher, image, teacher_image)
         inputs = {**targets, **self.epoch_inputs, "num_masked": self.num_masked, "return_hidden": watched}

@@ -27,7 +27,7 @@ def parameter_groups(
     """Groups of trainable parameters, each with ``weight_decay`` and ``multiplier`` (of the learning rate).
 
     Not decayed: tensors of at most one dimension, biases (all four official codes), and the names in ``no_decay``.
-    With ``layer_decay`` level l of ``depth`` + 2 has the multiplier layer_decay^(depth + 1 - l) (MAE:util/lr_decay.py:37).
+    With ``layer_decay`` the multiplier of level l = 0..depth + 1 is layer_decay^(depth + 1 - l) (MAE:util/lr_decay.py).
 
     Args:
         prefix: of the encoder's parameters inside ``model``; parameters outside it count as the last level.
@@ -69,9 +69,8 @@ def build_optimizer(groups: list[dict[str, Any]], optim: dict[str, Any]) -> torc
                     decay = group["weight_decay"] if adapt else 0.0
                     split.append(group | {"params": params, "always_adapt": adapt, "weight_decay": decay})
         return Lars(split, lr=optim["lr"], momentum=optim.get("momentum", 0.9), trust_coeff=0.001, eps=0.0)
-    return torch.optim.AdamW(
-        groups, lr=optim["lr"], betas=tuple(optim.get("betas", (0.9, 0.999))), eps=optim.get("eps", 1e-8)
-    )
+    betas = tuple(optim.get("betas", (0.9, 0.999)))
+    return torch.optim.AdamW(groups, lr=optim["lr"], betas=betas, eps=optim.get("eps", 1e-8), fused=True)
 
 
 class StepWrapper(OptimWrapper):

@@ -18,11 +18,11 @@ class Schedule:
         kind: the shape after warm-up.
         total: length of the schedule; ``warmup`` and ``milestones`` are in the same unit.
         warmup_lr, min_lr: absolute rates, for a parameter group of multiplier 1.
-        warmup_prefix: True: the shape begins when warm-up ends (MAE, BEiT). False: it began at 0 and warm-up merely covers
-            its start, so that the rate jumps down at the end of warm-up (timm's cosine, SimMIM:lr_scheduler.py:25).
-        warmup_inclusive: the last step of warm-up already has the peak rate (BEiT's code: BootMAE:utils.py:425, ConMIM).
-        scale_min_lr: ``warmup_lr`` and ``min_lr`` are multiplied by the group's multiplier too (MAE:util/lr_sched.py:16,
-            BEiT's code); otherwise they are the same number for all groups (timm, hence SimMIM).
+        warmup_prefix: True: the shape begins when warm-up ends (MAE, BEiT). False: it began at 0 and warm-up merely
+            covers its start: the rate jumps down where warm-up ends (timm's cosine, SimMIM:lr_scheduler.py:25).
+        warmup_inclusive: the last step of warm-up already has the peak rate (BEiT's code, BootMAE:utils.py:425).
+        scale_min_lr: ``warmup_lr`` and ``min_lr`` are multiplied by the group's multiplier too
+            (MAE:util/lr_sched.py:16, BEiT's code); otherwise they are the same number for all groups (timm, SimMIM).
     """
 
     kind: Literal["cosine", "multistep", "poly"]
@@ -61,8 +61,5 @@ class Schedule:
         done = min((t - start) / max(self.total - start, 1e-12), 1.0)
         if self.kind == "multistep":
             return multiplier * peak * self.gamma ** bisect_right(self.milestones, t)
-        if self.kind == "poly":
-            shape = (1.0 - done) ** self.power
-        else:
-            shape = 0.5 * (1.0 + math.cos(math.pi * done))
+        shape = (1.0 - done) ** self.power if self.kind == "poly" else 0.5 * (1.0 + math.cos(math.pi * done))
         return multiplier * (self.min_lr + (peak - self.min_lr) * shape)

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def lean() -> None:
-    """Put placeholders where the heavy parts would be imported. Call before torchvision, timm or mmengine are imported."""
+    """Put placeholders where the heavy parts would be imported; call before torchvision, timm or mmengine come in."""
     if "mmengine.model" in sys.modules or "torchvision" in sys.modules:
         return
     # An absent optional package, as mmengine and mmdet expect it.
@@ -28,7 +28,7 @@ def lean() -> None:
 
 
 class _Compiler(ModuleType):
-    """Stands for ``torch._dynamo`` until something needs more of it than the marks below; then the real one is imported."""
+    """Stands for ``torch._dynamo`` until more of it is needed than the marks below; then the real one is imported."""
 
     @classmethod
     def install(cls) -> None:
@@ -43,7 +43,8 @@ class _Compiler(ModuleType):
         sys.modules[utils.__name__] = utils
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":
+        # The import system looks for marks such as __spec__; __path__ is asked for to import another submodule.
+        if name.startswith("__") and (name, self.__name__) != ("__path__", "torch._dynamo"):
             raise AttributeError(name)
         for placeholder in ("torch._dynamo", "torch._dynamo.utils"):
             if isinstance(sys.modules.get(placeholder), _Compiler):

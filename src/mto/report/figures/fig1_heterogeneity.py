@@ -28,10 +28,11 @@ def draw(report: Report) -> Figure:
     lines = {key: profiles.over_layers(table) for key, table in tables.items()}
     variants = list(dict.fromkeys(v for table in tables.values() for v in table["variant"].unique()))
     small = -(-(len(variants) - 1) // SMALL_COLUMNS)
-    figure = style.new(2.7 + 1.5 * small, f"Mean and 10th to 90th percentile over images. {report.scale_line}")
+    figure = style.new(2.7 + 1.6 * small, f"Mean and 10th to 90th percentile over images. {report.scale_line}")
     grid = figure.add_gridspec(1 + small, SMALL_COLUMNS, height_ratios=[1.7] + [1] * small)
     large = figure.add_subplot(grid[0, :])
     _panel(large, report, lines, variants[0])
+    large.set_title(large.get_title().replace("\n", ", "), fontweight="bold")
     large.set_ylabel("H / ln V")
     large.set_xlabel("layer (0: the initial embedding)")
     figure.legend(*large.get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -66,15 +67,10 @@ def _panel(axes: Axes, report: Report, lines: dict[tuple[str, int], pd.DataFrame
                 linestyle="--" if early else "-",
                 marker="o",
                 markerfacecolor="white" if early else color,
-                label=f"{name}, {_epochs(report, epoch)}",
+                label=f"{name}, {report.epochs(epoch)}",
             )
             low, high, layers = min(low, part.low.min()), max(high, part.high.max()), max(layers, part.layer.max())
     pad = max(0.05 - (high - low), 0.08 * (high - low)) / 2  # never a span so small that noise looks like a slope
     axes.set_ylim(max(low - pad, -0.02), min(high + pad, 1.02))
     axes.set_xticks(range(0, layers + 1, 1 if layers <= 8 else 2))
-    axes.set_title(reading_name(variant), fontsize=8)
-
-
-def _epochs(report: Report, epoch: int) -> str:
-    paper = report.paper_epoch(epoch)
-    return f"{epoch} epochs" + ("" if paper == epoch else f" (paper: {paper})")
+    axes.set_title(reading_name(variant), fontsize=8, fontweight="normal")

@@ -25,10 +25,11 @@ def draw(report: Report) -> Figure:
         streams = read(report.folder(cell, report.seeds[0]))
         for stream, maps, masked in streams:
             suffix = f", {stream_name(stream)}" if len(streams) > 1 else ""
-            blocks.append((f"{run_name(cell.run)}, {cell.epoch} epochs{suffix}", maps, masked))
+            blocks.append((f"{run_name(cell.run)}, {report.epochs(cell.epoch)}{suffix}", maps, masked))
     if not blocks:
         raise UserError("config.yaml: study.fig2_affinity.models names no model")
-    columns = min(COLUMNS, max(len(maps) for _, maps, _ in blocks))
+    most = max(len(maps) for _, maps, _ in blocks)
+    columns = -(-most // -(-most // COLUMNS))  # rows of about equal length
     heights = [-(-len(maps) // columns) for _, maps, _ in blocks]
     size = style.WIDTH / (columns + 0.4)
     figure = style.new(
@@ -41,7 +42,7 @@ def draw(report: Report) -> Figure:
         for axes in grid[len(maps) :]:
             axes.set_axis_off()
         for axes, (layer, affinity) in zip(grid, maps.items(), strict=False):
-            _map(axes, affinity, masked, labelled=axes is grid[0])
+            _map(axes, affinity, masked, labelled=axes is grid[(rows - 1) * columns])
             axes.set_title(
                 "layer 0 (embedding)" if layer == 0 and columns < 6 else f"layer {layer}", fontweight="normal"
             )

@@ -28,7 +28,7 @@ def draw(report: Report) -> Figure:
         if index % COLUMNS == 0:
             axes.set_ylabel("top-1 (%)")
         if index + COLUMNS >= len(baselines):
-            axes.set_xlabel(_epochs(report))
+            axes.set_xlabel("pre-training epochs")
     for axes in grid[len(baselines) :]:
         axes.set_axis_off()
     found = [panel.get_legend_handles_labels() for panel in grid[: len(baselines)]]
@@ -82,8 +82,3 @@ def _saving(axes: Axes, base: dict[int, float], mto: dict[int, float]) -> None:
             arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", xy=(saving.epoch, level), xytext=(saving.of, level), arrowprops=arrow, zorder=4)
     axes.text(0.98, 0.04, text, fontsize=7.5, color=style.VERMILLION, ha="right", va="bottom", transform=axes.transAxes)
-
-
-def _epochs(report: Report) -> str:
-    epochs = report.job["pretrain_epochs"]
-    return "pre-training epochs" + ("" if epochs == 800 else f" ({epochs} stand for the paper's 800)")

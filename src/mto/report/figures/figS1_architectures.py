@@ -38,6 +38,7 @@ def draw(report: Report) -> Figure:
     left.text(LEFT + 2.5 + PITCH + 0.1, -2.34, "mask token", va="center", fontsize=7.5)
     _stack(right, "decoder")
     _arrow(right, -0.55, -0.15)
+    right.text((LEFT + RIGHT) / 2 + 0.2, -0.38, "+ mask tokens", va="center", fontsize=7, color=style.GREY)
     _block(right, -1.3, "encoder: visible patches only", faded=True)
     _arrow(right, -1.95, -1.35)
     _tokens(right, -2.6, visible_only=True)

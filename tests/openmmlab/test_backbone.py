@@ -1,0 +1,198 @@
+"""Positions and relative biases on other grids, attention in windows, what is loaded and what is learnt."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mto.methods.encoder import build_encoder
+from mto.openmmlab.backbone import PlainViT
+from mto.openmmlab.position import RelativePositionBias
+
+SIZE = {"img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2, "mlp_ratio": 2.0}
+
+
+def arguments(baseline: str, **changes) -> dict:
+    init_values = 0.1 if baseline in ("simmim", "conmim") else None
+    encoder = {"baseline": baseline, **SIZE, "init_values": init_values, "drop_path": 0.1}
+    return {
+        "encoder": encoder,
+        "weights": None,
+        "image_size": 48,
+        "out_indices": [0, 1, 2, 3],
+        "norm": "batch",
+    } | changes
+
+
+def pretrained(baseline: str) -> dict[str, Tensor]:
+    """An encoder's state with every entry off its initial value."""
+    state = build_encoder(**arguments(baseline)["encoder"]).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    return {key: value + 0.3 * torch.randn(value.shape, generator=generator) for key, value in state.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ relative bias
+@pytest.mark.parametrize("class_token", [True, False])
+def test_bias_is_the_table_entry_of_each_displacement(class_token):
+    h, w, heads = 3, 4, 2
+    bias = RelativePositionBias((h, w), heads, class_token=class_token)
+    table = torch.randn(bias.table.shape, generator=torch.Generator().manual_seed(0))
+    bias.table.data.copy_(table)
+    for gh, gw in ((h, w), (2, 3)):  # a smaller grid uses the displacements that it has
+        got = bias((gh, gw))
+        first = int(class_token)
+        assert got.shape == (heads, first + gh * gw, first + gh * gw)
+        for query in range(gh * gw):
+            for key in range(gh * gw):
+                dy, dx = query // gw - key // gw, query % gw - key % gw
+                row = (dy + h - 1) * (2 * w - 1) + dx + w - 1  # BEiT's layout
+                assert torch.equal(got[:, first + query, first + key], table[row])
+        if class_token:
+            assert (got[:, 0, 1:] == table[-3][:, None]).all()
+            assert (got[:, 1:, 0] == table[-2][:, None]).all()
+            assert torch.equal(got[:, 0, 0], table[-1])
+
+
+def test_bias_equals_timms_beit():
+    from timm.models.beit import gen_relative_position_index
+
+    bias = RelativePositionBias((5, 5), 3, class_token=True)
+    torch.nn.init.normal_(bias.table)
+    assert torch.equal(bias((5, 5)), bias.table[gen_relative_position_index((5, 5))].permute(2, 0, 1))
+
+
+def test_a_larger_grid_than_the_table_is_refused():
+    with pytest.raises(ValueError, match="6x5 tokens does not fit the relative positions of 5x5"):
+        RelativePositionBias((5, 5), 1, class_token=False)((6, 5))
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_loading_a_table_samples_a_known_function_at_the_new_displacements(class_token):
+    """A table that is linear in BEiT's stretched coordinates is linear in the new displacements."""
+    old, new = 6, 12
+    half, edge = old - 1, new - 1
+    low, high = 1.01, 1.5  # the growth whose geometric sum reaches the new edge
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if sum(ratio**k for k in range(half)) > edge else (ratio, high)
+    steps = torch.tensor([sum(ratio**k for k in range(n)) for n in range(half + 1)])
+    place = torch.cat([-steps.flip(0)[:-1], steps])  # where the old rows stand among the new displacements
+    table = (2 * place[:, None] - 3 * place[None, :]).reshape(-1, 1)
+    class_rows = torch.tensor([[7.0], [8.0], [9.0]])
+    bias = RelativePositionBias((new, new), 1, class_token=class_token)
+    bias.load(torch.cat([table, class_rows]))
+    d = torch.arange(-edge, edge + 1)
+    want = (2.0 * d[:, None] - 3.0 * d[None, :]).reshape(-1, 1)
+    got = bias.table.detach()
+    torch.testing.assert_close(got[: len(want)], want, atol=2e-3, rtol=0)
+    assert torch.equal(got[len(want) :], class_rows if class_token else class_rows[:0])
+
+
+# ------------------------------------------------------------------------------------------------- absolute positions
+def test_absolute_positions_keep_a_linear_function_of_place():
+    weights = pretrained("mae")
+    centre = (torch.arange(6) + 0.5) / 6  # patch centres as fractions of the image
+    ramp = torch.stack([centre[:, None].expand(6, 6), centre[None, :].expand(6, 6)], dim=-1).reshape(36, 2)
+    weights["pos_embed"][0, 1:, :2] = ramp
+    model = PlainViT(**arguments("mae", weights=weights))
+    got = model.pos_embed.detach()[0, 1:, :2].view(12, 12, 2)
+    fine = (torch.arange(12) + 0.5) / 12
+    # Bicubic repeats the edge: only the inside is linear. torch's kernel (a = -0.75) bends a line by 0.047 of a step.
+    inner, tolerance = slice(4, 8), {"atol": 0.05 / 6, "rtol": 0.0}
+    torch.testing.assert_close(got[inner, inner, 0], fine[inner, None].expand(4, 4), **tolerance)
+    torch.testing.assert_close(got[inner, inner, 1], fine[None, inner].expand(4, 4), **tolerance)
+    assert torch.equal(model.pos_embed[0, 0], weights["pos_embed"][0, 0])
+    assert model.pos_embed.requires_grad
+
+
+# -------------------------------------------------------------------------------------- the encoder in the backbone
+@pytest.mark.parametrize("baseline", ["simmim", "mae", "bootmae", "conmim"])
+def test_features_are_the_encoders_block_outputs(baseline):
+    """At the pre-training size and with fresh biases at zero, the backbone computes what timm's encoder does."""
+    weights = pretrained(baseline)
+    encoder = build_encoder(**arguments(baseline)["encoder"]).eval()
+    encoder.load_state_dict(weights)
+    model = PlainViT(**arguments(baseline, weights=weights, image_size=24, init_values=1.0)).eval()
+    images = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        want = encoder.forward_intermediates(images, norm=False, intermediates_only=True)
+        got = model(images)
+    torch.testing.assert_close(got[2], want[2])  # the third level is not rescaled
+    torch.testing.assert_close(got[3], torch.nn.functional.max_pool2d(want[3], 2))
+    assert [tuple(feature.shape[2:]) for feature in got] == [(24, 24), (12, 12), (6, 6), (3, 3)]
+
+
+def test_layer_scale_is_added_only_where_there_is_none():
+    added = PlainViT(**arguments("mae", init_values=1.0)).blocks[0]
+    assert (added.gamma_1 == 1).all()
+    assert added.gamma_1.requires_grad
+    assert PlainViT(**arguments("mae")).blocks[0].gamma_1 is None
+    own = PlainViT(**arguments("conmim", weights=pretrained("conmim"), init_values=1.0)).blocks[0]
+    assert torch.equal(own.gamma_1.detach(), pretrained("conmim")["blocks.0.gamma_1"])
+
+
+def test_a_wrong_encoder_is_named():
+    weights = pretrained("mae")
+    del weights["blocks.2.norm1.weight"]
+    with pytest.raises(ValueError, match=r"blocks\.2\.norm1\.weight.*Check baseline"):
+        PlainViT(**arguments("mae", weights=weights))
+
+
+# ---------------------------------------------------------------------------------------------------------- windows
+def windowed(**changes) -> PlainViT:
+    fixed = {"class_token": False, "relative": "shared", "norm": "group"}
+    torch.manual_seed(0)
+    model = PlainViT(**arguments("conmim", weights=pretrained("conmim"), **(fixed | changes))).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith(".table"):  # the same bias at the same displacement, whatever the size of the table
+            side = (parameter.shape[0] ** 0.5 + 1) / 2
+            d = torch.arange(-side + 1, side)
+            values = torch.sin(d)[:, None] + torch.cos(2 * d)[None, :]
+            parameter.data.copy_(values.reshape(-1, 1).expand_as(parameter))
+    return model
+
+
+@pytest.mark.parametrize("window", [12, 15])
+def test_a_window_that_covers_the_grid_is_global_attention(window):
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        want = windowed(window_size=None)(images)
+        got = windowed(window_size=window)(images)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_windows_do_not_see_each_other_and_global_blocks_do():
+    images = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    changed = images.clone()
+    changed[..., :16, :16] += 1  # the first window of 4 x 4 patches
+    for blocks, blind in (([], True), ([3], False)):
+        model = windowed(window_size=4, global_blocks=blocks)
+        with torch.no_grad():
+            before, after = model(images)[3], model(changed)[3]
+        same = torch.isclose(before, after, atol=1e-6).all(dim=1)[0]
+        assert not same[:2, :2].any()
+        assert same[2:, 2:].all() == blind
+
+
+def test_padding_of_odd_sizes_is_not_seen():
+    """A 30 x 41 image in windows of 5: padded windows give what each window alone gives."""
+    model = windowed(window_size=5)
+    images = torch.randn(1, 3, 30, 41, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        features = model(images)[2]
+        corner = model(images[..., 20:, 40:])[2]  # the last window: rows 5.., columns 10..
+    assert features.shape[2:] == (8, 11)
+    torch.testing.assert_close(features[..., 5:, 10:], corner)
+
+
+def test_shared_tables_are_two_and_learn():
+    model = windowed(window_size=4, global_blocks=[1, 3]).train()
+    assert sorted(model.biases) == ["global", "window"]
+    assert all(block.bias is None for block in model.blocks)
+    sum(feature.square().mean() for feature in model(torch.randn(2, 3, 48, 48))).backward()
+    assert all(bias.table.grad.abs().sum() > 0 for bias in model.biases.values())
+
+
+def test_windows_refuse_a_class_token():
+    with pytest.raises(ValueError, match="class_token must be False"):
+        PlainViT(**arguments("mae", window_size=4))

@@ -1,0 +1,113 @@
+"""``python -m mto``: arguments, mistakes, several processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import linear_steps, pretrain_job
+
+from mto.__main__ import main
+from mto.tasks.io import read_job
+
+
+def mto(*arguments: object, **env: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "mto", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+
+
+def test_two_processes_equal_one(images, tmp_path):
+    """The same global batches, gradients averaged over ranks: equal to rounding. It relaunches itself under torch."""
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps(linear_steps(pretrain_job(images, "bootmae"))))
+    assert main(["pretrain", "--job", str(job), "--out", str(tmp_path / "one")]) == 0
+    result = mto("pretrain", "--job", job, "--out", tmp_path / "two", "--processes", 2, "--micro-batch", 3)
+    assert result.returncode == 0, result.stderr
+    one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 4  # one process speaks
+
+
+def test_empty_inputs_and_no_micro_batch_are_defaults(images, tmp_path):
+    """A rule's shell line is the same for a run's first segment."""
+    job = json.dumps(pretrain_job(images, "mae", epoch=1))
+    assert main(["pretrain", "--job", job, "--out", str(tmp_path), "--inputs", "state=", "--micro-batch", "0"]) == 0
+
+
+def test_job_json_runs_again(images, tmp_path):
+    job = pretrain_job(images, "mae", epoch=1)
+    assert main(["pretrain", "--job", json.dumps(job), "--out", str(tmp_path / "a")]) == 0
+    assert main(["pretrain", "--job", str(tmp_path / "a" / "job.json"), "--out", str(tmp_path / "b")]) == 0
+    a, b = (load_file(tmp_path / name / "encoder.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, ["--inputs", "state=nowhere.pth"], "--inputs state=nowhere.pth: no such file"),
+        ({}, ["--inputs", "state"], "--inputs state: expected NAME=PATH"),
+        ({}, ["--micro-batch", "5"], "a batch of 12 cannot be made"),
+        ({"task": "finetune"}, [], "--job: a job of the task 'finetune', not 'pretrain'"),
+        ({"precision": "fp16"}, [], "precision fp16 needs a GPU"),
+    ],
+)
+def test_mistakes_are_one_line(images, tmp_path, capsys, change, arguments, message):
+    job = pretrain_job(images, "mae") | change
+    code = main(["pretrain", "--job", json.dumps(job), "--out", str(tmp_path), *arguments])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith(f"mto: error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_gpus_that_are_not_there(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    job = json.dumps(pretrain_job(images, "mae"))
+    assert main(["pretrain", "--job", job, "--out", str(tmp_path), "--gpus", "1"]) == 2
+    assert "--gpus 1: 0 CUDA device(s) visible" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["", "dance", "pretrain", "pretrain --job {} --out x --gpus -1"])
+def test_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == 2
+    assert "usage: python -m mto" in capsys.readouterr().err
+
+
+def test_read_job(tmp_path):
+    assert read_job('{"seed": 1}') == ({"seed": 1}, {})
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"task": "linear", "job": {"seed": 2}, "inputs": {"encoder": "e.safetensors"}}))
+    job, inputs = read_job(str(path))
+    assert (job, str(inputs["encoder"])) == ({"seed": 2}, "e.safetensors")
+    for bad, message in ((str(tmp_path / "none.json"), "No such file"), ("{", "not JSON")):
+        with pytest.raises(Exception, match=message):
+            read_job(bad)
+    path.write_text("[1]")
+    with pytest.raises(Exception, match="a job is a JSON object"):
+        read_job(str(path))
+
+
+def test_start_up_imports_no_compiler():
+    """Start-up is the demo's main cost: what a CPU job never uses is not imported, and comes when it is needed."""
+    script = """
+import sys
+from mto.training.startup import lean
+lean()
+import torch, mto.tasks.pretrain, mto.tasks.finetune, mto.tasks.linear
+loaded = set(sys.modules)
+for name in ("torch._dynamo.symbolic_convert", "torch.distributed.fsdp", "sympy", "pandas", "mmdet", "tensorboard"):
+    assert name not in loaded, name
+compiled = torch.compile(torch.nn.ReLU(), backend="eager")
+assert compiled(torch.tensor(-1.0)) == 0
+assert "torch._dynamo.symbolic_convert" in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,121 @@
+"""Pre-training of the four baselines, with and without MTO, in segments."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny import METHODS, linear_steps, pretrain_job, run
+
+from mto.methods.encoder import build_encoder
+from mto.training.engine import load_state
+from mto.training.hardware import Hardware
+from mto.training.log import read_history
+
+
+@pytest.mark.parametrize("baseline", METHODS)
+def test_outputs_of_a_baseline(pretrained, baseline):
+    out = pretrained(baseline)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"encoder.safetensors", "state.pth", "metrics.json", "history.jsonl", "job.json", "progress"}
+    assert {path.name for path in (out / "progress").iterdir()} == {"tensorboard"}
+
+    size = {k: v for k, v in METHODS[baseline].items() if k in ("img_size", "patch_size", "embed_dim", "depth")}
+    encoder = build_encoder(
+        baseline, **size, num_heads=2, mlp_ratio=2.0, init_values=METHODS[baseline].get("init_values")
+    )
+    encoder.load_state_dict(load_file(out / "encoder.safetensors"))
+    with safe_open(out / "encoder.safetensors", "pt") as file:
+        assert file.metadata()["run"] == f"{baseline}-vitb"
+        assert file.metadata()["epoch"] == "2"
+
+    report = json.loads((out / "metrics.json").read_text())
+    assert {"task", "scale", "run", "baseline", "backbone", "seed", "epoch", "metrics", "provenance"} == report.keys()
+    metrics = report["metrics"]
+    stream = "feature/" if baseline == "bootmae" else ""
+    assert {"loss", "loss_spa", "loss_e", "loss_r", "grad_norm", f"{stream}heterogeneity_0"} <= metrics.keys()
+    assert {f"{stream}saturated_2", f"{stream}heterogeneity_ratio"} <= metrics.keys()
+    assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+    assert report["provenance"].keys() == {
+        "commit",
+        "versions",
+        "device",
+        "gpus",
+        "wall_seconds",
+        "gpu_hours",
+        "images_per_second",
+    }
+
+
+def test_the_loss_is_the_methods_plus_mtos(pretrained):
+    rows = read_history(pretrained("mae") / "history.jsonl")
+    for row in rows:
+        parts = row["loss_reconstruction"] + row["loss_spa"] + row["loss_e"] + row["loss_r"]
+        assert row["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_without_mto_heterogeneity_is_measured_and_changes_nothing(images, tmp_path):
+    logged = run(pretrain_job(images, "mae", terms=()), tmp_path / "logged")
+    seldom = run(pretrain_job(images, "mae", terms=()) | {"log_interval": 100}, tmp_path / "seldom")
+    rows = read_history(logged / "history.jsonl")
+    assert all("heterogeneity_2" in row and row["loss"] == pytest.approx(row["loss_reconstruction"]) for row in rows)
+    a, b = load_file(logged / "encoder.safetensors"), load_file(seldom / "encoder.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("baseline", METHODS)
+def test_two_segments_equal_one_run(images, pretrained, tmp_path, baseline):
+    first = run(pretrain_job(images, baseline, epoch=1), tmp_path / "first")
+    second = run(pretrain_job(images, baseline), tmp_path / "second", state=first / "state.pth")
+    a, b = load_state(pretrained(baseline) / "state.pth"), load_state(second / "state.pth")
+    assert a["meta"]["epoch"] == b["meta"]["epoch"] == 2
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for name, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][name]), name
+    early = load_state(first / "state.pth")["state_dict"]
+    assert not all(torch.equal(value, early[name]) for name, value in a["state_dict"].items())
+
+
+@pytest.mark.parametrize("baseline", ["bootmae", "conmim"])
+def test_teachers_move_and_are_not_trained(pretrained, baseline):
+    state = load_state(pretrained(baseline) / "state.pth")["state_dict"]
+    student, teacher = "method.encoder.", "teacher." if baseline == "bootmae" else "teacher.encoder."
+    pairs = [(v, state[k.replace(student, teacher)]) for k, v in state.items() if k.startswith(f"{student}blocks")]
+    pairs = [(student, teacher) for student, teacher in pairs if not torch.equal(student, teacher)]
+    assert pairs  # the teacher lags behind its student
+    distance = sum((student - teacher).abs().sum() for student, teacher in pairs)
+    assert 0 < distance < sum(student.abs().sum() for student, _ in pairs)
+
+
+@pytest.mark.parametrize("baseline", ["mae", "bootmae"])
+def test_accumulated_steps_equal_whole_ones(images, tmp_path, baseline):
+    """No batch norm and no drop path here: only the order of sums differs. BootMAE's teacher moves once a step."""
+    job = linear_steps(pretrain_job(images, baseline))
+    whole = run(job, tmp_path / "whole")
+    parts = run(job, tmp_path / "parts", Hardware(micro_batch=4))
+    a, b = (load_state(folder / "state.pth")["state_dict"] for folder in (whole, parts))
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_progress_of_another_job_is_dropped(images, tmp_path):
+    """A killed job's progress must not be continued by an edited job."""
+    from mto.tasks.io import Task
+
+    job = pretrain_job(images, "mae")
+    Task("pretrain", job, {}, tmp_path).start()
+    kept = tmp_path / "progress" / "last.pth"
+    kept.write_bytes(b"state")
+    Task("pretrain", job, {}, tmp_path).start()
+    assert kept.exists()
+    Task("pretrain", job | {"seed": 1}, {}, tmp_path).start()
+    assert not kept.exists()
+
+
+def test_seeds_differ_from_the_start(images, tmp_path):
+    encoders = []
+    for seed in (0, 1):
+        out = run(pretrain_job(images, "mae", epoch=1) | {"seed": seed}, tmp_path / str(seed))
+        encoders.append(load_file(out / "encoder.safetensors"))
+    assert not torch.equal(encoders[0]["blocks.0.attn.qkv.weight"], encoders[1]["blocks.0.attn.qkv.weight"])

@@ -1,0 +1,170 @@
+"""config.yaml: good at every scale and recipe; every mistake is one line with the key and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from mto.config import Config, load
+from mto.config.cli import SCHEMA, differences, main, schema
+from mto.errors import UserError
+
+FILE = Path(__file__).parents[1] / "config.yaml"
+RAW = yaml.safe_load(FILE.read_text())
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The file's mapping with one key set, given by its path."""
+    whole = copy.deepcopy(RAW)
+    *parents, last = key.split(".")
+    node = whole
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = value
+    return whole
+
+
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+@pytest.mark.parametrize("recipe", ["paper", "official"])
+def test_good_at_every_scale_and_recipe(scale: str, recipe: str) -> None:
+    config = load(FILE, scale=scale, recipe=recipe)
+    assert (config.scale, config.recipe) == (scale, recipe)
+
+
+def test_the_file_and_its_mapping_are_the_same() -> None:
+    assert load(FILE) == load(RAW)
+
+
+# ------------------------------------------------------------------------------------------- what the file says (paper)
+@pytest.mark.parametrize(
+    ("baseline", "stage", "peak"),
+    [
+        ("simmim", "pretrain", 1e-4 * 2048 / 512),  # Table 3
+        ("simmim", "finetune", 5e-3),
+        ("mae", "pretrain", 1.5e-4 * 4096 / 256),  # Table 4
+        ("mae", "finetune", 1e-3 * 1024 / 256),
+        ("mae", "linear", 0.1 * 16384 / 256),  # MAE, Table 10
+        ("bootmae", "pretrain", 1.5e-4 * 4096 / 256),  # Table 5
+        ("bootmae", "finetune", 5e-3),
+        ("conmim", "pretrain", 5e-4),  # Table 6; absolute
+    ],
+)
+def test_peak_learning_rates(baseline: str, stage: str, peak: float) -> None:
+    recipe = load(FILE, scale="paper").of(baseline, "vitb")
+    given = getattr(recipe, stage)
+    assert given.lr.peak(given.batch_size) == pytest.approx(peak, rel=1e-12)
+
+
+def test_a_backbone_overrides_its_baseline() -> None:
+    config = load(FILE, scale="paper")
+    assert (config.of("mae", "vitb").finetune.epochs, config.of("mae", "vitl").finetune.epochs) == (100, 50)
+    assert config.of("mae", "vitl").finetune.lr == config.of("mae", "vitb").finetune.lr
+
+
+def test_the_official_recipe_differs_where_its_sources_do() -> None:
+    rows = {key: (paper, official) for key, paper, official in differences(RAW)}
+    assert rows["baselines.simmim.finetune.layer_decay"] == (0.9, 0.65)
+    assert rows["baselines.simmim.pretrain.schedule.kind"] == ("cosine", "multistep")
+    assert rows["baselines.bootmae.finetune.batch_size"] == (1024, 2048)
+    assert not [key for key in rows if not key.startswith("baselines.")]
+
+
+def test_as_printed_overrides_three_switches() -> None:
+    default = load(RAW, scale="paper").mto.arguments()
+    printed = load(changed("mto.preset", "as_printed"), scale="paper").mto.arguments()
+    differing = {key for key in default if default[key] != printed[key]}
+    assert differing == {"rank_direction", "sparsity_reduction"}  # the layers are summed either way
+    assert printed["rank_direction"] == "as_printed"
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("sedes", [0], ["sedes: unknown key", "did you mean 'seeds'?", "precision"]),
+        ("baselines.mae.finetune.layer_decai", 0.5, ["baselines.mae.finetune.layer_decai", "'layer_decay'"]),
+        ("baselines.mae.finetune.lr.base", "fast", ["baselines.mae.finetune.lr.base", "number", "'fast'"]),
+        ("precision", "fp8", ["precision", "'fp32', 'bf16' or 'fp16'", "'fp8'"]),
+        ("seeds", [], ["seeds", "at least 1"]),
+        ("seeds", [0, 0], ["seeds repeat"]),
+        ("patch_size", 0, ["patch_size", "greater than or equal to 1"]),
+        ("img_size", 225, ["img_size 225", "multiple of patch_size 16"]),
+        ("backbones.vitb.num_heads", 7, ["backbones.vitb", "num_heads 7"]),
+        ("study.table2_linear.epochs", [400, 500], ["table2_linear", "500", "[100, 200, 300, 400, 800]"]),
+        ("study.table1_rauc.baseline_epoch", 50, ["table1_rauc", "50", "[100, 200, 300, 400, 800]"]),
+        ("study.measured_epochs", [100, 800, 400], ["measured_epochs must be increasing"]),
+        ("study.pretrain_epochs", 1600, ["must end at pretrain_epochs (1600)", "800"]),
+        ("study.table2_linear.baselines", ["mae-vitx"], ["study.table2_linear.baselines.0", "'mae-vitx'"]),
+        ("study.table3_objectives.subsets", [["x"]], ["study.table3_objectives.subsets.0.0", "'spa', 'e' or 'r'"]),
+        ("resources.pretrain.micro_batch", 60, ["2048", "gpu 8 × micro_batch 60", "1920 or 2400"]),
+        ("baselines.mae.pretrain.batch_size", 1000, ["baselines.mae.pretrain.batch_size 1000", "512 or 1024"]),
+        ("datasets.imagenet.root", 3, ["datasets.imagenet.root", "string"]),
+        ("recipe", "mine", ["recipe", "'mine'", "paper, official"]),
+    ],
+)
+def test_one_mistake_is_one_line(key: str, value: Any, expected: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load(changed(key, value), scale="paper")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("config.yaml: ")
+    for part in expected:
+        assert part in line
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    whole = changed("precision", "fp8")
+    whole["sedes"] = [0]
+    with pytest.raises(UserError) as caught:
+        load(whole, scale="paper")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_scale_that_does_not_exist() -> None:
+    with pytest.raises(UserError, match=r"scale.*'huge'.*paper, demo"):
+        load(RAW, scale="huge")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("seeds: [0\nscale: demo")
+    with pytest.raises(UserError, match=r"bad\.yaml: not YAML") as caught:
+        load(tmp_path / "bad.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_config_cannot_be_changed_by_accident() -> None:
+    config = load(RAW)
+    assert isinstance(config, Config)
+    with pytest.raises(ValueError, match="frozen"):
+        config.precision = "bf16"  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------------------------------------------- the JSON schema
+def test_the_committed_schema_is_up_to_date() -> None:
+    assert json.loads(SCHEMA.read_text()) == schema(), "make schema"
+
+
+def test_the_file_names_its_schema_for_editors() -> None:
+    first = FILE.read_text().splitlines()[0]
+    assert first == f"# yaml-language-server: $schema={SCHEMA.relative_to(FILE.parent)}"
+
+
+def test_the_schema_takes_the_file_and_no_misspelt_key() -> None:
+    checker = jsonschema.Draft202012Validator(schema())
+    assert not list(checker.iter_errors(RAW))
+    for key in ("sedes", "scales.demo.sedes", "official.mae.finetune.lrr", "scales.demo.each_baseline.finetune.lrr"):
+        assert list(checker.iter_errors(changed(key, 1))), key
+
+
+def test_check_and_diff_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "--file", str(FILE)])
+    assert "good" in capsys.readouterr().err
+    main(["diff", "--file", str(FILE)])
+    assert "| baselines.simmim.finetune.layer_decay | 0.9 | 0.65 |" in capsys.readouterr().out

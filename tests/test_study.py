@@ -1,0 +1,247 @@
+"""The experiment plan: names of runs, the paper's grid in full, and jobs that hold what a task needs and no more."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mto.config import load
+from mto.errors import UserError
+from mto.study import BASELINES, FIGURES, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
+
+RAW = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+EPOCHS = (100, 200, 300, 400, 800)
+FIVE = ("simmim-vitb", "mae-vitb", "mae-vitl", "bootmae-vitb", "conmim-vitb")
+
+
+def study(scale: str = "paper", **keys: Any) -> Study:
+    """The study of config.yaml, some keys set: `study__table2_linear__epochs=[...]`."""
+    whole = copy.deepcopy(RAW)
+    for key, value in keys.items():
+        *parents, last = key.split("__")
+        node = whole
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return Study(load(whole, scale=scale))
+
+
+@pytest.fixture(scope="module")
+def paper() -> Study:
+    return study()
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("mae-vitb", Run("mae", "vitb")),
+        ("mae-vitl-mto", Run("mae", "vitl", TERMS)),
+        ("simmim-vitb-mto_spa", Run("simmim", "vitb", ("spa",))),
+        ("simmim-vitb-mto_e_r", Run("simmim", "vitb", ("e", "r"))),
+        ("mae-vitb-mto-depth2", Run("mae", "vitb", TERMS, 2)),
+    ],
+)
+def test_names(name: str, run: Run) -> None:
+    assert run.name == name
+    assert Run.parse(name) == run
+
+
+@given(
+    st.sampled_from(BASELINES),
+    st.sampled_from(["vitb", "vitl"]),
+    st.sets(st.sampled_from(TERMS)),
+    st.none() | st.integers(1, 99),
+)
+def test_every_name_is_read_back(baseline: str, backbone: str, terms: set[str], depth: int | None) -> None:
+    run = Run(baseline, backbone, tuple(term for term in TERMS if term in terms), depth)
+    assert Run.parse(run.name) == run
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mae", "mae-vitx", "beit-vitb", "mae-vitb-mto_spa_e_r", "mae-vitb-mto_e_spa", "mae-vitb-depth", "mae-vitb-mto_x"],
+)
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(UserError, match=f"no such run: '{name}'"):
+        Run.parse(name)
+
+
+# ------------------------------------------------------------------------------------------------------------ the grid
+def test_the_paper_in_numbers(paper: Study) -> None:
+    assert len(paper.runs()) == 20
+    counts = Counter(step.task for step in [*paper.segments(), *paper.steps()])
+    assert counts == {"pretrain": 100, "finetune": 60, "linear": 20, "ade20k": 9, "coco": 9, "heterogeneity": 4}
+
+
+def test_figure_4_is_ten_runs_at_five_epochs(paper: Study) -> None:
+    runs = [run for name in FIVE for run in (name, f"{name}-mto")]
+    assert {(s.run, s.epoch) for s in paper.steps("fig4_epochs")} == {(run, e) for run in runs for e in EPOCHS}
+    assert paper.steps("table1_rauc") == paper.steps("fig4_epochs")
+
+
+def test_table_2_has_no_simmim(paper: Study) -> None:
+    steps = paper.steps("table2_linear")
+    assert {step.run.removesuffix("-mto") for step in steps} == set(FIVE) - {"simmim-vitb"}
+    assert {step.epoch for step in steps} == {400, 800}
+    assert {step.task for step in steps} == {"linear"}
+
+
+def test_table_3_is_seven_subsets(paper: Study) -> None:
+    runs = [cell.run.removeprefix("simmim-vitb-mto") for cell in paper.cells("table3_objectives")]
+    assert runs == ["_spa", "_e", "_r", "_spa_e", "_spa_r", "_e_r", ""]
+
+
+@pytest.mark.parametrize(("table", "metrics"), [("tableS1_ade20k", ["mIoU"]), ("tableS2_coco", ["box_ap", "mask_ap"])])
+def test_transfer_tables_are_nine_rows(paper: Study, table: str, metrics: list[str]) -> None:
+    rows = list(dict.fromkeys((cell.run, cell.epoch) for cell in paper.cells(table)))
+    expected = [
+        (f"{name}-vitb{mto}", e)
+        for name in ("mae", "bootmae", "conmim")
+        for mto, e in (("", 800), ("-mto", 400), ("-mto", 800))
+    ]
+    assert rows == expected
+    assert [cell.metric for cell in paper.cells(table)] == metrics * 9
+
+
+def test_decoder_depths_share_the_default_with_the_main_run(paper: Study) -> None:
+    runs = {cell.run for cell in paper.cells("figS2_decoder_depth")}
+    assert runs == {"mae-vitb-mto", *(f"mae-vitb-mto-depth{depth}" for depth in (1, 2, 4, 12))}
+    assert paper.job(Step("pretrain", "mae-vitb-mto", 0, 800))["method"]["decoder_depth"] == 8
+    assert paper.job(Step("pretrain", "mae-vitb-mto-depth2", 0, 800))["method"]["decoder_depth"] == 2
+
+
+def test_every_measurement_has_its_segment_and_every_segment_its_predecessor(paper: Study) -> None:
+    segments = {(s.run, s.seed, s.epoch) for s in paper.segments()}
+    for step in paper.steps():
+        assert (step.run, step.seed, step.epoch) in segments
+    for run, seed, epoch in segments:
+        previous = paper.previous(epoch)
+        assert previous is None or (run, seed, previous) in segments
+    assert [paper.previous(epoch) for epoch in EPOCHS] == [None, 100, 200, 300, 400]
+
+
+def test_only_the_segments_that_something_needs() -> None:
+    plan = study(study__figS2_decoder_depth__epoch=400)
+    assert max(s.epoch for s in plan.segments() if "depth2" in s.run) == 400
+
+
+def test_seeds_multiply_the_steps_and_not_the_cells() -> None:
+    one, two = study(), study(seeds=[0, 7])
+    assert len(two.steps()) == 2 * len(one.steps())
+    assert len(two.segments()) == 2 * len(one.segments())
+    assert {report: two.cells(report) for report in REPORTS} == {report: one.cells(report) for report in REPORTS}
+
+
+def test_targets_divide_the_steps(paper: Study) -> None:
+    every = sorted([*paper.segments(), *paper.steps()])
+    assert sorted(step for name in BASELINES for step in paper.select(name)) == every
+    assert sorted(step for name in STAGES for step in paper.select(name)) == every
+    assert paper.select("analysis") == paper.select("heterogeneity")
+
+
+def test_the_demo_is_the_same_study_with_fewer_epochs() -> None:
+    demo = study("demo")
+    assert demo.runs() == study().runs()
+    assert {step.epoch for step in demo.segments()} == {4, 8}
+    assert set(TABLES) | set(FIGURES) == set(REPORTS)
+
+
+# ----------------------------------------------------------------------------------------------------------- mistakes
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        ({"study__table2_linear__baselines": ["simmim-vitl"]}, r"simmim-vitl.*baselines\.simmim\.backbones has: vitb"),
+        ({"study__figS2_decoder_depth__baseline": "simmim-vitb"}, "simmim-vitb has no decoder"),
+    ],
+)
+def test_a_run_that_cannot_be(keys: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        study(**keys)
+
+
+def test_an_epoch_that_nobody_measures(paper: Study) -> None:
+    with pytest.raises(UserError, match=r"measured_epochs has no epoch 500"):
+        paper.job(Step("finetune", "mae-vitb", 0, 500))
+
+
+# --------------------------------------------------------------------------------------------------------------- jobs
+def jobs(plan: Study) -> dict[Step, dict[str, Any]]:
+    return {step: plan.job(step) for step in [*plan.segments(), *plan.steps()]}
+
+
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_jobs_are_plain_sorted_json(scale: str) -> None:
+    for job in jobs(study(scale)).values():
+        assert json.loads(json.dumps(job)) == job
+        assert list(job) == sorted(job)
+        assert json.dumps(job) == json.dumps(job, sort_keys=True)
+
+
+def test_a_job_names_its_step(paper: Study) -> None:
+    for step, job in jobs(paper).items():
+        assert (job["task"], job["run"], job["seed"], job["epoch"]) == step
+        assert job["run"].startswith(f"{job['baseline']}-{job['backbone']}")
+
+
+def test_no_hardware_in_a_job() -> None:
+    hardware = {"gpu": 1, "cpus_per_task": 3, "mem_mb": 5, "runtime": 7, "workers": 9, "micro_batch": None}
+    other = study(resources=dict.fromkeys(STAGES, hardware))
+    assert jobs(other) == jobs(study())
+    assert other.resources("coco").runtime == 7
+
+
+def differing(keys: dict[str, Any], scale: str = "paper") -> set[tuple[str, str]]:
+    """(task, baseline) of the jobs that a change of config alters."""
+    before, after = jobs(study(scale)), jobs(study(scale, **keys))
+    return {(step.task, step.run.split("-")[0]) for step in before if before[step] != after[step]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "altered"),
+    [
+        ({"baselines__mae__finetune__lr__base": 0.1}, {("finetune", "mae")}),
+        ({"baselines__conmim__linear__epochs": 3}, {("linear", "conmim")}),
+        ({"baselines__bootmae__ade20k__layer_decay": 0.5}, {("ade20k", "bootmae")}),
+        ({"baselines__bootmae__coco__layer_decay": 0.5}, {("coco", "bootmae")}),
+        ({"baselines__simmim__mask__ratio": 0.5}, {("pretrain", "simmim"), ("heterogeneity", "simmim")}),
+        ({"mto__r_weight": 0.5}, {("pretrain", name) for name in BASELINES}),
+        ({"analysis__images": 7}, {("heterogeneity", "mae"), ("heterogeneity", "simmim")}),
+        ({"official__mae__finetune__layer_decay": 0.5}, set()),
+        ({"scales__demo__img_size": 48}, set()),
+    ],
+)
+def test_an_edit_alters_the_jobs_that_it_touches(keys: dict[str, Any], altered: set[tuple[str, str]]) -> None:
+    assert differing(keys) == altered
+
+
+def test_mto_is_in_the_jobs_of_its_runs_alone(paper: Study) -> None:
+    assert paper.job(Step("pretrain", "mae-vitb", 0, 100))["mto"] == {"terms": []}
+    assert paper.job(Step("pretrain", "simmim-vitb-mto_spa_e", 0, 100))["mto"]["terms"] == ["spa", "e"]
+    for step in paper.select("finetune"):
+        assert "mto" not in paper.job(step)
+
+
+def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:
+    plan = study(seeds=[0, 1])
+    assert plan.report_job("figS1_architectures")["seeds"] == []
+    assert plan.report_job("table1_rauc")["seeds"] == [0, 1]
+
+
+def test_data_jobs() -> None:
+    assert study().data_job("coco")["demo"] is None
+    assert study("demo").data_job("coco")["demo"]["size"] > 0
+
+
+def test_folders_carry_identity_only(paper: Study) -> None:
+    assert (
+        paper.folder(Step("finetune", "mae-vitb-mto", 3, 400)) == "results/paper/finetune/mae-vitb-mto/seed3/epoch0400"
+    )

@@ -1,0 +1,65 @@
+"""The progress line, history.jsonl and the TensorBoard curves."""
+
+import math
+import re
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy import ToyModel, fit
+
+from mto.training.log import Averages, _clock, read_history
+
+
+def test_rows_line_and_curves(tmp_path, capsys):
+    fit(tmp_path)
+    rows = read_history(tmp_path / "history.jsonl")
+    # Every second step and each epoch's end (3 steps an epoch).
+    assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert rows[3]["epoch"] == 2.0
+    assert all({"loss", "lr", "grad_norm", "images_per_second"} <= row.keys() for row in rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows)
+    assert re.fullmatch(r"epoch 4.00/4  step 12/12  loss \d+\.\d{4}  lr \S+  \d+\.\d img/s  ETA 0:00:00", lines[-1]), (
+        lines[-1]
+    )
+    assert all(line.isprintable() for line in lines)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"loss", "lr", "grad_norm"} <= set(curves.Tags()["scalars"])
+    assert [event.step for event in curves.Scalars("loss")] == [row["step"] for row in rows]
+
+
+def test_a_resumed_run_has_each_step_once_in_its_curves(tmp_path):
+    fit(tmp_path, stop_at=2)
+    fit(tmp_path)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in curves.Scalars("loss")] == [2, 3, 4, 6, 8, 9, 10, 12]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    class Exploding(ToyModel):
+        def forward(self, x, y, mode="tensor"):
+            return {"loss": super().forward(x, y)["loss"] * math.inf}
+
+    with pytest.raises(FloatingPointError, match=r"the loss is .* lower optim.lr"):
+        fit(tmp_path, model=Exploding())
+
+
+def test_averages_count_each_name_by_itself():
+    averages = Averages()
+    averages.add({"loss": torch.tensor(1.0), "h": torch.tensor(5.0)})
+    averages.add({"loss": torch.tensor(3.0)})
+    assert averages.read() == {"loss": 2.0, "h": 5.0}
+    assert averages.read() == {}
+
+
+def test_history_survives_a_line_cut_short(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [row["step"] for row in read_history(path)] == [1, 2]
+    assert read_history(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00:00"), (3661, "1:01:01"), (90061, "1d 1:01:01")])
+def test_clock(seconds, shown):
+    assert _clock(seconds) == shown
