@@ -42,6 +42,7 @@ def train_dense(
     plan = hardware.plan(optim["batch_size"])
     with seeded(job["seed"], "init"), quiet():
         model = build_model(job, task.read_encoder())
+        model.init_weights()  # of the heads; PlainViT has no such method and keeps the encoder's
     if hardware.world_size > 1 and hardware.gpus:  # SyncBN exists on GPUs alone
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     groups = parameter_groups(

@@ -54,6 +54,10 @@ class Engine(Runner):
     def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = True, **kwargs: Any) -> dict:
         return super().load_checkpoint(filename, map_location=self.hardware.device, strict=strict, **kwargs)
 
+    def _init_model_weights(self) -> None:
+        """The model comes with its weights. mmengine would call ``init_weights`` on every child that has one, and timm's
+        encoders do: a pre-trained encoder would start afresh."""
+
     def _log_env(self, env_cfg: dict) -> None:
         """Provenance is in metrics.json."""
 

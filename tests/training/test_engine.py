@@ -1,0 +1,36 @@
+"""The engine trains the weights that it is given."""
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from toy import fit
+
+from mto.methods.encoder import build_classifier
+
+
+class Classifier(BaseModel):
+    """A timm network inside mmengine's model, as in fine-tuning."""
+
+    def __init__(self, baseline: str, init_values: float | None) -> None:
+        super().__init__()
+        size = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+        self.net = build_classifier(baseline, num_classes=2, init_values=init_values, **size)
+        torch.nn.init.constant_(self.net.blocks[0].mlp.fc1.weight, 0.25)
+
+    def forward(self, x, y, mode="tensor"):
+        images = x.mean() * torch.ones(len(x), 3, 8, 8)
+        return {"loss": (self.net(images).mean(1, keepdim=True) - y).square().mean()}
+
+
+class FirstWeights(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if not hasattr(self, "seen"):
+            self.seen = runner.model.net.blocks[0].mlp.fc1.weight.detach().clone()
+
+
+@pytest.mark.parametrize(("baseline", "init_values"), [("mae", None), ("simmim", 0.1)])
+def test_a_pretrained_network_is_not_initialised_again(tmp_path, baseline, init_values):
+    hook = FirstWeights()
+    fit(tmp_path, model=Classifier(baseline, init_values), epochs=1, hooks=[hook])
+    assert (hook.seen == 0.25).all()
