@@ -125,8 +125,8 @@ def _limit_threads(hardware) -> None:
     import torch
 
     granted = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
-    cores = int(granted) if granted else len(os.sched_getaffinity(0)) // hardware.world_size
-    torch.set_num_threads(max(cores, 1))
+    cores = int(granted) if granted else len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(cores // hardware.world_size, 1))
 
 
 if __name__ == "__main__":

@@ -352,6 +352,9 @@ def _curve(plan: Curve, task: str) -> Iterator[Cell]:
         for run in (plain, Run(plain.baseline, plain.backbone, TERMS)):
             for epoch in plan.epochs:
                 yield Cell(task, run.name, epoch, "top1")
+        level = getattr(plan, "baseline_epoch", None)
+        if level is not None and level not in plan.epochs:
+            yield Cell(task, plain.name, level, "top1")
 
 
 def _transfer(plan: Transfer, task: str, metrics: list[str]) -> Iterator[Cell]:

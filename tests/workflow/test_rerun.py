@@ -32,7 +32,7 @@ def test_a_finished_study_plans_nothing(finished: Clone) -> None:
 def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     """Hardware, keys not used here, comments, touched and edited sources."""
     finished.set("scales.demo.resources.pretrain.cpus_per_task", 2)
-    finished.set("scales.demo.resources.pretrain.micro_batch", 64)
+    finished.set("scales.demo.resources.pretrain.micro_batch", 16)
     finished.set("scales.demo.resources.linear.gpu", 1)
     finished.set("official.mae.finetune.layer_decay", 0.5)
     finished.set("baselines.mae.finetune.lr.base", 0.123)  # the demo has its own

@@ -31,7 +31,7 @@ class Curve(Model):
 
 
 class Rauc(Curve):
-    """Table 1: `baseline_epoch` replaces the first epoch as the level that Eq. 6 subtracts."""
+    """Tables 1 and 2: the baseline's accuracy at `baseline_epoch` is a second level for Eq. 6 to subtract."""
 
     baseline_epoch: Epoch | None
 
@@ -76,7 +76,7 @@ class StudyPlan(Model):
     pretrain_epochs: Count
     measured_epochs: list[Epoch]
     table1_rauc: Rauc
-    table2_linear: Curve
+    table2_linear: Rauc
     table3_objectives: Objectives
     tableS1_ade20k: Transfer
     tableS2_coco: Transfer
@@ -107,7 +107,7 @@ class StudyPlan(Model):
         """The epochs that each table and figure asks for."""
         return {
             "table1_rauc": self.table1_rauc.epochs + [e for e in [self.table1_rauc.baseline_epoch] if e],
-            "table2_linear": self.table2_linear.epochs,
+            "table2_linear": self.table2_linear.epochs + [e for e in [self.table2_linear.baseline_epoch] if e],
             "table3_objectives": [self.table3_objectives.epoch],
             "tableS1_ade20k": self.tableS1_ade20k.baseline_epochs + self.tableS1_ade20k.mto_epochs,
             "tableS2_coco": self.tableS2_coco.baseline_epochs + self.tableS2_coco.mto_epochs,
@@ -155,6 +155,7 @@ class Schedule(Model):
     milestones: list[NonNegative] = []
     gamma: Positive = 0.1
     warmup_prefix: bool = True
+    warmup_inclusive: bool = False
     scale_min_lr: bool = False
     total_epochs: Count | None = None
 

@@ -55,8 +55,11 @@ class Engine(Runner):
         return super().load_checkpoint(filename, map_location=self.hardware.device, strict=strict, **kwargs)
 
     def _init_model_weights(self) -> None:
-        """The model comes with its weights. mmengine would call ``init_weights`` on every child that has one, and timm's
-        encoders do: a pre-trained encoder would start afresh."""
+        """The model comes with its weights.
+
+        mmengine would call ``init_weights`` of every child that has one, as timm's encoders do: a pre-trained encoder
+        would start afresh.
+        """
 
     def _log_env(self, env_cfg: dict) -> None:
         """Provenance is in metrics.json."""
@@ -106,6 +109,8 @@ def train(
     """
     if (max_epochs is None) == (max_iters is None):
         raise ValueError("give max_epochs or max_iters")
+    if hardware.gpus and optim_wrapper.autocast_dtype is not None:
+        torch.set_float32_matmul_precision("high")  # the float32 products left under autocast (MTO's affinities): TF32
     work_dir.mkdir(parents=True, exist_ok=True)
     accumulation = optim_wrapper.accumulation
     steps_per_epoch = None
