@@ -63,12 +63,15 @@ clean:
 
 setup: $(READY)
 
-$(READY): envs/requirements.txt pyproject.toml
+$(READY): envs/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "make: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "make: $(PYTHON) lacks the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --require-hashes -r envs/requirements.txt
+	@# mmcv asks for opencv-python, imgaug for its headless twin: same files, and only the twin does without libGL
+	awk '/^[a-z]/ {on = /^opencv-python-headless==/} on' envs/requirements.txt > $(VENV)/headless.txt
+	$(BIN)/pip install --disable-pip-version-check --require-hashes --no-deps --force-reinstall -r $(VENV)/headless.txt
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

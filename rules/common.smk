@@ -98,7 +98,7 @@ def report_job(wildcards):
 
 def previous_state(wildcards):
     """The training state that a segment continues; nothing for the first segment."""
-    epoch = study.previous(int(wildcards.epoch))
+    epoch = study.previous(wildcards.run, int(wildcards.epoch))
     step = step_of("pretrain", wildcards)
     return [] if epoch is None else f"{study.folder(step._replace(epoch=epoch))}/state.pth"
 

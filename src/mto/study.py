@@ -161,12 +161,8 @@ class Study:
         return sorted({Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds})
 
     def segments(self) -> list[Step]:
-        """Every pre-training segment that some measuring step needs, directly or through the chain."""
-        last: dict[tuple[str, int], int] = {}
-        for step in self.steps():
-            last[step.run, step.seed] = max(step.epoch, last.get((step.run, step.seed), 0))
-        epochs = self.config.study.measured_epochs
-        return sorted(Step("pretrain", run, seed, e) for (run, seed), end in last.items() for e in epochs if e <= end)
+        """Every pre-training segment: a run's chain has a link where something measures that run, and no other."""
+        return sorted({step._replace(task="pretrain") for step in self.steps()})
 
     def select(self, target: str) -> list[Step]:
         """The steps behind a target: a stage's name, or a baseline's."""
@@ -177,10 +173,12 @@ class Study:
             return [step for step in every if Run.parse(step.run).baseline == target]
         return [step for step in every if step.task == target]
 
-    def previous(self, epoch: int) -> int | None:
-        """The measured epoch before this one: where the segment that ends here continues."""
-        earlier = [e for e in self.config.study.measured_epochs if e < epoch]
-        return earlier[-1] if earlier else None
+    def previous(self, run: str, epoch: int) -> int | None:
+        """The epoch before this one at which the run is measured: where the segment that ends here continues."""
+        earlier = {
+            cell.epoch for report in REPORTS for cell in self.cells(report) if cell.run == run and cell.epoch < epoch
+        }
+        return max(earlier, default=None)
 
     def folder(self, step: Step) -> str:
         """Where a step's files are: identity only, never a hyper-parameter."""
@@ -225,8 +223,9 @@ class Study:
         return {"img_size": self.config.img_size, "patch_size": self.config.patch_size, **backbone}
 
     def _data(self, run: Run, dataset: str, augment: Any = None) -> dict[str, Any]:
+        # What the dataset is, not where: moving it re-queues nothing; the task learns its place from the manifest.
         source = getattr(self.config.datasets, dataset)
-        shared = {"num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
+        shared = {"demo": source.demo, "num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
         return shared if augment is None else {**shared, **augment}
 
     def _method(self, run: Run) -> dict[str, Any]:

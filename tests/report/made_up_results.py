@@ -69,7 +69,9 @@ def make_tree(root: Path, scale: str, seeds: list[int]) -> tuple[Study, Path]:
     config = load(CONFIG, scale=scale).model_copy(update={"seeds": seeds})
     study = Study(config)
     results = root / study.results
-    variants = ["-".join(map(str, variant.model_dump(exclude_none=True).values())) for variant in config.analysis.variants]
+    variants = [
+        "-".join(map(str, variant.model_dump(exclude_none=True).values())) for variant in config.analysis.variants
+    ]
     for task, run, seed, epoch in {step for name in REPORTS for step in study.steps(name)}:
         out = folder(results, task, run, seed, epoch)
         out.mkdir(parents=True)

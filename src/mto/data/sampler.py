@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Sampler
 
 from mto.data.rng import generator
+from mto.errors import UserError
 
 
 class EpochSampler(Sampler):
@@ -28,7 +29,8 @@ class EpochSampler(Sampler):
         infinite: run on into the next epochs, for ever.
 
     Raises:
-        ValueError: the dataset is smaller than one global batch, or the global batch does not divide among the ranks.
+        UserError: the dataset is smaller than one global batch.
+        ValueError: the global batch does not divide among the ranks.
 
     Example:
         >>> [index for epoch, index in EpochSampler(5, seed=0, shuffle=False, drop_last_to=2)]
@@ -51,8 +53,8 @@ class EpochSampler(Sampler):
         if drop_last_to is not None and drop_last_to % world_size:
             raise ValueError(f"a global batch of {drop_last_to} does not divide among {world_size} ranks")
         if size < (drop_last_to or 1):
-            raise ValueError(
-                f"{size} samples do not fill one global batch of {drop_last_to or 1}: lower the batch size"
+            raise UserError(
+                f"{size} samples do not fill one global batch of {drop_last_to or 1}: lower batch_size in config.yaml"
             )
         self.size = size
         self.seed = seed

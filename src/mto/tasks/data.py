@@ -1,7 +1,8 @@
 """The datasets' jobs: make one of the demo's datasets, or check that one of the paper's is there.
 
 Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "demo": {"size": ...} | null}``.
-Makes ``manifest.json`` in the output folder, last: counts, class names and the job.
+Makes ``manifest.json`` in the output folder, last: counts, class names and the job, with the place of the files as its
+``root``.
 """
 
 import json
@@ -47,7 +48,7 @@ def make(job: Job, out: Path) -> None:
             shutil.rmtree(out / part.name)
         part.rename(out / part.name)
     making.rmdir()
-    _write_manifest(job, out, counts, classes)
+    _write_manifest(job | {"root": str(out)}, out, counts, classes)
     print(f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {out}", flush=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.rng import generator, seeded
 from mto.data.sampler import EpochSampler
+from mto.methods import Method
 from mto.tasks.io import Task, link_or_copy, replacing
 from mto.training.engine import Engine, train, unwrap
 from mto.training.hooks import CHECKPOINT
@@ -66,34 +67,43 @@ def run(task: Task) -> None:
         save(task, runner)
 
 
-def build_model(job: dict[str, Any], dataset: PretrainDataset) -> MaskedImageModel:
-    """The method with the run's initial weights (a function of the seed), its teacher, and MTO."""
+def build_method(job: dict[str, Any]) -> Method:
+    """The method with the run's initial weights, a function of the seed."""
     from mto import methods
-    from mto.objectives import MaskedTokenOptimization
 
     classes = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
     arguments = {name: value for name, value in job["method"].items() if name != "name"}
     with seeded(job["seed"], "init"):
-        method = getattr(methods, classes[job["method"]["name"]])(**arguments)
+        return getattr(methods, classes[job["method"]["name"]])(**arguments)
+
+
+def build_model(job: dict[str, Any], dataset: PretrainDataset) -> MaskedImageModel:
+    """The method, its teacher, and MTO."""
+    from mto.objectives import MaskedTokenOptimization
+
     # Only BEiT's block sampler masks a varying number of patches.
     fixed = job["mask"]["sampler"] != "block"
     num_masked = int(dataset.mask_sampler(generator(0)).sum()) if fixed else None
-    return MaskedImageModel(method, MaskedTokenOptimization(**job.get("mto", {"terms": []})), num_masked)
+    return MaskedImageModel(build_method(job), MaskedTokenOptimization(**job.get("mto", {"terms": []})), num_masked)
 
 
 def save(task: Task, runner: Engine) -> None:
     """The declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
+    save_encoder(task, unwrap(runner.model))
+    link_or_copy(task.progress / CHECKPOINT, task.out / "state.pth")
+    task.finish(last_epoch(task.progress / HISTORY), runner.log_hook.usage)
+
+
+def save_encoder(task: Task, model: MaskedImageModel) -> None:
+    """encoder.safetensors, under timm's names; its metadata says which run it is of."""
     from safetensors.torch import save_file
 
-    job, model = task.job, unwrap(runner.model)
     state = {
         name: value.detach().cpu().contiguous() for name, value in model.method.encoder_state(model.teacher).items()
     }
-    metadata = {"run": job["run"], "epoch": str(job["epoch"]), "seed": str(job["seed"]), "format": "pt"}
+    metadata = {key: str(task.job[key]) for key in ("run", "epoch", "seed")} | {"format": "pt"}
     with replacing(task.out / "encoder.safetensors") as temporary:
         save_file(state, temporary, metadata)
-    link_or_copy(task.progress / CHECKPOINT, task.out / "state.pth")
-    task.finish(last_epoch(task.progress / HISTORY), runner.log_hook.usage)
 
 
 def last_epoch(history: Path) -> dict[str, float]:

@@ -1,0 +1,91 @@
+"""``python -m mto released``: take a baseline's published checkpoint as a pre-trained run of the study.
+
+Its files come to lie where pre-training would have put them, so that fine-tuning, probes, transfer and the
+heterogeneity analysis treat it as any run: our downstream stages can be held against published numbers without 800
+epochs first.
+"""
+
+import argparse
+import hashlib
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mto.config import load
+from mto.errors import UserError
+from mto.study import Step, Study
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Import one checkpoint; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mto released",
+        description="Take an official pre-training checkpoint, with its decoder or projector, as a run of the study.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="the official file, for example mae_pretrain_vit_base_full.pth")
+    parser.add_argument("--run", required=True, help="the run it stands for, for example mae-vitb")
+    parser.add_argument("--epoch", type=int, help="epochs it was trained for (default: the last measured epoch)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", default="paper", help="default: paper")
+    args = parser.parse_args(argv)
+    config = load("config.yaml", scale=args.scale)
+    study = Study(config)
+    step = Step("pretrain", args.run, args.seed, args.epoch or config.study.pretrain_epochs)
+    import_checkpoint(args.checkpoint, study.job(step), Path(study.folder(step)))
+
+
+def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
+    """Write encoder.safetensors, state.pth, metrics.json and history.jsonl for an official checkpoint.
+
+    Args:
+        job: the pre-training job of the run that the checkpoint stands for.
+
+    Raises:
+        UserError: the run exists; the file is missing, would run code, or holds another network.
+    """
+    import torch
+
+    from mto.objectives import MaskedTokenOptimization
+    from mto.tasks.io import Task, replacing
+    from mto.tasks.pretrain import build_method, save_encoder
+    from mto.training.mim import MaskedImageModel
+
+    if (out / "metrics.json").exists():
+        raise UserError(f"{out}: this run exists; remove the folder to import another in its place")
+    method = build_method(job)
+    try:
+        unused = method.load_official(read(checkpoint))
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error} (decoder or projector included? run {job['run']}?)") from None
+    model = MaskedImageModel(method, MaskedTokenOptimization(terms=[]))
+    task = Task("pretrain", job, {"checkpoint": checkpoint}, out)
+    task.start()
+    save_encoder(task, model)
+    with replacing(out / "state.pth") as temporary:
+        torch.save({"state_dict": model.state_dict(), "meta": {"imported": checkpoint.name}}, temporary)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    with replacing(out / "history.jsonl") as temporary:
+        temporary.write_text(json.dumps({"imported": checkpoint.name, "sha256": digest, "unused": unused}) + "\n")
+    task.finish({})
+    print(f"{job['run']}: {checkpoint.name} is now {out}; not needed of it: {', '.join(unused) or 'nothing'}")
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """The weights in an official file, without running any code in it.
+
+    Raises:
+        UserError: there is no such file, or it holds more than weights and plain values.
+    """
+    import torch
+
+    try:
+        # The repositories save their command line beside the weights; a Namespace is data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{checkpoint}: no such file") from None
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(f"{checkpoint}: not a file of weights alone: {str(error).splitlines()[0]}") from None
+    return saved.get("model", saved)
