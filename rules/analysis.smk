@@ -8,7 +8,7 @@ Makes: <results>/heterogeneity/<step>/ heterogeneity.csv (a row per stream, laye
 
 rule heterogeneity:
     input:
-        data=ancient("<results>/data/imagenet/manifest.json"),
+        data="<results>/data/imagenet/manifest.json",
         method="<results>/pretrain/<step>/state.pth",
     output:
         table="<results>/heterogeneity/<step>/heterogeneity.csv",

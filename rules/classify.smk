@@ -7,7 +7,7 @@ Makes: <results>/finetune/<step>/ and <results>/linear/<step>/: metrics.json (to
 
 rule finetune_encoder:
     input:
-        data=ancient("<results>/data/imagenet/manifest.json"),
+        data="<results>/data/imagenet/manifest.json",
         encoder="<results>/pretrain/<step>/encoder.safetensors",
     output:
         metrics="<results>/finetune/<step>/metrics.json",
@@ -32,7 +32,7 @@ rule finetune_encoder:
 
 rule linear_probe:
     input:
-        data=ancient("<results>/data/imagenet/manifest.json"),
+        data="<results>/data/imagenet/manifest.json",
         encoder="<results>/pretrain/<step>/encoder.safetensors",
     output:
         metrics="<results>/linear/<step>/metrics.json",

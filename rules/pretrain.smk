@@ -8,7 +8,7 @@ Makes: <results>/pretrain/<step>/ encoder.safetensors (timm's key names), state.
 
 rule pretrain_segment:
     input:
-        data=ancient("<results>/data/imagenet/manifest.json"),
+        data="<results>/data/imagenet/manifest.json",
         state=previous_state,
     output:
         encoder="<results>/pretrain/<step>/encoder.safetensors",

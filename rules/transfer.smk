@@ -7,7 +7,7 @@ Makes: <results>/ade20k/<step>/ and <results>/coco/<step>/: metrics.json (mIoU; 
 
 rule ade20k_upernet:
     input:
-        data=ancient("<results>/data/ade20k/manifest.json"),
+        data="<results>/data/ade20k/manifest.json",
         encoder="<results>/pretrain/<step>/encoder.safetensors",
     output:
         metrics="<results>/ade20k/<step>/metrics.json",
@@ -32,7 +32,7 @@ rule ade20k_upernet:
 
 rule coco_maskrcnn:
     input:
-        data=ancient("<results>/data/coco/manifest.json"),
+        data="<results>/data/coco/manifest.json",
         encoder="<results>/pretrain/<step>/encoder.safetensors",
     output:
         metrics="<results>/coco/<step>/metrics.json",

@@ -223,9 +223,8 @@ class Study:
         return {"img_size": self.config.img_size, "patch_size": self.config.patch_size, **backbone}
 
     def _data(self, run: Run, dataset: str, augment: Any = None) -> dict[str, Any]:
-        # What the dataset is, not where: moving it re-queues nothing; the task learns its place from the manifest.
         source = getattr(self.config.datasets, dataset)
-        shared = {"demo": source.demo, "num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
+        shared = {"num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
         return shared if augment is None else {**shared, **augment}
 
     def _method(self, run: Run) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Task:
     def start(self) -> None:
         """Make the folder, write ``job.json``, by which the job can be run again, and learn where the dataset lies.
 
-        The dataset's place comes from its manifest (the input ``data``), not from the job: moving it re-queues nothing.
+        The dataset's place comes from its manifest (the input ``data``), not from the job.
 
         Raises:
             UserError: an input is not there.
