@@ -64,7 +64,7 @@ def test_the_manifest_comes_last(monkeypatch, tmp_path):
 def test_the_manifest_tells_counts_classes_and_job(made):
     manifest = json.loads((made / "ade20k" / "manifest.json").read_text())
     assert manifest == {
-        "job": job("ade20k") | {"root": str(made / "ade20k")},
+        "job": job("ade20k"),
         "counts": {"training": 12, "validation": 6},
         "classes": demo.ADE20K_CLASSES,
     }

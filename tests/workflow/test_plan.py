@@ -14,8 +14,8 @@ HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "
 # epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 800. Probed: four baselines, plain and
 # with MTO, at 400 and 800, and four depths. Demo: two epochs instead of five.
 JOBS = {
-    "paper": {"pretrain_segment": 100, "finetune_encoder": 60, "linear_probe": 20},
-    "demo": {"pretrain_segment": 40, "finetune_encoder": 30, "linear_probe": 20},
+    "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 24},
+    "demo": {"pretrain_segment": 30, "finetune_encoder": 30, "linear_probe": 20},
 }
 SAME = {
     "dataset": 3,
@@ -56,7 +56,7 @@ def test_a_baseline_plans_its_own_jobs_and_nothing_else(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        ("linear", {"dataset": 1, "pretrain_segment": 24, "linear_probe": 20, "linear": 1}),
+        ("linear", {"dataset": 1, "pretrain_segment": 20, "linear_probe": 20, "linear": 1}),
         ("analysis", {"dataset": 1, "pretrain_segment": 6, "heterogeneity": 4, "analysis": 1}),
         ("plan", {"plan": 1}),
     ],
@@ -67,7 +67,7 @@ def test_targets(clone: Clone, target: str, jobs: dict[str, int]) -> None:
 
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:
     printed = clone.snakemake("-n", "--cores", "all", "--profile", "slurm")
-    assert stats(printed)["pretrain_segment"] == 100
+    assert stats(printed)["pretrain_segment"] == 60
 
 
 # ------------------------------------------------------------------------------------------------- refusing to start

@@ -1,8 +1,7 @@
 """The datasets' jobs: make one of the demo's datasets, or check that one of the paper's is there.
 
 Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "demo": {"size": ...} | null}``.
-Makes ``manifest.json`` in the output folder, last: counts, class names and the job, with the place of the files as its
-``root``.
+Makes ``manifest.json`` in the output folder, last: counts, class names and the job.
 """
 
 import json
@@ -48,7 +47,7 @@ def make(job: Job, out: Path) -> None:
             shutil.rmtree(out / part.name)
         part.rename(out / part.name)
     making.rmdir()
-    _write_manifest(job | {"root": str(out)}, out, counts, classes)
+    _write_manifest(job, out, counts, classes)
     print(f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {out}", flush=True)
 
 
