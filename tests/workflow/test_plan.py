@@ -12,7 +12,8 @@ HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "
 
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
 # epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 800. Probed: four baselines, plain and
-# with MTO, at 400 and 800, and four depths. Demo: two epochs instead of five.
+# with MTO, at 400 and 800 (without also at 100), and four depths. Subsets and depths are one segment each. Demo: two
+# epochs instead of five.
 JOBS = {
     "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 24},
     "demo": {"pretrain_segment": 30, "finetune_encoder": 30, "linear_probe": 20},
