@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,33 @@ def test_a_backbone_overrides_its_baseline() -> None:
 
 def test_the_official_recipe_differs_where_its_sources_do() -> None:
     rows = {key: (paper, official) for key, paper, official in differences(RAW)}
-    assert rows["baselines.simmim.finetune.layer_decay"] == (0.9, 0.65)
-    assert rows["baselines.simmim.pretrain.schedule.kind"] == ("cosine", "multistep")
-    assert rows["baselines.bootmae.finetune.batch_size"] == (1024, 2048)
-    assert not [key for key in rows if not key.startswith("baselines.")]
+    assert rows["simmim-vitb.finetune.layer_decay"] == (0.9, 0.65)
+    assert rows["simmim-vitb.pretrain.schedule.kind"] == ("cosine", "multistep")
+    assert rows["mae-vitb.finetune.lr.base"] == (1e-3, 5e-4)
+    assert rows["bootmae-vitb.finetune.batch_size"] == (1024, 2048)
+    assert not [key for key in rows if key.startswith(("mae-vitl", "conmim"))]  # there the tables are the repositories'
+
+
+@pytest.mark.parametrize("block", ["baselines", "official"])
+def test_every_value_of_a_recipe_names_its_source(block: str) -> None:
+    """In a comment on its own line, on a comment line below it (`# key: ...`), or on a line of the blocks around it."""
+    source = re.compile("Table [3-6]|SimMIM|MAE|ConMIM|BEiT|MIMDet|ours|not used")
+    lines = FILE.read_text().split(f"\n{block}:\n")[1].split("\n# ---")[0].splitlines()
+    sourced: list[int] = []  # indents of the enclosing lines that name one
+    values = 0
+    for number, line in enumerate(lines):
+        code, _, comment = line.partition("#")
+        key = re.match(r"( *)(\w+):(?: &\w+)?(.*)", code)
+        if key is None:
+            continue
+        below = [other for other in lines[number + 1 : number + 3] if other.strip().startswith(f"# {key[2]}: ")]
+        sourced = [indent for indent in sourced if indent < len(key[1])]
+        if source.search(comment + "".join(below)):
+            sourced.append(len(key[1]))
+        if key[3].strip() not in ("", "{}", "{vitb: {}}"):
+            values += 1
+            assert sourced, line
+    assert values >= {"baselines": 100, "official": 8}[block]
 
 
 def test_as_printed_overrides_three_switches() -> None:
@@ -167,4 +191,4 @@ def test_check_and_diff_on_the_command_line(capsys: pytest.CaptureFixture[str]) 
     main(["check", "--file", str(FILE)])
     assert "good" in capsys.readouterr().err
     main(["diff", "--file", str(FILE)])
-    assert "| baselines.simmim.finetune.layer_decay | 0.9 | 0.65 |" in capsys.readouterr().out
+    assert "| simmim-vitb.finetune.layer_decay | 0.9 | 0.65 |" in capsys.readouterr().out

@@ -3,6 +3,8 @@
 import argparse
 import json
 import pickle
+import sys
+import types
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from safetensors.torch import load_file
 from mto.config import load
 from mto.errors import UserError
 from mto.study import Step, Study
+from mto.tasks.heterogeneity import load_model
 from mto.tasks.pretrain import build_method
-from mto.tasks.released import import_checkpoint
+from mto.tasks.released import import_checkpoint, read
 
 
 @pytest.fixture
@@ -49,14 +52,39 @@ def test_an_imported_checkpoint_is_a_run(tmp_path, job):
         import_checkpoint(file, job, tmp_path / "run")
 
 
+def test_an_encoder_alone_serves_all_but_heterogeneity(tmp_path, job):
+    released = build_method(job | {"seed": 7}).encoder.state_dict()
+    torch.save({"model": released}, tmp_path / "mae_pretrain_vit_base.pth")
+    import_checkpoint(tmp_path / "mae_pretrain_vit_base.pth", job, tmp_path / "run")
+    encoder = load_file(tmp_path / "run/encoder.safetensors")
+    assert encoder.keys() == released.keys()
+    assert all(torch.equal(encoder[name], value) for name, value in released.items())
+    analysis = Study(load("config.yaml", scale="demo")).job(Step("heterogeneity", "mae-vitb", 0, 8))
+    with pytest.raises(UserError, match=r"mae_pretrain_vit_base.pth, an encoder alone, .* the whole mae"):
+        load_model(analysis, None, tmp_path / "run/state.pth")
+
+
 def test_what_is_no_such_checkpoint_is_refused(tmp_path, job):
-    encoder_only = tmp_path / "encoder.pth"
-    torch.save({"model": {"cls_token": torch.zeros(1, 1, 32)}}, encoder_only)
-    with pytest.raises(UserError, match=r"encoder.pth: not an official MAE state dict.*decoder"):
-        import_checkpoint(encoder_only, job, tmp_path / "run")
+    partial = tmp_path / "partial.pth"
+    torch.save({"model": {"cls_token": torch.zeros(1, 1, 32)}}, partial)
+    with pytest.raises(UserError, match=r"partial.pth: not an official MAE state dict.*checkpoint of mae-vitb\?"):
+        import_checkpoint(partial, job, tmp_path / "run")
     with pytest.raises(UserError, match="no such file"):
         import_checkpoint(tmp_path / "missing.pth", job, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_simmims_settings_are_read_as_data(tmp_path, monkeypatch):
+    """Its files hold a yacs.config.CfgNode, a dict with attributes; yacs need not be installed."""
+    yacs = types.ModuleType("yacs.config")
+    yacs.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    settings = yacs.CfgNode(MODEL=yacs.CfgNode(DEPTH=12))
+    settings.__dict__["__deprecated_keys__"] = set()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", yacs)
+        torch.save({"model": {"encoder.cls_token": torch.ones(2)}, "config": settings}, tmp_path / "simmim.pth")
+    assert torch.equal(read(tmp_path / "simmim.pth")["encoder.cls_token"], torch.ones(2))
 
 
 class Harm:

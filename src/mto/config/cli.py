@@ -33,10 +33,19 @@ def schema() -> dict[str, Any]:
 
 
 def differences(raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, paper, official) wherever the two recipes of the paper scale differ."""
-    flat = [_flatten(validate(resolve(raw, scale="paper", recipe=r)).model_dump()) for r in ("paper", "official")]
-    keys = sorted(set(flat[0]) | set(flat[1]))
-    return [(k, flat[0].get(k), flat[1].get(k)) for k in keys if flat[0].get(k) != flat[1].get(k) and k != "recipe"]
+    """(run and key, paper, official) wherever a run's two recipes differ at the paper scale."""
+    paper, official = (_runs(validate(resolve(raw, scale="paper", recipe=recipe))) for recipe in ("paper", "official"))
+    return [(key, paper[key], official[key]) for key in paper if paper[key] != official[key]]
+
+
+def _runs(config: Config) -> dict[str, Any]:
+    """Every value of every baseline's recipe, a backbone at a time."""
+    recipes = {
+        f"{name}-{backbone}": config.of(name, backbone).model_dump(exclude={"backbones"})
+        for name, baseline in config.baselines
+        for backbone in baseline.backbones
+    }
+    return _flatten(recipes)
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:

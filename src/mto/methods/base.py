@@ -74,8 +74,11 @@ class Method(nn.Module, ABC):
     def official_key(self, key: str) -> str | None:
         """Our key for a key of the official state dict; None for an entry that we do not need."""
 
-    def load_official(self, state_dict: Mapping[str, Tensor]) -> list[str]:
+    def load_official(self, state_dict: Mapping[str, Tensor], *, encoder_only: bool = False) -> list[str]:
         """Load the official repository's pre-training state dict (the checkpoint's entry ``model``).
+
+        Args:
+            encoder_only: what is not the encoder's may be missing, and stays as it is.
 
         Returns:
             The keys that were not needed.
@@ -95,11 +98,12 @@ class Method(nn.Module, ABC):
             else:
                 loaded[ours] = value
         claimed = {self.official_key(key) for key in state_dict}
-        problems += [f"nothing for '{key}'" for key in own if key not in claimed]
+        needed = [key for key in own if key.startswith("encoder.") or not encoder_only]
+        problems += [f"nothing for '{key}'" for key in needed if key not in claimed]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise ValueError(f"not an official {type(self).__name__} state dict of this size: {shown}")
-        self.load_state_dict(loaded)
+        self.load_state_dict(own | loaded)
         return unused
 
     # -------------------------------------------------------------------------------------------------------- helpers

@@ -80,11 +80,17 @@ def load_model(job: dict[str, Any], dataset: PretrainDataset, path: Path) -> Mas
     """The student (and teacher) of a state.pth, with MTO's measuring off.
 
     Raises:
-        UserError: the state is of another method or size.
+        UserError: the state is of another method or size, or was imported from a file of the encoder alone.
     """
+    saved = load_state(path)
+    if saved.get("meta", {}).get("encoder_only"):
+        raise UserError(
+            f"{path}: imported from {saved['meta']['imported']}, an encoder alone, but heterogeneity needs the whole "
+            f"{job['method']['name']}; import a file that has it (MAE: mae_pretrain_vit_base_full.pth)"
+        )
     model = build_model(job, dataset)
     try:
-        model.load_state_dict(load_state(path)["state_dict"])
+        model.load_state_dict(saved["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{path}: not a state of {job['method']} ({str(error).splitlines()[0]})") from error
     model.measure = False

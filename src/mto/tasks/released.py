@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Import one checkpoint; see ``--help``."""
     parser = argparse.ArgumentParser(
         prog="python -m mto released",
-        description="Take an official pre-training checkpoint, with its decoder or projector, as a run of the study.",
+        description="Take an official pre-training checkpoint, or its encoder alone, as a run of the study.",
     )
     parser.add_argument("checkpoint", type=Path, help="the official file, for example mae_pretrain_vit_base_full.pth")
     parser.add_argument("--run", required=True, help="the run it stands for, for example mae-vitb")
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     """Write encoder.safetensors, state.pth, metrics.json and history.jsonl for an official checkpoint.
 
+    A file of the encoder alone (MAE's usual release) serves every stage but the heterogeneity analysis, which refuses
+    the state.pth made of it.
+
     Args:
         job: the pre-training job of the run that the checkpoint stands for.
 
@@ -54,22 +58,26 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
 
     if (out / "metrics.json").exists():
         raise UserError(f"{out}: this run exists; remove the folder to import another in its place")
-    method = build_method(job)
+    method, weights = build_method(job), read(checkpoint)
+    encoder_only = all((method.official_key(key) or "encoder.").startswith("encoder.") for key in weights)
     try:
-        unused = method.load_official(read(checkpoint))
+        unused = method.load_official(weights, encoder_only=encoder_only)
     except ValueError as error:
-        raise UserError(f"{checkpoint}: {error} (decoder or projector included? run {job['run']}?)") from None
+        raise UserError(f"{checkpoint}: {error}; is it a pre-training checkpoint of {job['run']}?") from None
     model = MaskedImageModel(method, MaskedTokenOptimization(terms=[]))
     task = Task("pretrain", job, {"checkpoint": checkpoint}, out)
     task.start()
     save_encoder(task, model)
     with replacing(out / "state.pth") as temporary:
-        torch.save({"state_dict": model.state_dict(), "meta": {"imported": checkpoint.name}}, temporary)
+        meta = {"imported": checkpoint.name, "encoder_only": encoder_only}
+        torch.save({"state_dict": {} if encoder_only else model.state_dict(), "meta": meta}, temporary)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     with replacing(out / "history.jsonl") as temporary:
         temporary.write_text(json.dumps({"imported": checkpoint.name, "sha256": digest, "unused": unused}) + "\n")
     task.finish({})
     print(f"{job['run']}: {checkpoint.name} is now {out}; not needed of it: {', '.join(unused) or 'nothing'}")
+    if encoder_only:
+        print("It is an encoder alone: fine-tuning, probes and transfer can use it, the heterogeneity analysis cannot.")
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
@@ -81,8 +89,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
     import torch
 
     try:
-        # The repositories save their command line beside the weights; a Namespace is data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # The repositories save their settings beside the weights, SimMIM's as a mapping of yacs; both are data.
+        with torch.serialization.safe_globals([argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]):
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{checkpoint}: no such file") from None
