@@ -15,7 +15,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SMK := Snakefile $(wildcard rules/*.smk)
-TYPED := src/mto/config src/mto/study.py src/mto/errors.py src/mto/objectives.py src/mto/report
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,7 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check $(SMK)
 	$(BIN)/snakemake --lint
-	$(BIN)/mypy $(TYPED)
+	$(BIN)/mypy src/mto
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -114,6 +114,17 @@ def test_as_printed_overrides_three_switches() -> None:
         ("sedes", [0], ["sedes: unknown key", "did you mean 'seeds'?", "precision"]),
         ("baselines.mae.finetune.layer_decai", 0.5, ["baselines.mae.finetune.layer_decai", "'layer_decay'"]),
         ("baselines.mae.finetune.lr.base", "fast", ["baselines.mae.finetune.lr.base", "number", "'fast'"]),
+        (
+            "baselines.mae.backbones.vitl.finetune.epoks",
+            3,
+            ["baselines.mae.backbones.vitl.finetune.epoks: unknown key", "those of baselines.mae"],
+        ),
+        (
+            "baselines.mae.ade20k.out_indices",
+            [3, 5, 7, 12],
+            ["baselines.mae.ade20k.out_indices [3, 5, 7, 12]", "blocks 0 to 11", "backbones.vitb.depth"],
+        ),
+        ("baselines.mae.method.decoder_num_heads", 7, ["baselines.mae.method", "512", "decoder_num_heads 7"]),
         ("precision", "fp8", ["precision", "'fp32', 'bf16' or 'fp16'", "'fp8'"]),
         ("seeds", [], ["seeds", "at least 1"]),
         ("seeds", [0, 0], ["seeds repeat"]),

@@ -47,9 +47,17 @@ CHOICES = {
 class Stream(Protocol):
     """One sequence of token states, as the methods of this package return under ``hidden``."""
 
-    tokens: Sequence[Tensor]  # X^0 (before any position term) ... X^L, each (B, N, D)
-    position: Tensor | None  # (1 | B, N, D), added to X^0 for ``position="post"``
-    first_attention: Callable[[], Tensor] | None  # (B, N, N) attention of block 1, mean over heads
+    @property
+    def tokens(self) -> Sequence[Tensor]:
+        """X^0 (before any position term) ... X^L, each (B, N, D)."""
+
+    @property
+    def position(self) -> Tensor | None:
+        """(1 | B, N, D), added to X^0 for ``position="post"``."""
+
+    @property
+    def first_attention(self) -> Callable[[], Tensor] | Tensor | None:
+        """(B, N, N) attention of block 1, mean over heads, or a call that computes it."""
 
 
 def _masked_row_entropies(x, part: Partition, affinity, temperature, tokens, detach_visible) -> Tensor:

@@ -409,6 +409,15 @@ class MaeMethod(Model):
     decoder_num_heads: Count
     norm_pix: bool
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> MaeMethod:
+        if self.decoder_embed_dim % self.decoder_num_heads or self.decoder_embed_dim % 4:
+            raise ValueError(
+                f"decoder_embed_dim {self.decoder_embed_dim} must be a multiple of decoder_num_heads "
+                f"{self.decoder_num_heads} and of 4"
+            )
+        return self
+
 
 class BootmaeMethod(Model):
     decoder_embed_dim: Count
@@ -544,11 +553,10 @@ class Config(Model):
                 except ValidationError as error:
                     problem = error.errors()[0]
                     path = ".".join(map(str, ("baselines", name, "backbones", backbone, *problem["loc"])))
-                    raise ValueError(f"{path}: {problem['msg']}") from None
+                    message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+                    raise ValueError(f"{path}: {message} (the keys are those of baselines.{name})") from None
                 check_mask(f"baselines.{name}.mask", recipe.mask, self.img_size, self.patch_size)
-                depth, layer = self.backbones[backbone].depth, recipe.linear.probe.layer
-                if isinstance(layer, int) and layer > depth:
-                    raise ValueError(f"baselines.{name}.linear.probe.layer {layer} is above {backbone}'s depth {depth}")
+                check_depth(name, recipe, backbone, self.backbones[backbone].depth)
                 for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
                     batch_size = getattr(recipe, stage).batch_size
                     check_batch(f"baselines.{name}.{stage}", batch_size, getattr(self.resources, stage), stage)
@@ -564,6 +572,24 @@ def check_mask(where: str, mask: Mask, img_size: int, patch_size: int) -> None:
             f"{where}.cell_size {mask.cell_size} must be a multiple of patch_size {patch_size} and divide "
             f"img_size {img_size}"
         )
+
+
+def check_depth(name: str, recipe: BaselineConfig, backbone: str, depth: int) -> None:
+    """Refuse layers and blocks that the backbone does not have."""
+    layer = recipe.linear.probe.layer
+    if isinstance(layer, int) and layer > depth:
+        raise ValueError(f"baselines.{name}.linear.probe.layer {layer} is above {backbone}'s depth {depth}")
+    blocks = {
+        "ade20k.out_indices": recipe.ade20k.out_indices,
+        "coco.out_indices": recipe.coco.out_indices,
+        "coco.global_blocks": recipe.coco.global_blocks,
+    }
+    for key, indices in blocks.items():
+        # A recipe's blocks are ViT-B's; a backbone that no transfer table asks for need not have them.
+        if backbone == "vitb" and max(indices, default=0) >= depth:
+            raise ValueError(
+                f"baselines.{name}.{key} {indices}: {backbone} has blocks 0 to {depth - 1} (backbones.{backbone}.depth)"
+            )
 
 
 def check_batch(where: str, batch_size: int, resources: Resources, stage: str) -> None:

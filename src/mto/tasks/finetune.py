@@ -9,6 +9,7 @@ With ``ema_decay`` the averaged weights' accuracy replaces the raw one after hal
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.evaluator import Evaluator
 from torch.utils.data import DataLoader
@@ -76,7 +77,7 @@ def run(task: Task) -> None:
 def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoader, DataLoader, Evaluator]:
     """Training batches, and the validation set with its evaluator: shared with the linear probe."""
     job, hardware = task.job, task.hardware
-    ranks = {"rank": hardware.rank, "world_size": hardware.world_size}
+    ranks: dict[str, Any] = {"rank": hardware.rank, "world_size": hardware.world_size}
     train_data = ClassificationDataset(job, "train", transform)
     val_data = ClassificationDataset(job, "val", eval_transform(job))
     train_sampler = EpochSampler(len(train_data), seed=job["seed"], shuffle=True, drop_last_to=batch_size, **ranks)

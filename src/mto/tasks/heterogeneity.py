@@ -145,7 +145,7 @@ def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set
         writer.writerow(Row._fields)
         writer.writerows(rows)
     with replacing(out / "affinity.npz") as temporary, temporary.open("wb") as file:
-        arrays = {name: torch.stack(values).numpy().astype(np.float32) for name, values in maps.items()}
+        arrays: dict[str, Any] = {name: torch.stack(values).numpy().astype(np.float32) for name, values in maps.items()}
         np.savez(file, num_masked=np.array(sorted(masked)), **arrays)
 
 

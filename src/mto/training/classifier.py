@@ -187,7 +187,7 @@ class LinearProbe(_Classification):
     @torch.no_grad()
     def features(self, image: Tensor) -> list[Tensor]:
         """One (B, F) feature per layer."""
-        taken = self.encoder.forward_intermediates(
+        taken: Any = self.encoder.forward_intermediates(
             image,
             indices=[layer - 1 for layer in self.layers],
             return_prefix_tokens=True,
