@@ -1,11 +1,11 @@
 """Our methods against the official repositories: losses, every parameter's gradient, the teacher's update.
 
 Each `official/<method>_<size>.json` holds what the official code computed on CPU (torch 2.15) at the commit it names.
-Its model was built with the arguments given, its state set to `formula.weight` of each key (the teacher's after "teacher/"), images
-and masks came from `formula.images` and `formula.mask_noise`, drop path was off; then one forward and backward
-pass of its own training step was taken. The step's random choice of a mask was replaced by the formula's; what old
-versions of timm, NumPy and a GPU would provide was supplied by stand-ins; ConMIM's constant 196 was replaced by the
-number of patches.
+Its model was built with the arguments given, its state set to `formula.weight` of each key (the teacher's after
+"teacher/"), images and masks came from `formula.images` and `formula.mask_noise`, drop path was off; then one forward
+and backward pass of its own training step was taken. The step's random choice of a mask was replaced by the formula's;
+what old versions of timm, NumPy and a GPU would provide was supplied by stand-ins; ConMIM's constant 196 was replaced
+by the number of patches.
 
 The precision is float32, except for ConMIM at ViT-B's size: among the 3 million ReLU units of its projectors a few
 change side with the rounding, which moves gradients by up to 4e-4, between the official code's own float32 and float64
