@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -22,7 +21,7 @@ RAW = yaml.safe_load(FILE.read_text())
 
 def changed(key: str, value: Any) -> dict[str, Any]:
     """The file's mapping with one key set, given by its path."""
-    whole = copy.deepcopy(RAW)
+    whole = json.loads(json.dumps(RAW))  # a YAML anchor is one object in several places; a copy of it, one each
     *parents, last = key.split(".")
     node = whole
     for parent in parents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import Counter
 from pathlib import Path
@@ -24,7 +23,7 @@ FIVE = ("simmim-vitb", "mae-vitb", "mae-vitl", "bootmae-vitb", "conmim-vitb")
 
 def study(scale: str = "paper", **keys: Any) -> Study:
     """The study of config.yaml, some keys set: `study__table2_linear__epochs=[...]`."""
-    whole = copy.deepcopy(RAW)
+    whole = json.loads(json.dumps(RAW))  # a YAML anchor is one object in several places; a copy of it, one each
     for key, value in keys.items():
         *parents, last = key.split("__")
         node = whole

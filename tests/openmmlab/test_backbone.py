@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor
 
 from mto.methods.encoder import build_encoder
+from mto.methods.position import sincos_2d
 from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.position import RelativePositionBias
 
@@ -87,7 +89,27 @@ def test_loading_a_table_samples_a_known_function_at_the_new_displacements(class
     assert torch.equal(got[len(want) :], class_rows if class_token else class_rows[:0])
 
 
+def test_stretching_a_table_keeps_a_linear_function_of_place():
+    """As an image: the middle stays the middle, and the edges the edges."""
+    old = (torch.arange(11) + 0.5) / 11
+    table = (2 * old[:, None] - 3 * old[None, :]).reshape(-1, 1)
+    bias = RelativePositionBias((12, 12), 1, class_token=False)
+    bias.load(torch.cat([table, torch.zeros(3, 1)]), stretch=True)
+    new = (torch.arange(23) + 0.5) / 23
+    want = 2 * new[:, None] - 3 * new[None, :]
+    inner = slice(4, 19)
+    torch.testing.assert_close(bias.table.detach().view(23, 23)[inner, inner], want[inner, inner], atol=0.02, rtol=0)
+
+
 # ------------------------------------------------------------------------------------------------- absolute positions
+@pytest.mark.parametrize(("baseline", "position"), [("mae", "row_first"), ("mae", "own"), ("bootmae", "own")])
+def test_positions_made_anew_are_those_of_the_grid(baseline, position):
+    model = PlainViT(**arguments(baseline, position=position))
+    want = sincos_2d(16, (12, 12), row_first=(baseline, position) != ("mae", "own"))
+    assert torch.equal(model.pos_embed, want)
+    assert model.pos_embed.requires_grad
+
+
 def test_absolute_positions_keep_a_linear_function_of_place():
     weights = pretrained("mae")
     centre = (torch.arange(6) + 0.5) / 6  # patch centres as fractions of the image
@@ -172,6 +194,20 @@ def test_windows_do_not_see_each_other_and_global_blocks_do():
         same = torch.isclose(before, after, atol=1e-6).all(dim=1)[0]
         assert not same[:2, :2].any()
         assert same[2:, 2:].all() == blind
+
+
+def test_drop_path_drops_windows():
+    """MIMDet's blocks see windows as samples: at rate 0.5 some windows of one image pass a block untouched."""
+    torch.manual_seed(0)
+    model = windowed(window_size=4)
+    block = model.blocks[3].train()
+    block.drop_path1 = block.drop_path2 = DropPath(0.5)
+    x = torch.randn(1, 144, 16)
+    with torch.no_grad():
+        same = (block(x, (12, 12), None, 4) == x).all(-1).view(3, 4, 3, 4)
+    windows = same.transpose(1, 2).flatten(2)
+    assert (windows.all(-1) == windows.any(-1)).all()
+    assert 0 < windows.all(-1).sum() < 9
 
 
 def test_padding_of_odd_sizes_is_not_seen():

@@ -58,6 +58,7 @@ def coco_job(root: Path, baseline: str = "conmim") -> dict[str, Any]:
         "image_size": 48,
         "resize_ratio": [0.5, 1.5],
         "window_size": 4,
+        "position": "row_first",
         "global_blocks": [1, 3],
         "out_indices": [0, 1, 2, 3],
         "detector": {

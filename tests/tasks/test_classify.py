@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from mmengine.hooks import SyncBuffersHook
 from tiny import METHODS, finetune_job, linear_job, run
 from torch import nn
 
 from mto.errors import UserError
 from mto.methods.encoder import build_encoder
+from mto.tasks import linear
 from mto.tasks.finetune import accuracy as finetune_accuracy
 from mto.tasks.linear import accuracy as linear_accuracy
 from mto.training.classifier import Accuracy, FineTuned, LinearProbe, hits
@@ -134,6 +136,31 @@ def test_the_probed_encoder_stays_frozen_and_in_eval_mode(encoder):
     assert model.heads[0].linear.weight.grad is not None
     assert model.heads[0].norm.eps == 1e-6
     assert model.heads[0].norm.weight is None
+
+
+def test_heads_stay_in_float32(encoder):
+    model = probe(encoder, layers=[1, 3])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.logits(torch.randn(6, 3, 16, 16))
+    assert {value.dtype for value in logits.values()} == {torch.float32}
+
+
+def test_probes_share_their_statistics_and_adamw_decays_biases(images, pretrained, tmp_path, monkeypatch):
+    """Ranks see other batches: without the hook each would evaluate with statistics of its own, and only rank 0's would
+    be resumed. BEiT's probe decays all that it trains."""
+    seen = {}
+
+    def train(**arguments):
+        seen.update(arguments)
+        raise StopIteration
+
+    monkeypatch.setattr(linear, "train", train)
+    job = linear_job(images, "mae", {"kind": "adamw", "lr": 0.01, "weight_decay": 1e-4})
+    with pytest.raises(StopIteration):
+        run(job, tmp_path, encoder=pretrained("mae") / "encoder.safetensors")
+    assert any(isinstance(hook, SyncBuffersHook) for hook in seen["hooks"])
+    (group,) = seen["optim_wrapper"].optimizer.param_groups
+    assert (len(group["params"]), group["weight_decay"]) == (2, 1e-4)
 
 
 def test_heads_of_several_layers_train_as_if_alone(encoder):

@@ -26,11 +26,15 @@ def test_the_configured_batch_holds_exactly(batch, gpus, micro):
 
 @pytest.mark.parametrize(
     ("batch", "gpus", "micro", "nearest"),
-    [(2048, 3, 64, 2112), (100, 1, 64, 128), (10, 8, 4, 32), (2048, 3, None, 2046)],
+    [(2048, 3, 64, 2112), (100, 1, 64, 128), (10, 8, 4, 8), (2048, 3, None, 2046)],
 )
 def test_a_batch_that_cannot_be_made_is_refused_with_the_nearest(batch, gpus, micro, nearest):
     with pytest.raises(UserError, match=rf"batch of {batch} .* nearest that can is {nearest};"):
         plan_batch(batch, gpus, micro)
+
+
+def test_a_micro_batch_is_at_most_a_ranks_share():
+    assert plan_batch(1024, 8, 512) == BatchPlan(1024, 128, 1)
 
 
 def test_plan_on_one_cpu_is_the_whole_batch():

@@ -39,6 +39,27 @@ def test_rates_of_the_official_schedules(schedule, peak, epoch, expected):
     assert schedule.lr(epoch, peak, tick=1 / 312) == pytest.approx(expected, rel=6e-4, abs=1e-9)
 
 
+def test_by_epoch_equals_a_scheduler_stepped_once_an_epoch():
+    """BEiT's probe: torch's cosine, stepped after each epoch of 7 steps."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4e-3)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    ours = Schedule("cosine", total=10, by_epoch=True)
+    for epoch in range(10):
+        for step in range(7):
+            rate = ours.lr((7 * epoch + step) / 7, 4e-3, tick=1 / 7)
+            assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_poly_warms_up_as_mmcv_does():
+    """A factor on the falling rate, from `warmup_ratio` of it to all of it."""
+    schedule = Schedule("poly", total=100, warmup=10, warmup_lr=1e-3 * 0.1, warmup_prefix=False, scale_min_lr=True)
+    for step in range(100):
+        factor = 1 - (1 - step / 10) * (1 - 0.1) if step < 10 else 1
+        assert schedule.lr(step, 1e-3, tick=1) == pytest.approx(1e-3 * (1 - step / 100) * factor)
+
+
 def test_without_prefix_equals_timm():
     peaks = [5e-3, 5e-3 * 0.65**13]
     parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": peak} for peak in peaks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -75,7 +76,7 @@ class Clone:
     def set(self, key: str, value: Any) -> None:
         """Set a key of config.yaml, given by its path."""
         file = self.path / "config.yaml"
-        whole = yaml.safe_load(file.read_text())
+        whole = json.loads(json.dumps(yaml.safe_load(file.read_text())))  # an anchor is one object in several places
         *parents, last = key.split(".")
         node = whole
         for parent in parents:

@@ -158,6 +158,7 @@ class Schedule(Model):
     warmup_inclusive: bool = False
     scale_min_lr: bool = False
     total_epochs: Count | None = None
+    by_epoch: bool = False
 
 
 class Pixels(Model):
@@ -337,6 +338,7 @@ class Coco(TransferStage):
     hflip: Unit
     window_size: Count
     global_blocks: list[Annotated[int, Field(ge=0)]]
+    position: Literal["row_first", "own", "resized"]
     out_indices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)]
     layer_scale: Positive | None
     detector: Detector
@@ -596,7 +598,8 @@ def check_batch(where: str, batch_size: int, resources: Resources, stage: str) -
     """Refuse a batch that gpu · micro_batch does not divide, naming the nearest that it does."""
     if resources.micro_batch is None:
         return
-    unit = max(resources.gpu, 1) * resources.micro_batch
+    gpus = max(resources.gpu, 1)
+    unit = gpus * min(resources.micro_batch, max(batch_size // gpus, 1))
     if batch_size % unit:
         below = max(batch_size // unit, 1) * unit
         raise ValueError(

@@ -53,9 +53,27 @@ def resize_absolute(table: Tensor, grid: Sequence[int]) -> Tensor:
     side = _square_side(table.shape[1] - 1, "position table")
     if (side, side) == tuple(grid):
         return table
-    patches = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches.float(), size=tuple(grid), mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)
+    return torch.cat([table[:, :1], _bicubic(table[0, 1:].unflatten(0, (side, side)), grid)[None]], dim=1)
+
+
+def stretch_relative(table: Tensor, grid: Sequence[int]) -> Tensor:
+    """Bicubic resizing of a relative bias table of a square grid to `grid`, as if it were an image.
+
+    It stretches near displacements like far ones (MIMDet:models/benchmarking.py:711), unlike `resize_relative`. The
+    three class rows are kept.
+    """
+    side = _square_side(len(table) - CLASS_ROWS, "relative bias table")
+    size = [2 * n - 1 for n in grid]
+    if size == [side, side]:
+        return table
+    return torch.cat([_bicubic(table[:-CLASS_ROWS].unflatten(0, (side, side)), size), table[-CLASS_ROWS:]])
+
+
+def _bicubic(image: Tensor, size: Sequence[int]) -> Tensor:
+    """(h, w, C) -> (size[0]·size[1], C)."""
+    channels_first = image.permute(2, 0, 1)[None].float()
+    resized = F.interpolate(channels_first, size=tuple(size), mode="bicubic", align_corners=False)
+    return resized[0].flatten(1).T.to(image.dtype)
 
 
 def resize_relative(table: Tensor, grid: Sequence[int], *, source_grid: Sequence[int] | None = None) -> Tensor:

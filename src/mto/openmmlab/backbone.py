@@ -11,10 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
+from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
 from mto.methods.encoder import build_encoder
-from mto.methods.position import resize_absolute
+from mto.methods.position import resize_absolute, sincos_2d
 from mto.openmmlab.position import Grid, RelativePositionBias
 
 
@@ -40,20 +41,22 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None, window: int | None) -> Tensor:
         """x (B, [1 +] h·w, D) -> same. ``window``: side of the windows of attention, None for the whole grid."""
+        return self._block(x, bias) if window is None else self._block_in_windows(x, grid, bias, window)
+
+    def _block(self, x: Tensor, bias: Tensor | None) -> Tensor:
         tokens = self.norm1(x)
-        y = self._attend(tokens, bias) if window is None else self._attend_in_windows(tokens, grid, bias, window)
+        # Both of timm's attentions take the additive bias second; scaled_dot_product_attention wants the tokens' dtype.
+        y = self.attn(tokens, None if bias is None else bias.to(tokens.dtype))
         x = x + self.drop_path1(y if self.gamma_1 is None else self.gamma_1 * y)
         y = self.mlp(self.norm2(x))
         return x + self.drop_path2(y if self.gamma_2 is None else self.gamma_2 * y)
 
-    def _attend(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
-        # Both of timm's attentions take the additive bias second; scaled_dot_product_attention wants the tokens' dtype.
-        return self.attn(tokens, None if bias is None else bias.to(tokens.dtype))
+    def _block_in_windows(self, x: Tensor, grid: Grid, bias: Tensor | None, window: int) -> Tensor:
+        """The whole block on windows of ``window`` x ``window``, so that drop path drops windows, as MIMDet's does.
 
-    def _attend_in_windows(self, tokens: Tensor, grid: Grid, bias: Tensor | None, window: int) -> Tensor:
-        """Splits the grid into windows of ``window`` x ``window``; a grid that does not divide is padded, and no token
-        attends to the padding."""
-        (b, _, d), (h, w) = tokens.shape, grid
+        A grid that does not divide is padded, and no token attends to the padding.
+        """
+        (b, _, d), (h, w) = x.shape, grid
         pad_h, pad_w = -h % window, -w % window
         rows, columns = (h + pad_h) // window, (w + pad_w) // window
 
@@ -64,11 +67,11 @@ class Block(nn.Module):
 
         bias = None if bias is None else bias[None]
         if pad_h or pad_w:
-            real = split(tokens.new_ones(1, h, w, 1)).view(-1, 1, 1, window * window)
+            real = split(x.new_ones(1, h, w, 1)).view(-1, 1, 1, window * window)
             # Less than a window of padding: every window has a real token, so no softmax is of -inf alone.
             closed = torch.zeros_like(real).masked_fill(real == 0, float("-inf")).repeat(b, 1, 1, 1)
             bias = closed if bias is None else bias + closed
-        out = self._attend(split(tokens.view(b, h, w, d)), bias)
+        out = self._block(split(x.view(b, h, w, d)), bias)
         out = out.view(b, rows, columns, window, window, d).transpose(2, 3)
         return out.reshape(b, h + pad_h, w + pad_w, d)[:, :h, :w].reshape(b, h * w, d)
 
@@ -80,7 +83,7 @@ class Pyramid(nn.Sequential):
         dim: channels, kept.
         scale: 4 (deconvolution, norm, GELU, deconvolution), 2 (deconvolution), 1 (nothing) or 0.5 (max-pooling).
         norm: "batch" (MAEseg:backbone/mae.py:296-352; SyncBN over several GPUs) or "group" (32 groups,
-            MIMDet:models/benchmarking.py).
+            MIMDet:models/benchmarking.py, with its initialisation).
     """
 
     def __init__(self, dim: int, scale: float, norm: str) -> None:
@@ -95,6 +98,11 @@ class Pyramid(nn.Sequential):
             0.5: [nn.MaxPool2d(2, ceil_mode=True)],
         }
         super().__init__(*layers[scale])
+        if norm == "group":
+            for layer in layers[scale]:
+                if isinstance(layer, nn.ConvTranspose2d):
+                    lecun_normal_(layer.weight)
+                    nn.init.constant_(layer.get_parameter("bias"), 0.0)
 
 
 @MODELS.register_module()  # mmengine's root registry: mmseg's and mmdet's both fall back to it
@@ -109,7 +117,10 @@ class PlainViT(nn.Module):
         out_indices: the four blocks (from 0) whose outputs are used, without final norm and class token.
         norm: the pyramid's norm, see :class:`Pyramid`.
         relative: "block" (a table per block), "shared" (one for all windows, one for all global blocks) or "none".
-            Tables start from the pre-trained shared table, where there is one, and else from zero.
+            Tables start from the pre-trained shared table, where there is one, and else from zero; "block" resizes it
+            by BEiT's interpolation, "shared" like an image.
+        position: of encoders with an absolute one: "resized" (bicubic), or sine-cosine made anew for the grid,
+            in the encoder's own order of axes ("own") or with the row in the first half of the channels ("row_first").
         class_token: whether the class token is kept inside the encoder. Windows cannot hold one.
         window_size: side of the attention windows, in patches; None for global attention in every block.
         global_blocks: blocks (from 0) with global attention nonetheless.
@@ -125,6 +136,7 @@ class PlainViT(nn.Module):
         out_indices: Sequence[int],
         norm: str,
         relative: str = "block",
+        position: str = "resized",
         class_token: bool = True,
         window_size: int | None = None,
         global_blocks: Sequence[int] = (),
@@ -153,13 +165,17 @@ class PlainViT(nn.Module):
         self.cls_token = vit.cls_token if class_token else None
         self.pos_embed = None
         if vit.pos_embed is not None:  # fixed in pre-training, trainable from here on
-            position = resize_absolute(vit.pos_embed.data, self.grid)
-            self.pos_embed = nn.Parameter(position if class_token else position[:, 1:])
+            if position == "resized":
+                table = resize_absolute(vit.pos_embed.data, self.grid)
+            else:
+                row_first = position == "row_first" or encoder["baseline"] == "bootmae"
+                table = sincos_2d(encoder["embed_dim"], self.grid, row_first=row_first)
+            self.pos_embed = nn.Parameter(table if class_token else table[:, 1:])
 
         def bias_of(window: int | None) -> RelativePositionBias:
             bias = RelativePositionBias(self.grid if window is None else (window,) * 2, heads, class_token=class_token)
             if pretrained is not None:
-                bias.load(pretrained.relative_position_bias_table.data)
+                bias.load(pretrained.relative_position_bias_table.data, stretch=relative == "shared")
             return bias
 
         pretrained = getattr(vit, "rel_pos_bias", None)

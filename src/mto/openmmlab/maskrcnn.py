@@ -2,7 +2,8 @@
 
 The recipe is MIMDet's "Benchmarking" one for plain ViTs (MIMDet:configs/benchmarking/, models/benchmarking.py):
 attention in windows but for every third block, FPN with norm, RPN of 2 convolutions, box head of 4 convolutions and a
-layer, large-scale jitter at 1024. Import this after ``mto.openmmlab.libraries.load_mmdet()``.
+layer, large-scale jitter at 1024, all as detectron2 runs it. Import this after
+``mto.openmmlab.libraries.load_mmdet()``.
 """
 
 import json
@@ -11,20 +12,29 @@ from typing import Any
 
 from mmcv.transforms import LoadImageFromFile, RandomResize
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop, RandomFlip, Resize
+from mmdet.datasets.transforms import (
+    FilterAnnotations,
+    LoadAnnotations,
+    PackDetInputs,
+    Pad,
+    RandomCrop,
+    RandomFlip,
+    Resize,
+)
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import MaskRCNN
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads import ConvFCBBoxHead, FCNMaskHead, SingleRoIExtractor, StandardRoIHead
 from mmengine.config import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
 
 Job = dict[str, Any]
 NORM = {"type": "BN"}  # the task turns it into SyncBN on several GPUs
+GREY = {"img": 128}  # detectron2's padding, before normalisation
 
 
 class PreciseRoIExtractor(SingleRoIExtractor):
@@ -33,6 +43,23 @@ class PreciseRoIExtractor(SingleRoIExtractor):
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         return super().forward(tuple(feature.float() for feature in feats), rois, roi_scale_factor)
+
+
+class MaskHead(FCNMaskHead):
+    """mmdet's mask head with detectron2's first logits, near zero (detectron2:modeling/roi_heads/mask_head.py:261)."""
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        nn.init.normal_(self.conv_logits.weight, std=0.001)
+
+
+class TestPad(Pad):
+    """Pads, but boxes are still clipped to the image, as detectron2's post-processing does."""
+
+    def _pad_img(self, results: dict[str, Any]) -> None:
+        shape = results["img_shape"]
+        super()._pad_img(results)
+        results["img_shape"] = shape
 
 
 def build_model(job: Job, weights: dict[str, Tensor] | None) -> MaskRCNN:
@@ -48,8 +75,6 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> MaskRCNN:
             "mean": [255 * m for m in job["data"]["mean"]],
             "std": [255 * s for s in job["data"]["std"]],
             "bgr_to_rgb": True,
-            "pad_mask": True,
-            "pad_size_divisor": job["image_size"],  # every image becomes a square of this side, in training and test
         },
         backbone={
             "type": PlainViT,
@@ -59,6 +84,7 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> MaskRCNN:
             "out_indices": job["out_indices"],
             "init_values": job["layer_scale"],
             "relative": "shared",
+            "position": job["position"],
             "class_token": False,
             "window_size": job["window_size"],
             "global_blocks": job["global_blocks"],
@@ -70,6 +96,7 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> MaskRCNN:
             "out_channels": channels,
             "num_outs": 5,
             "norm_cfg": NORM,
+            "init_cfg": {"type": "Caffe2Xavier", "layer": "Conv2d"},  # detectron2:modeling/backbone/fpn.py:81
         },
         rpn_head={
             "type": RPNHead,
@@ -131,12 +158,19 @@ def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
             "norm_cfg": NORM,
             "bbox_coder": _box_coder([0.1, 0.1, 0.2, 0.2]),
             "reg_class_agnostic": False,
+            # detectron2:modeling/roi_heads/box_head.py:79, fast_rcnn.py:219
+            "init_cfg": [
+                {"type": "Normal", "std": 0.01, "override": {"name": "fc_cls"}},
+                {"type": "Normal", "std": 0.001, "override": {"name": "fc_reg"}},
+                {"type": "Caffe2Xavier", "override": {"name": "shared_fcs"}},
+            ],
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
             "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
         },
         "mask_roi_extractor": extractor(14),
         "mask_head": {
-            "type": FCNMaskHead,
+            "type": MaskHead,
+            "norm_cfg": NORM,
             "num_convs": detector["mask_convs"],
             "in_channels": channels,
             "conv_out_channels": channels,
@@ -147,10 +181,12 @@ def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
 
 
 def _train_cfg(detector: dict[str, Any]) -> dict[str, Any]:
-    """mmdet's and detectron2's common values; the numbers of samples and proposals are the job's."""
+    """detectron2's values; the numbers of samples and proposals are the job's."""
 
     def assigner(positive: float, negative: float, low_quality: bool) -> dict[str, Any]:
-        thresholds = {"pos_iou_thr": positive, "neg_iou_thr": negative, "min_pos_iou": negative}
+        # With low quality allowed, a box gets its best anchor however little they overlap: small ones have no other.
+        least = 1e-6 if low_quality else negative
+        thresholds = {"pos_iou_thr": positive, "neg_iou_thr": negative, "min_pos_iou": least}
         return {"type": "MaxIoUAssigner", **thresholds, "match_low_quality": low_quality, "ignore_iof_thr": -1}
 
     def sampler(number: int, positive: float, with_truth: bool) -> dict[str, Any]:
@@ -223,17 +259,22 @@ def build_dataset(job: Job, split: str) -> CocoDataset:
 
 
 def _train_pipeline(job: Job) -> list[dict[str, Any]]:
-    """Large-scale jitter: resize by ``resize_ratio``, then a crop of (at most) the image size."""
+    """Large-scale jitter: resize by ``resize_ratio``, crop and pad to the image size, flip the whole square.
+
+    Boxes are those of the polygons, which bitmaps would round to pixels. Pillow averages when it shrinks an image,
+    where OpenCV aliases.
+    """
     size = (job["image_size"], job["image_size"])
     return [
         {"type": LoadImageFromFile},
-        {"type": LoadAnnotations, "with_bbox": True, "with_mask": True},
+        {"type": LoadAnnotations, "with_bbox": True, "with_mask": True, "poly2mask": False},
         {
             "type": RandomResize,
             "resize_type": Resize,
             "scale": size,
             "ratio_range": tuple(job["resize_ratio"]),
             "keep_ratio": True,
+            "backend": "pillow",
         },
         {
             "type": RandomCrop,
@@ -242,6 +283,7 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
             "recompute_bbox": True,
             "allow_negative_crop": True,
         },
+        {"type": Pad, "size": size, "pad_val": GREY},
         {"type": FilterAnnotations, "min_gt_bbox_wh": (1e-2, 1e-2)},
         {"type": RandomFlip, "prob": job["hflip"]},
         {"type": PackDetInputs},
@@ -249,8 +291,10 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
 
 
 def _test_pipeline(job: Job) -> list[dict[str, Any]]:
+    size = (job["image_size"], job["image_size"])
     return [
         {"type": LoadImageFromFile},
-        {"type": Resize, "scale": (job["image_size"], job["image_size"]), "keep_ratio": True},
+        {"type": Resize, "scale": size, "keep_ratio": True, "backend": "pillow"},
+        {"type": TestPad, "size": size, "pad_val": GREY},
         {"type": PackDetInputs, "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},
     ]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mto.methods.position import CLASS_ROWS, resize_relative
+from mto.methods.position import CLASS_ROWS, resize_relative, stretch_relative
 
 Grid = tuple[int, int]
 
@@ -25,9 +25,13 @@ class RelativePositionBias(nn.Module):
         rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + CLASS_ROWS * class_token
         self.table = nn.Parameter(torch.zeros(rows, heads))
 
-    def load(self, table: Tensor) -> None:
-        """Starts from a pre-trained table of a square grid, with its 3 class rows, dropped without a class token."""
-        table = resize_relative(table, self.grid)
+    def load(self, table: Tensor, *, stretch: bool = False) -> None:
+        """Starts from a pre-trained table of a square grid, with its 3 class rows, dropped without a class token.
+
+        Args:
+            stretch: resize it like an image (MIMDet), not by BEiT's interpolation, which keeps near displacements.
+        """
+        table = (stretch_relative if stretch else resize_relative)(table, self.grid)
         self.table.data.copy_(table if self.class_token else table[:-CLASS_ROWS])
 
     def forward(self, grid: Grid) -> Tensor:

@@ -6,6 +6,8 @@ Out: metrics.json, history.jsonl. In: ``encoder``. Metrics in percent, after the
 
 from __future__ import annotations
 
+from typing import Any
+
 from mto.tasks.io import Task
 
 #: our names -> CocoMetric's
@@ -17,8 +19,8 @@ METRICS = {
 }
 
 
-#: no weight decay for positions and relative tables, as for norms (MIMDet:configs/benchmarking)
-NO_DECAY = frozenset({"pos_embed", "table"})
+#: No weight decay for positions, relative tables and norms; biases and LayerScale have it (MIMDet:configs/benchmarking)
+DECAY: dict[str, Any] = {"no_decay": frozenset({"pos_embed", "table"}), "decay_vectors": True}
 
 
 def run(task: Task) -> None:
@@ -38,9 +40,7 @@ def run(task: Task) -> None:
     with quiet():
         train_set, val_set = (build_dataset(task.job, split) for split in ("train2017", "val2017"))
         metric = QuietCocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"])
-    usage = train_dense(
-        task, build_model=build_model, train_set=train_set, val_set=val_set, metric=metric, no_decay=NO_DECAY
-    )
+    usage = train_dense(task, build_model=build_model, train_set=train_set, val_set=val_set, metric=metric, **DECAY)
     if task.hardware.rank == 0:
         measured = last_validation(task, METRICS["box_ap"])
         task.finish({name: 100 * measured[key] for name, key in METRICS.items()}, usage)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mmengine.hooks import SyncBuffersHook
+
 from mto.data.rng import seeded
 from mto.data.transforms import linear_train_transform
 from mto.methods.encoder import build_encoder, load_encoder
@@ -39,7 +41,8 @@ def run(task: Task) -> None:
             std=probe["head_std"],
             precision=job["precision"],
         )
-    groups = parameter_groups(model, weight_decay=optim["weight_decay"])
+    # BEiT's AdamW decays the heads' biases too (BEiT:run_linear_eval.py:125); LARS is used without decay.
+    groups = parameter_groups(model, weight_decay=optim["weight_decay"], decay_vectors=True)
     train_loader, val_loader, evaluator = loaders(task, linear_train_transform(job), plan.size, plan.micro)
     runner = train(
         model=model,
@@ -60,6 +63,7 @@ def run(task: Task) -> None:
         batch_size=plan.size,
         max_epochs=job["epochs"],
         log_interval=job["log_interval"],
+        hooks=[SyncBuffersHook()],  # evaluate, and resume, with one and the same statistics on every rank
     )
     if hardware.rank == 0:
         task.finish(accuracy(task.progress / HISTORY, layers), runner.log_hook.usage)

@@ -211,4 +211,6 @@ class LinearProbe(_Classification):
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         names = [f"_layer{layer}" for layer in self.layers] if len(self.layers) > 1 else [""]
-        return {name: head(x) for name, head, x in zip(names, self.heads, self.features(image), strict=True)}
+        features = self.features(image)
+        with torch.autocast(image.device.type, enabled=False):  # heads in float32 (BEiT:run_linear_eval.py:240)
+            return {name: head(x) for name, head, x in zip(names, self.heads, features, strict=True)}

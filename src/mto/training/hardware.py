@@ -1,6 +1,8 @@
 """What a job runs on: devices, processes, workers, and how they make up the configured batch.
 
-Hardware is never part of a job: the same job on other hardware computes the same study.
+Hardware is never part of a job: the same job on other hardware computes the same study, up to what a batch norm sees.
+Those of ConMIM's projector and of the probes see a micro-batch (officially 64 images, and 512 to 1024), those of
+UPerNet and Mask R-CNN one micro-batch of every GPU.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def plan_batch(size: int, world_size: int, micro_batch: int | None = None) -> Ba
         >>> plan_batch(2048, world_size=8, micro_batch=64)
         BatchPlan(size=2048, micro=64, accumulation=4)
     """
-    micro = micro_batch or max(size // world_size, 1)
+    share = max(size // world_size, 1)
+    micro = min(micro_batch or share, share)
     unit = world_size * micro
     if size % unit:
         nearest = max(round(size / unit), 1) * unit

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mto.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 #: Autocast type of each precision; None: no autocast.
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,6 +24,7 @@ def parameter_groups(
     layer_decay: float | None = None,
     depth: int | None = None,
     prefix: str = "",
+    decay_vectors: bool = False,
 ) -> list[dict[str, Any]]:
     """Groups of trainable parameters, each with ``weight_decay`` and ``multiplier`` (of the learning rate).
 
@@ -31,13 +33,22 @@ def parameter_groups(
 
     Args:
         prefix: of the encoder's parameters inside ``model``; parameters outside it count as the last level.
+        decay_vectors: decay biases and other vectors too, all but those of norms (detectron2:solver/build.py).
     """
+    norms = {
+        f"{name}.{leaf}"
+        for name, module in model.named_modules()
+        if isinstance(module, NORMS)
+        for leaf, _ in module.named_parameters(recurse=False)
+    }
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         own = name.removeprefix(prefix)
-        exempt = parameter.ndim <= 1 or name.endswith(".bias") or own in no_decay or own.split(".")[-1] in no_decay
+        vector = parameter.ndim <= 1 or name.endswith(".bias")
+        spared = name in norms if decay_vectors else vector
+        exempt = spared or own in no_decay or own.split(".")[-1] in no_decay
         multiplier = 1.0
         if layer_decay is not None:
             from mto.methods.encoder import layer_id
