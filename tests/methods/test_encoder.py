@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import formula
 import pytest
 import timm
 import torch
 from torch import nn
 
+import formula
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_classifier, build_encoder, layer_id, load_encoder, timm_arguments
 from mto.methods.position import resize_absolute, resize_relative, sincos_2d

@@ -3,11 +3,11 @@
 import copy
 import math
 
-import formula
 import pytest
 import torch
 from torch import Tensor, nn
 
+import formula
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_encoder, init_beit
 from mto.methods.masking import build_mask_sampler

@@ -15,10 +15,10 @@ too.
 import json
 from pathlib import Path
 
-import formula
 import pytest
 import torch
 
+import formula
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.base import Method
 
