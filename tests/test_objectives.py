@@ -228,6 +228,41 @@ def test_identical_tokens_reach_the_upper_bounds():
     torch.testing.assert_close(out["loss_spa"], torch.tensor(math.log(12)))
 
 
+@pytest.mark.parametrize("counts", [(5,), (3, 6)])
+def test_the_saturated_share_is_that_of_rows_below_a_hundredth_of_ln_v(counts):
+    """Rows of H / ln V from nearly 0 to nearly 1, so that the threshold splits them."""
+    mask, hidden = masks(4, 9, counts, 0), [x * 3.5 for x in states(4, 9, 5, 2, 0)]
+    diagnostics = MaskedTokenOptimization(terms=[])(hidden, mask)["diagnostics"]["tokens"]
+    shares = []
+    for x in hidden:
+        images = []
+        for tokens, masked in zip(x, mask, strict=True):
+            p = (tokens[masked] @ tokens[~masked].T).softmax(-1)
+            entropy = -(p * p.clamp_min(1e-300).log()).sum(-1)
+            images.append((entropy < 0.01 * math.log(int((~masked).sum()))).double().mean().item())
+        shares.append(sum(images) / len(images))
+    assert 0.1 < shares[0] < 0.9
+    assert diagnostics["saturated"].tolist() == pytest.approx(shares)
+
+
+def test_diagnostics_keep_no_graph():
+    hidden = [x.requires_grad_() for x in states(2, 8, 4, 3, 0)]
+    diagnostics = MaskedTokenOptimization(terms=["e"])(hidden, masks(2, 8, (5,), 0))["diagnostics"]["tokens"]
+    assert not any(value.requires_grad for value in diagnostics.values())
+
+
+def test_a_backward_pass_inside_autocast_changes_nothing():
+    gradients = []
+    for inside in (False, True):
+        hidden = [x.float().requires_grad_() for x in states(2, 12, 8, 3, 0)]
+        loss = MaskedTokenOptimization()(hidden, masks(2, 12, (7,), 0))["loss"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            loss.backward()
+        gradients.append([x.grad for x in hidden])
+    for outside, within in zip(*gradients, strict=True):
+        assert torch.equal(outside, within)
+
+
 def test_saturated_rows_are_counted():
     hidden, mask = torch.zeros(1, 4, 2), torch.tensor([[True, True, False, False]])
     hidden[0, 0] = torch.tensor([9.0, 0.0])  # its row is one-hot on token 2

@@ -11,6 +11,7 @@ import formula
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_encoder, init_beit
 from mto.methods.masking import build_mask_sampler
+from mto.objectives import MaskedTokenOptimization
 
 SMALL = {"img_size": 24, "patch_size": 4, "embed_dim": 36, "depth": 3, "num_heads": 3}
 DECODER = {"decoder_embed_dim": 20, "decoder_depth": 2}
@@ -94,23 +95,61 @@ def test_streams_hold_every_layer_and_the_masked_tokens_start_equal(name: str) -
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_streams_replay_to_the_next_layer(name: str) -> None:
-    """X⁰ + position through block 1 is X¹: the order is the image's, and the position is the one the network adds."""
+def test_streams_are_what_enters_and_leaves_the_blocks(name: str) -> None:
+    """X⁰ + position enters block 1, Xˡ leaves block l before any norm, in the image's order."""
     method = BUILD[name]().eval()
     images, mask = inputs()
-    seen = {}
-    first = {
-        "simmim": lambda m: m.encoder.blocks[0],
-        "conmim": lambda m: m.encoder.blocks[0],
-        "mae": lambda m: m.decoder_blocks[0],
-        "bootmae": lambda m: m.pixel_decoder.blocks[0],
+    stacks = {
+        "simmim": lambda m: {"encoder": m.encoder.blocks},
+        "conmim": lambda m: {"encoder": m.encoder.blocks},
+        "mae": lambda m: {"decoder": m.decoder_blocks},
+        "bootmae": lambda m: {"pixel": m.pixel_decoder.blocks, "feature": m.feature_decoder.blocks},
     }[name](method)
-    first.register_forward_hook(lambda module, args, out: seen.update(start=args[0], end=out))
-    hidden = method(images, mask, **_targets(method, images), return_hidden=True)["hidden"]
-    stream = next(iter(hidden.values()))
-    start = stream.tokens[0] if stream.position is None else stream.tokens[0] + stream.position
-    torch.testing.assert_close(seen["start"][:, 1:], start)
-    torch.testing.assert_close(seen["end"][:, 1:], stream.tokens[1])
+    seen: dict[str, list[Tensor]] = {stream: [] for stream in stacks}
+    targets = _targets(method, images)
+    for stream, blocks in stacks.items():
+        blocks[0].register_forward_pre_hook(lambda module, args, s=stream: seen[s].append(args[0]))
+        for block in blocks:
+            block.register_forward_hook(lambda module, args, out, s=stream: seen[s].append(out))
+    hidden = method(images, mask, **targets, return_hidden=True)["hidden"]
+    assert hidden.keys() == stacks.keys()
+    for name_, stream in hidden.items():
+        position = 0 if stream.position is None else stream.position
+        states = [stream.tokens[0] + position, *stream.tokens[1:]]
+        assert len(states) == len(seen[name_])
+        for ours, state in zip(states, seen[name_], strict=True):
+            torch.testing.assert_close(ours, state[:, 1:])
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_mtos_gradient_is_that_of_the_whole_network(name: str) -> None:
+    """Along a random direction in all parameters, against a difference quotient: no state is cut off."""
+    torch.manual_seed(0)
+    method = BUILD[name]().double().eval()
+    images, mask = inputs()
+    images, mto = images.double(), MaskedTokenOptimization(r_weight=2.0)
+    targets = _targets(method, images)
+    parameters = [p for p in method.parameters() if p.requires_grad]
+
+    def loss() -> Tensor:
+        return mto.streams(method(images, mask, **targets, return_hidden=True)["hidden"], mask)["loss"]
+
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    direction = [torch.randn_like(p) for p in parameters]
+    slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None).item()
+    values = []
+    with torch.no_grad():
+        for step_size in (1e-6, -2e-6):
+            torch._foreach_add_(parameters, direction, alpha=step_size)
+            values.append(loss().item())
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+    reached = {key for (key, p), g in zip(_trainable(method), gradients, strict=True) if g is not None and g.any()}
+    assert any("mask_token" in key for key in reached)
+    assert "encoder.patch_embed.proj.weight" in reached
+
+
+def _trainable(method: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(key, p) for key, p in method.named_parameters() if p.requires_grad]
 
 
 def _targets(method, images: Tensor) -> dict[str, Tensor]:

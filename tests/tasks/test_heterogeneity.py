@@ -21,6 +21,8 @@ STREAMS = {"simmim": ["encoder"], "mae": ["decoder"], "bootmae": ["feature", "pi
 @pytest.mark.parametrize("baseline", METHODS)
 def test_table_and_maps(images, pretrained, tmp_path, baseline):
     job, state = heterogeneity_job(images, baseline), pretrained(baseline) / "state.pth"
+    if baseline == "simmim":
+        job["method"]["drop_path"] = 0.9  # of no effect: the analysis does not train
     out = run(job, tmp_path, method=state)
     with (out / "heterogeneity.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -37,13 +39,18 @@ def test_table_and_maps(images, pretrained, tmp_path, baseline):
     with torch.no_grad():
         hidden = model(image, mask, image, mode="tensor")["hidden"]
     for stream in STREAMS[baseline]:
-        layers = [row for row in rows if (row["stream"], row["variant"], row["image"]) == (stream, "pre-dot-raw", "4")]
-        assert [int(row["layer"]) for row in layers] == list(range(len(hidden[stream].tokens)))
-        for row, tokens in zip(layers, hidden[stream].tokens, strict=True):
-            expected = heterogeneity(tokens, mask).item()
-            assert float(row["H"]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
-            visible = int((~mask).sum())
-            assert float(row["H_over_lnV"]) == pytest.approx(float(row["H"]) / math.log(visible))
+        position = 0 if hidden[stream].position is None else hidden[stream].position
+        pre = hidden[stream].tokens
+        post = [pre[0] + position, *pre[1:]]
+        cosine = {"affinity": "cosine", "temperature": 0.1}
+        for variant, states, reading in (("pre-dot-raw", pre, {}), ("post-cosine-raw-0.1", post, cosine)):
+            layers = [row for row in rows if (row["stream"], row["variant"], row["image"]) == (stream, variant, "4")]
+            assert [int(row["layer"]) for row in layers] == list(range(len(states)))
+            for row, tokens in zip(layers, states, strict=True):
+                expected = heterogeneity(tokens, mask, **reading).item()
+                assert float(row["H"]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+                visible = int((~mask).sum())
+                assert float(row["H_over_lnV"]) == pytest.approx(float(row["H"]) / math.log(visible))
 
     arrays = np.load(out / "affinity.npz")
     patches = mask.shape[1]

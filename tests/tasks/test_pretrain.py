@@ -8,7 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import METHODS, linear_steps, pretrain_job, run
 
+from mto.data.imagenet import PretrainDataset
 from mto.methods.encoder import build_encoder
+from mto.tasks.pretrain import build_model
 from mto.training.engine import load_state
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
@@ -53,6 +55,36 @@ def test_the_loss_is_the_methods_plus_mtos(pretrained):
     for row in rows:
         parts = row["loss_reconstruction"] + row["loss_spa"] + row["loss_e"] + row["loss_r"]
         assert row["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_terms_warm_up_by_epochs(images, tmp_path):
+    """3 steps an epoch, all logged: a step weighs the terms by the epochs before it, over 2."""
+    job = pretrain_job(images, "mae") | {"log_interval": 1}
+    job["mto"]["warmup_epochs"] = 2.0
+    rows = read_history(run(job, tmp_path) / "history.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row in rows:
+        terms = row["loss_spa"] + row["loss_e"] + row["loss_r"]
+        ramp = (row["step"] - 1) / 3 / 2
+        assert row["loss"] == pytest.approx(row["loss_reconstruction"] + ramp * terms, rel=1e-5)
+
+
+def test_the_model_is_the_jobs(images):
+    job = pretrain_job(images, "bootmae", terms=("e",))
+    switches = {"e_weight": 0.5, "streams": "mean", "affinity": "cosine", "temperature": 0.1, "eps": 0.01}
+    job["mto"] |= switches
+    model = build_model(job, PretrainDataset(job))
+    assert {key: model.mto.settings[key] for key in ("terms", *switches)} == {"terms": ["e"], **switches}
+    assert model.num_masked == 12  # of 16, known beforehand: no pass waits for the device to count them
+    block = {"sampler": "block", "ratio": 0.5, "block_patches": 8, "min_block": 2, "max_block": 4}
+    job = pretrain_job(images, "conmim") | {"mask": block}
+    assert build_model(job, PretrainDataset(job)).num_masked is None
+
+
+def test_heterogeneity_is_measured_at_the_logged_steps(images, tmp_path):
+    rows = read_history(run(pretrain_job(images, "mae", terms=()), tmp_path) / "history.jsonl")
+    assert [row["step"] for row in rows] == [2, 3, 4, 6]  # every other step, and the last of an epoch
+    assert all("heterogeneity_0" in row and "saturated_2" in row for row in rows)
 
 
 def test_without_mto_heterogeneity_is_measured_and_changes_nothing(images, tmp_path):
