@@ -355,8 +355,9 @@ def test_as_printed_is_the_papers_equations():
 
 
 class Stream:
-    def __init__(self, tokens, position=None, first_attention=None):
-        self.tokens, self.position, self.first_attention = tokens, position, first_attention
+    def __init__(self, tokens, position=None, first_attention=None, final_norm=None):
+        self.tokens, self.position = tokens, position
+        self.first_attention, self.final_norm = first_attention, final_norm
 
 
 def test_streams_are_summed_averaged_or_chosen():
@@ -385,11 +386,58 @@ def test_position_comes_from_the_stream_and_only_when_asked():
     torch.testing.assert_close(post["loss"], moved["loss"])
 
 
+def test_the_last_layer_may_be_taken_after_the_final_norm():
+    tokens, mask = states(2, 9, 5, 3, seed=1), masks(2, 9, [5, 6], seed=2)
+    norm = torch.nn.LayerNorm(5, dtype=torch.float64)
+    torch.nn.init.normal_(norm.weight)
+    stream = Stream(tokens, final_norm=norm)
+    mto = MaskedTokenOptimization(final_norm=True)
+    torch.testing.assert_close(
+        mto.streams({"a": stream}, mask)["loss"], mto([*tokens[:-1], norm(tokens[-1])], mask)["loss"]
+    )
+    raw = MaskedTokenOptimization()
+    assert torch.equal(raw.streams({"a": stream}, mask)["loss"], raw(tokens, mask)["loss"])
+
+
+@pytest.mark.parametrize("tokens", ["raw", "layernorm", "l2"])
+@pytest.mark.parametrize("affinity", ["dot", "scaled", "cosine"])
+def test_heterogeneity_alone_equals_the_reference(affinity, tokens):
+    x, mask = states(3, 9, 5, 1, seed=3)[0].requires_grad_(), masks(3, 9, [4, 6], seed=4)
+    settings = {"affinity": affinity, "tokens": tokens, "temperature": 0.7, "detach_visible": True}
+    values = heterogeneity(x, mask, **settings)
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    for image in range(3):
+        expected = reference.image_heterogeneity(x[image], mask[image], settings)
+        torch.testing.assert_close(values[image], expected)
+        (wanted,) = torch.autograd.grad(expected, x)
+        torch.testing.assert_close(gradient[image], wanted[image])
+    assert not gradient[~mask].any()
+
+
+def test_a_position_of_another_shape_is_named():
+    mto = MaskedTokenOptimization(position="post")
+    with pytest.raises(ValueError, match=r"position is \(1, 8, 5\), layer 0 \(2, 9, 5\)"):
+        mto(states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2), position=torch.zeros(1, 8, 5))
+
+
+def test_as_printed_takes_the_other_switches():
+    settings = MaskedTokenOptimization.as_printed(affinity="cosine", rank_reduction="mean").settings
+    assert settings["affinity"] == "cosine"
+    assert (settings["rank_direction"], settings["rank_reduction"]) == ("as_printed", "mean")
+
+
+def test_second_derivatives_are_refused():
+    hidden = [x.requires_grad_() for x in states(2, 8, 4, 3, 0)]
+    loss = MaskedTokenOptimization(terms=["spa"])(hidden, masks(2, 8, [5], 0))["loss"]
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, hidden[0], create_graph=True)
+
+
 def test_warmup_ramps_the_sum_but_not_the_terms():
     hidden, mask = states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2)
     mto = MaskedTokenOptimization(warmup_epochs=4)
     full = MaskedTokenOptimization()(hidden, mask)
-    for progress, share in [(0, 0.0), (1, 0.25), (torch.tensor(3.0), 0.75), (4, 1.0), (9.0, 1.0)]:
+    for progress, share in [(0, 0.0), (1, 0.25), (torch.tensor(3.0), 0.75), (4, 1.0), (9.0, 1.0), (torch.tensor(9.0), 1.0)]:
         out = mto(hidden, mask, progress=progress)
         torch.testing.assert_close(out["loss"], share * full["loss"], check_dtype=False)
         torch.testing.assert_close(out["loss_r"], full["loss_r"])
@@ -522,6 +570,7 @@ BAD_MASK = torch.tensor([[True, False, True], [True, True, True]])
         ([torch.zeros(1, 3, 5)] * 2, BAD_MASK[:1], {"num_masked": 1}, "2 to 2 masked tokens"),
         ([torch.zeros(1, 3, 5)] * 2, BAD_MASK[:1], {"num_masked": 3}, "num_masked=3"),
         ([torch.zeros(1, 3, 5)], BAD_MASK[:1], {}, "at least one layer"),
+        ([[0.0]] * 2, BAD_MASK[:1], {}, r"expected a \(B, N, D\) tensor, got list"),
     ],
 )
 def test_mistakes_are_named(hidden, mask, kwargs, message):
@@ -535,6 +584,11 @@ def test_mistakes_are_named(hidden, mask, kwargs, message):
         ({"terms": ["h"]}, r"unknown \['h'\]"),
         ({"affinity": "euclid"}, "dot, scaled, cosine"),
         ({"temperature": 0.0}, "positive"),
+        ({"temperature": float("nan")}, "positive"),
+        ({"warmup_epochs": -1}, "not negative"),
+        ({"sparsity_layers": []}, "a list of layers"),
+        ({"sparsity_layers": "al"}, "use 'all'"),
+        ({"sparsity_layers": [-3]}, "no layer -3"),
         ({"rank_direction": "up"}, "decreasing"),
         ({"sparsity_layers": [5]}, "no layer 5"),
         ({"sparsity_object": "attention"}, "attention="),

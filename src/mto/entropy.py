@@ -11,13 +11,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class RowEntropy(torch.autograd.Function):
     """Entropy of softmax(scale * X_rows X_cols^T) per row, (B, R), with its gradient written out.
 
-    Only the token states themselves (which their own layer keeps anyway) and the R x C log-probabilities are saved;
+    Only the token states themselves (which their layer mostly keeps anyway) and the R x C log-probabilities are saved;
     reordered float32 copies of the tokens are made again in the backward pass, and no scatter is needed.
     """
 
@@ -37,8 +36,9 @@ class RowEntropy(torch.autograd.Function):
         return entropy
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        if torch.is_grad_enabled():  # create_graph=True; torch's once_differentiable would drop terms without a word
+            raise RuntimeError("MTO's entropies have no second derivative: create_graph=True cannot include them")
         x, order, inverse, log_p, entropy, blocked = ctx.saved_tensors
         rows, cols = slice(*ctx.rows), slice(*ctx.cols)
         with torch.autocast(x.device.type, enabled=False):

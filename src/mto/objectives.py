@@ -59,6 +59,10 @@ class Stream(Protocol):
     def first_attention(self) -> Callable[[], Tensor] | Tensor | None:
         """(B, N, N) attention of block 1, mean over heads, or a call that computes it."""
 
+    @property
+    def final_norm(self) -> Callable[[Tensor], Tensor] | None:
+        """What the network applies to X^L."""
+
 
 def _masked_row_entropies(x, part: Partition, affinity, temperature, tokens, detach_visible) -> Tensor:
     if detach_visible:
@@ -123,11 +127,12 @@ class MaskedTokenOptimization(nn.Module):
         batch_reduction: L_e and L_r per ``image``, then averaged; or of the ``batch``'s mean H.
         detach_visible: no gradient through the visible tokens in H (all layers; L_spa is not touched).
         detach_encoder: the visible tokens of layer 0, an encoder's output in MAE and BootMAE, are constants in all
-            terms. (Gradient of L_r through deeper layers still reaches the encoder.)
+            terms but those of ``attention``. (Gradient of L_r through deeper layers still reaches the encoder.)
+        final_norm: for :meth:`streams`, take the last layer after the network's final norm.
         streams: for :meth:`streams`, ``sum`` or ``mean`` of the streams' terms, or the name of the one to use.
         eps: Eq. 4's epsilon, not printed.
         validate: check that each image has a masked and a visible token. On a GPU the check waits for the device, so
-            only the first call makes it there.
+            only the first call makes it there; on a CPU it costs nothing and is always made, in compiled code never.
 
     Example:
         >>> mto = MaskedTokenOptimization()
@@ -157,6 +162,7 @@ class MaskedTokenOptimization(nn.Module):
         batch_reduction: str = "image",
         detach_visible: bool = False,
         detach_encoder: bool = False,
+        final_norm: bool = False,
         streams: str = "sum",
         eps: float = 1e-6,
         validate: bool = True,
@@ -166,8 +172,13 @@ class MaskedTokenOptimization(nn.Module):
         if unknown := set(terms) - set(TERMS):
             raise ValueError(f"terms: unknown {sorted(unknown)}; use some of {', '.join(TERMS)}")
         _check_choices(**{name: value for name, value in choices.items() if name in CHOICES})
-        if temperature <= 0 or eps <= 0:
-            raise ValueError(f"temperature and eps must be positive, got {temperature} and {eps}")
+        if not (temperature > 0 and eps > 0 and warmup_epochs >= 0):
+            raise ValueError(
+                f"temperature and eps must be positive and warmup_epochs not negative, got {temperature}, {eps} and "
+                f"{warmup_epochs}"
+            )
+        if sparsity_layers != "all" and (isinstance(sparsity_layers, str | int) or not len(sparsity_layers)):
+            raise ValueError(f"sparsity_layers={sparsity_layers!r}: use 'all' or a list of layers, such as [0]")
         #: Every switch, JSON-able: what a run records, and what builds the same module again.
         self.settings: dict[str, Any] = choices | {
             "terms": [term for term in TERMS if term in terms],
@@ -274,9 +285,13 @@ class MaskedTokenOptimization(nn.Module):
         if "r" in terms and len(layers) < 2:
             raise ValueError("L_r compares layers: give the initial embedding and at least one layer, or drop term 'r'")
         if s["position"] == "post" and stream.position is not None:
+            if stream.position.shape[1:] != layers[0].shape[1:]:
+                raise ValueError(f"position is {tuple(stream.position.shape)}, layer 0 {tuple(layers[0].shape)}")
             layers[0] = layers[0] + stream.position
         if s["detach_encoder"]:
             layers[0] = freeze_visible(layers[0], part.mask)
+        if s["final_norm"] and stream.final_norm is not None:
+            layers[-1] = stream.final_norm(layers[-1])
 
         with_gradient = len(layers) if "r" in terms else 1 if "e" in terms else 0
         entropies = []  # per layer, (B, R)
@@ -341,6 +356,8 @@ class MaskedTokenOptimization(nn.Module):
 class _Tokens:
     """A Stream made of what a user of ``forward`` passes."""
 
+    final_norm = None  # a user passes the states that are meant
+
     def __init__(self, tokens, position, first_attention):
         self.tokens, self.position, self.first_attention = tokens, position, first_attention
 
@@ -375,6 +392,8 @@ def _check_shapes(hidden_states: Sequence[Tensor], mask: Tensor) -> None:
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ValueError(f"mask: expected (B, N) bool, True where masked; got {tuple(mask.shape)} {mask.dtype}")
     for depth, x in enumerate(hidden_states):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"hidden_states[{depth}]: expected a (B, N, D) tensor, got {type(x).__name__}")
         if x.ndim != 3 or not x.is_floating_point():
             raise ValueError(f"hidden_states[{depth}]: expected (B, N, D) floats, got {tuple(x.shape)} {x.dtype}")
         if x.shape[1] == mask.shape[1] + 1:

@@ -361,7 +361,7 @@ class Mto(Model):
     sparsity_reduction: Literal["mean", "sum"]
     sparsity_columns: Literal["all", "visible"]
     sparsity_self: Literal["keep", "exclude"]
-    sparsity_layers: list[int] | Literal["all"]
+    sparsity_layers: Annotated[list[int], Field(min_length=1)] | Literal["all"]
     sparsity_object: Literal["affinity", "attention"]
     affinity: Literal["dot", "scaled", "cosine"]
     temperature: Positive
@@ -370,6 +370,7 @@ class Mto(Model):
     batch_reduction: Literal["image", "batch"]
     detach_visible: bool
     detach_encoder: bool
+    final_norm: bool
     streams: Literal["sum", "mean", "pixel", "feature"]
     eps: Positive
 

@@ -19,11 +19,13 @@ class Stream:
         position: what the network adds to X⁰, (1 | B, N, D); None where there is no additive position.
         first_attention: computes block 1's attention, (B, N, N), mean over heads, softmax over all tokens, class row
             and column left out. A call, because it costs a second pass over the queries and keys.
+        final_norm: the norm that the network applies to Xᴸ.
     """
 
     tokens: list[Tensor]
     position: Tensor | None
     first_attention: Callable[[], Tensor] | None
+    final_norm: Callable[[Tensor], Tensor] | None
 
 
 class Method(nn.Module, ABC):

@@ -62,4 +62,4 @@ class MaskedBeit(Method):
         if not return_hidden:
             return out, None
         first = encoder.blocks[0]
-        return out, Stream(tokens, None, lambda: attention_map(first.attn, first.norm1(start), bias))
+        return out, Stream(tokens, None, lambda: attention_map(first.attn, first.norm1(start), bias), encoder.norm)

@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         if not return_hidden:
             return out, None
         first: Any = self.blocks[0]
-        return out, Stream(tokens, added, lambda: attention_map(first.attn, first.norm1(start)))
+        return out, Stream(tokens, added, lambda: attention_map(first.attn, first.norm1(start)), self.norm)
 
 
 @torch.no_grad()

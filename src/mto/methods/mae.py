@@ -129,7 +129,8 @@ class MAE(Method):
             return prediction, None
         first: Any = self.decoder_blocks[0]
         position = self.decoder_pos_embed[:, 1:]
-        return prediction, Stream(tokens, position, lambda: attention_map(first.attn, first.norm1(start)))
+        norm = self.decoder_norm
+        return prediction, Stream(tokens, position, lambda: attention_map(first.attn, first.norm1(start)), norm)
 
     def target(self, images: Tensor) -> Tensor:
         """(B, N, P²·3): pixels, or pixels normalised with the unbiased variance (MAE:models_mae.py:204)."""

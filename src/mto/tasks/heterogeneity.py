@@ -12,6 +12,7 @@ import csv
 import math
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,14 +99,17 @@ def load_model(job: dict[str, Any], dataset: PretrainDataset, path: Path) -> Mas
 
 
 def one_image(hidden: dict[str, Stream], index: int) -> dict[str, Stream]:
-    """The streams of one image, as a batch of one."""
+    """The streams of one image, as a batch of one; without attention."""
+
+    def one(x: Tensor) -> Tensor:
+        return x[index : index + 1] if len(x) > 1 else x  # a position may serve all images
+
     return {
-        name: Stream(
-            [x[index : index + 1] for x in stream.tokens],
-            None
-            if stream.position is None
-            else stream.position.expand(len(stream.tokens[0]), -1, -1)[index : index + 1],
-            None,
+        name: replace(
+            stream,
+            tokens=[one(x) for x in stream.tokens],
+            position=None if stream.position is None else one(stream.position),
+            first_attention=None,
         )
         for name, stream in hidden.items()
     }

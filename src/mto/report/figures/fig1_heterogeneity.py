@@ -18,7 +18,7 @@ SMALL_COLUMNS = 3
 def draw(report: Report) -> Figure:
     """One line a model, epoch and stream: the mean over images and seeds, and a band of 10th to 90th percentile.
 
-    The first variant of the files is drawn large; it is the one that MTO uses. The others are small multiples.
+    The first variant of the files is drawn large; it is MTO's default. The others are small multiples.
     """
     tables = {
         (c.run, c.epoch): pd.concat([profiles.read(report.folder(c, s)) for s in report.seeds]) for c in report.cells
