@@ -437,7 +437,8 @@ def test_warmup_ramps_the_sum_but_not_the_terms():
     hidden, mask = states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2)
     mto = MaskedTokenOptimization(warmup_epochs=4)
     full = MaskedTokenOptimization()(hidden, mask)
-    for progress, share in [(0, 0.0), (1, 0.25), (torch.tensor(3.0), 0.75), (4, 1.0), (9.0, 1.0), (torch.tensor(9.0), 1.0)]:
+    ramp = [(0, 0.0), (1, 0.25), (torch.tensor(3.0), 0.75), (4, 1.0), (9.0, 1.0), (torch.tensor(9.0), 1.0)]
+    for progress, share in ramp:
         out = mto(hidden, mask, progress=progress)
         torch.testing.assert_close(out["loss"], share * full["loss"], check_dtype=False)
         torch.testing.assert_close(out["loss_r"], full["loss_r"])
