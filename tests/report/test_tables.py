@@ -41,7 +41,8 @@ def test_every_table_is_written_and_well_formed(tree, name, tmp_path):
     demo = tree[0].config.scale == "demo"
     for text in (markdown, latex):
         assert ("Demo scale: handwritten digits, not comparable with the paper." in text) == demo
-        assert ("paper (ImageNet-1K)" in text) == demo
+        dataset = {"tableS1_ade20k": "ADE20K", "tableS2_coco": "COCO"}.get(name, "ImageNet-1K")
+        assert (f"paper ({dataset})" in text) == demo
     assert all(row["Seeds"] == ("1" if demo else "3") for row in rows)
     assert_balanced(latex)
 
@@ -92,7 +93,7 @@ def test_demo_joins_the_paper_by_epoch_without_a_delta(demo, tmp_path):
     assert records["std"].isna().all()
     text = shown(markdown)[1]
     assert text["Epochs"] == "4 (paper: 400)"
-    assert (text["mIoU: paper (ImageNet-1K)"], text["mIoU: Δ"]) == ("44.1", "—")
+    assert (text["mIoU: paper (ADE20K)"], text["mIoU: Δ"]) == ("44.1", "—")
     assert text["mIoU: ours"] == f"{accuracy('mae-vitb-mto', 0, 0.5, CEILING['ade20k']):.2f}"
 
 

@@ -22,7 +22,8 @@ class _Builder:
     def __init__(self, report: Report, number: str, title: str) -> None:
         self.report = report
         self.printed = printed.load(report.name)
-        self.paper = "paper" if report.is_paper_scale else "paper (ImageNet-1K)"
+        dataset = {"ade20k": "ADE20K", "coco": "COCO"}.get(report.cells[0].task, "ImageNet-1K")
+        self.paper = "paper" if report.is_paper_scale else f"paper ({dataset})"
         self.sheet = Sheet(report.name, number, title, report.scale_line, [])
         if len(report.seeds) > 1:
             self.sheet.notes.append(f"Mean ± sample standard deviation over {len(report.seeds)} seeds.")
