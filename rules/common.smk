@@ -97,9 +97,11 @@ def report_job(wildcards):
 
 
 def previous_state(wildcards):
-    """The training state that a segment continues; nothing for the first segment."""
+    """The training state that a segment continues; nothing for the first segment, nor for one that was imported."""
     epoch = study.previous(wildcards.run, int(wildcards.epoch))
     step = step_of("pretrain", wildcards)
+    if Path(study.folder(step), "imported.json").exists():
+        return []
     return [] if epoch is None else f"{study.folder(step._replace(epoch=epoch))}/state.pth"
 
 

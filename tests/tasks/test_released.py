@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from mto.config import load
 from mto.errors import UserError
 from mto.study import Step, Study
+from mto.tasks import pretrain
 from mto.tasks.heterogeneity import load_model
+from mto.tasks.io import Task
 from mto.tasks.pretrain import build_method
-from mto.tasks.released import import_checkpoint, read
+from mto.tasks.released import import_checkpoint, main, read
 
 
 @pytest.fixture
@@ -87,6 +89,31 @@ def test_simmims_settings_are_read_as_data(tmp_path, monkeypatch):
     assert torch.equal(read(tmp_path / "simmim.pth")["encoder.cls_token"], torch.ones(2))
 
 
+@pytest.mark.parametrize("content", [b"", b"text, no pickle", [torch.ones(2)], {"model": None}, {"model": {"a": 1}}])
+def test_a_file_of_anything_else_is_one_line(tmp_path, job, content):
+    if isinstance(content, bytes):
+        (tmp_path / "file.pth").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"^\S*file\.pth: (not a checkpoint|no state dict)"):
+        import_checkpoint(tmp_path / "file.pth", job, tmp_path / "run")
+    with pytest.raises(UserError, match="is a directory"):
+        import_checkpoint(tmp_path, job, tmp_path / "run")
+
+
+def test_an_imported_run_is_not_continued(tmp_path, job):
+    import_checkpoint(official_file(tmp_path / "full.pth", build_method(job)), job, tmp_path / "run")
+    inputs = {"state": tmp_path / "run/state.pth"}
+    with pytest.raises(UserError, match=r"run: imported, .* no optimiser state"):
+        pretrain.run(Task("pretrain", job, inputs, tmp_path / "next"))
+
+
+@pytest.mark.parametrize("arguments", [["--run", "mae-vitx"], ["--run", "mae-vitb", "--epoch", "3"]])
+def test_a_step_that_the_study_lacks_is_named(tmp_path, arguments):
+    with pytest.raises(UserError, match=r"the study has no such step; its runs are .*mae-vitb"):
+        main([str(tmp_path / "file.pth"), *arguments, "--scale", "demo"])
+
+
 class Harm:
     def __reduce__(self):
         return (open, ("harm", "w"))
@@ -95,6 +122,7 @@ class Harm:
 def test_code_in_a_checkpoint_is_not_run(tmp_path, job, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "harmful.pth").write_bytes(pickle.dumps({"model": Harm()}))
-    with pytest.raises(UserError, match="not a file of weights alone"):
+    with pytest.raises(UserError, match="not a checkpoint of weights and plain values alone") as caught:
         import_checkpoint(tmp_path / "harmful.pth", job, tmp_path / "run")
+    assert "weights_only" not in str(caught.value)  # torch's advice is to switch the protection off
     assert not (tmp_path / "harm").exists()

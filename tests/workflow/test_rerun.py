@@ -111,3 +111,16 @@ def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) ->
     assert json.loads(given[given.index("--job") + 1]) == study.job(Step("pretrain", "mae-vitb-mto", 0, 8))
     given = (finished.path / RESULTS / "finetune" / step / "metrics.json").read_text().split(" ")
     assert f"encoder={RESULTS}pretrain/{step}/encoder.safetensors" in given
+
+
+def test_an_imported_run_is_not_trained(clone: Clone) -> None:
+    """Its last link stands, although earlier ones are wanted and missing."""
+    clone.snakemake("--cores", "1", f"{RESULTS}data/imagenet/manifest.json")
+    folder = clone.path / RESULTS / "pretrain/mae-vitb/seed0/epoch0008"
+    folder.mkdir(parents=True)
+    for name in ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl", "imported.json"):
+        (folder / name).write_text("imported")
+    planned = clone.planned("mae")
+    assert not [file for file in planned if "pretrain/mae-vitb/seed0/epoch0008" in file]
+    assert f"{RESULTS}pretrain/mae-vitb/seed0/epoch0004/state.pth" in planned
+    assert f"{RESULTS}finetune/mae-vitb/seed0/epoch0008/metrics.json" in planned

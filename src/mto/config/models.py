@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 Term = Literal["spa", "e", "r"]
 Baseline = Annotated[str, Field(pattern=r"^(simmim|mae|bootmae|conmim)-vit[bl]$")]
+
+
+def _rising(values: list[float]) -> list[float]:
+    if any(later <= earlier for earlier, later in pairwise(values)):
+        raise ValueError(f"must rise, without repeats: {values}")
+    return values
+
+
+def _ordered(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise ValueError(f"the first must not be above the second: {values}")
+    return values
+
+
+Epochs = Annotated[list[Epoch], Field(min_length=1), AfterValidator(_rising)]
+SomeBaselines = Annotated[list[Baseline], Field(min_length=1)]
+Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+Taps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4), AfterValidator(_rising)]
 
 
 class Model(BaseModel):
@@ -26,13 +46,14 @@ class Model(BaseModel):
 class Curve(Model):
     """Accuracies of several baselines, without and with MTO, at several pre-training epochs."""
 
-    baselines: list[Baseline]
-    epochs: list[Epoch]
+    baselines: SomeBaselines
+    epochs: Epochs
 
 
 class Rauc(Curve):
     """Tables 1 and 2: the baseline's accuracy at `baseline_epoch` is a second level for Eq. 6 to subtract."""
 
+    epochs: Annotated[Epochs, Field(min_length=2)]
     baseline_epoch: Epoch | None
 
 
@@ -40,29 +61,29 @@ class Objectives(Model):
     """Table 3: the subsets of MTO's terms."""
 
     baseline: Baseline
-    subsets: list[list[Term]]
+    subsets: Annotated[list[Annotated[list[Term], Field(min_length=1)]], Field(min_length=1)]
     epoch: Epoch
 
 
 class Transfer(Model):
     """Supplementary Tables 1 and 2: rows without MTO at `baseline_epochs`, with MTO at `mto_epochs`."""
 
-    baselines: list[Baseline]
-    baseline_epochs: list[Epoch]
-    mto_epochs: list[Epoch]
+    baselines: SomeBaselines
+    baseline_epochs: Epochs
+    mto_epochs: Epochs
 
 
 class Models(Model):
     """Figures 1 and 2: the epochs at which each run is looked at."""
 
-    models: dict[str, list[Epoch]]
+    models: Annotated[dict[str, Epochs], Field(min_length=1)]
 
 
 class Depths(Model):
     """Supplementary Figure 2: decoder depths of a decoder-style baseline with MTO."""
 
     baseline: Baseline
-    depths: list[Count]
+    depths: Annotated[list[Count], Field(min_length=1), AfterValidator(_rising)]
     epoch: Epoch
 
 
@@ -74,7 +95,7 @@ class StudyPlan(Model):
     """What the paper measures: every table and figure, and the epochs it needs."""
 
     pretrain_epochs: Count
-    measured_epochs: list[Epoch]
+    measured_epochs: Epochs
     table1_rauc: Rauc
     table2_linear: Rauc
     table3_objectives: Objectives
@@ -88,9 +109,7 @@ class StudyPlan(Model):
 
     @model_validator(mode="after")
     def _epochs_are_measured(self) -> StudyPlan:
-        measured = sorted(set(self.measured_epochs))
-        if measured != self.measured_epochs:
-            raise ValueError(f"measured_epochs must be increasing and without repeats: {self.measured_epochs}")
+        measured = self.measured_epochs
         if measured[-1] != self.pretrain_epochs:
             raise ValueError(
                 f"measured_epochs must end at pretrain_epochs ({self.pretrain_epochs}), not {measured[-1]}"
@@ -160,6 +179,12 @@ class Schedule(Model):
     total_epochs: Count | None = None
     by_epoch: bool = False
 
+    @model_validator(mode="after")
+    def _milestones(self) -> Schedule:
+        if self.kind == "multistep" and not self.milestones:
+            raise ValueError("kind multistep needs milestones: without one the rate never falls")
+        return self
+
 
 class Pixels(Model):
     """Per-channel normalisation of RGB in [0, 1]."""
@@ -192,7 +217,7 @@ class TeacherView(Model):
 class Augment(Model):
     """Random resized crop and horizontal flip."""
 
-    crop_scale: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    crop_scale: Range
     interpolation: Literal["bilinear", "bicubic"]
     hflip: Unit
 
@@ -203,7 +228,7 @@ class PretrainAugment(Augment):
 
 class FinetuneAugment(Augment):
     color_jitter: NonNegative | None
-    rand_augment: str | None
+    rand_augment: Annotated[str, Field(pattern=r"^rand-")] | None
     reprob: Unit
     mixup: NonNegative
     cutmix: NonNegative
@@ -220,7 +245,7 @@ class Pretrain(Model):
     augment: PretrainAugment
     batch_size: Count
     lr: LearningRate
-    betas: tuple[Unit, Unit]
+    betas: tuple[Share, Share]
     weight_decay: NonNegative
     clip_grad: Positive | None
     no_decay: list[str]
@@ -231,12 +256,12 @@ class Finetune(Model):
     epochs: Count
     batch_size: Count
     lr: LearningRate
-    betas: tuple[Unit, Unit]
+    betas: tuple[Share, Share]
     weight_decay: NonNegative
     clip_grad: Positive | None
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    drop_path: Unit
-    ema_decay: Unit | None
+    drop_path: Share
+    ema_decay: Share | None
     schedule: Schedule
     augment: FinetuneAugment
 
@@ -266,7 +291,7 @@ class Linear(Model):
 class TransferSchedule(Model):
     """Learning rate of the dense tasks, per iteration."""
 
-    kind: Literal["poly", "cosine", "multistep"]
+    kind: Literal["poly", "cosine"]
     warmup_iterations: Annotated[int, Field(ge=0)]
     warmup_ratio: Unit
     min_lr: NonNegative
@@ -278,11 +303,11 @@ class TransferStage(Model):
 
     batch_size: Count
     lr: LearningRate
-    betas: tuple[Unit, Unit]
+    betas: tuple[Share, Share]
     weight_decay: NonNegative
     clip_grad: Positive | None
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    drop_path: Unit
+    drop_path: Share
     schedule: TransferSchedule
 
 
@@ -303,12 +328,20 @@ class Ade20k(TransferStage):
     crop_size: Count
     slide_stride: Count
     resize: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    resize_ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    resize_ratio: Range
     hflip: Unit
-    out_indices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)]
+    out_indices: Taps
     layer_scale: Positive | None
     head: UperHead
     save_interval: Count
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Ade20k:
+        if self.slide_stride > self.crop_size:
+            raise ValueError(
+                f"slide_stride {self.slide_stride} leaves gaps between windows of crop_size {self.crop_size}"
+            )
+        return self
 
 
 class Detector(Model):
@@ -334,12 +367,12 @@ class Coco(TransferStage):
 
     epochs: Count
     image_size: Count
-    resize_ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    resize_ratio: Range
     hflip: Unit
     window_size: Count
     global_blocks: list[Annotated[int, Field(ge=0)]]
     position: Literal["row_first", "own", "resized"]
-    out_indices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)]
+    out_indices: Taps
     layer_scale: Positive | None
     detector: Detector
 
@@ -391,7 +424,7 @@ def merge(base: Any, over: Any) -> Any:
 class BaselineConfig(Model):
     """Everything that one baseline does; `backbones` holds what a backbone changes of it."""
 
-    backbones: dict[Literal["vitb", "vitl"], dict[str, Any]]
+    backbones: Annotated[dict[Literal["vitb", "vitl"], dict[str, Any]], Field(min_length=1)]
     mask: Mask
     pixels: Pixels
     pretrain: Pretrain
@@ -402,7 +435,7 @@ class BaselineConfig(Model):
 
 
 class SimmimMethod(Model):
-    drop_path: Unit
+    drop_path: Share
     init_values: Positive
 
 
@@ -423,7 +456,7 @@ class MaeMethod(Model):
 
 
 class BootmaeMethod(Model):
-    decoder_embed_dim: Count
+    decoder_embed_dim: Annotated[int, Field(ge=4, multiple_of=4)]
     decoder_depth: Count
 
 
@@ -448,6 +481,12 @@ class Bootmae(BaselineConfig):
 
 class Conmim(BaselineConfig):
     method: ConmimMethod
+
+    @model_validator(mode="after")
+    def _teacher_has_a_view(self) -> Conmim:
+        if self.pretrain.augment.teacher is None:
+            raise ValueError("pretrain.augment.teacher is required: ConMIM's teacher sees another view")
+        return self
 
 
 class Baselines(Model):
@@ -559,7 +598,20 @@ class Config(Model):
                     message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
                     raise ValueError(f"{path}: {message} (the keys are those of baselines.{name})") from None
                 check_mask(f"baselines.{name}.mask", recipe.mask, self.img_size, self.patch_size)
-                check_depth(name, recipe, backbone, self.backbones[backbone].depth)
+                depth = self.backbones[backbone].depth
+                check_depth(name, recipe, backbone, depth)
+                layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
+                if self.mto.sparsity_layers != "all" and any(
+                    not -layers <= x <= layers for x in self.mto.sparsity_layers
+                ):
+                    raise ValueError(f"mto.sparsity_layers {self.mto.sparsity_layers}: {name} has layers 0 to {layers}")
+                lengths = {"pretrain": self.study.pretrain_epochs, "finetune": recipe.finetune.epochs}
+                for stage, epochs in (lengths | {"linear": recipe.linear.epochs}).items():
+                    warmup = getattr(recipe, stage).schedule.warmup_epochs
+                    if warmup >= epochs:
+                        raise ValueError(
+                            f"baselines.{name}.{stage}.schedule: warmup_epochs {warmup} of only {epochs} epochs"
+                        )
                 for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
                     batch_size = getattr(recipe, stage).batch_size
                     check_batch(f"baselines.{name}.{stage}", batch_size, getattr(self.resources, stage), stage)

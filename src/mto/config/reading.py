@@ -24,6 +24,11 @@ def resolve(raw: dict[str, Any], *, scale: str | None = None, recipe: str | None
         raise UserError(f"config.yaml: scale: no such scale: {scale!r} (allowed: {', '.join(map(str, scales))})")
     if recipe not in ("paper", "official"):
         raise UserError(f"config.yaml: recipe: no such recipe: {recipe!r} (allowed: paper, official)")
+    if "each_baseline" in raw:
+        raise UserError("config.yaml: each_baseline belongs under scales.<scale>")
+    for name, block in scales.items():
+        if not isinstance(block, dict) or {"scale", "recipe"} & block.keys():
+            raise UserError(f"config.yaml: scales.{name}: a mapping of overrides, without scale and recipe")
     merged = {key: value for key, value in raw.items() if key not in OVERRIDES}
     merged |= {"scale": scale, "recipe": recipe}
     if recipe == "official":
@@ -91,10 +96,12 @@ def load(source: str | Path | dict[str, Any] = "config.yaml", **choice: str) -> 
     else:
         try:
             raw = yaml.safe_load(Path(source).read_text())
-        except FileNotFoundError:
-            raise UserError(f"{source}: no such file; run from the clone's root") from None
+        except OSError as error:
+            raise UserError(f"{source}: {str(error.strerror).lower()}; run from the clone's root") from None
         except yaml.YAMLError as error:
             raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(raw, dict):
+            raise UserError(f"{source}: not a mapping of keys to values")
     config = validate(resolve(raw, **choice))
     for scale in raw["scales"]:
         for recipe in ("paper", "official"):

@@ -75,7 +75,7 @@ def _figure(args: argparse.Namespace) -> None:
 def _profile(args: argparse.Namespace) -> None:
     from mto.report import profiles
 
-    print(profiles.describe(args.folders))
+    print(profiles.describe([path.parent if path.is_file() else path for path in args.folders]))
 
 
 def _report(args: argparse.Namespace, known: tuple[str, ...]) -> metrics.Report:

@@ -30,7 +30,8 @@ class _Builder:
         self.sheet.notes.append(
             f"{UNKNOWN}: not printed in the part of the paper's text at hand, or nothing to compare."
         )
-        official = printed.official(report.cells[0].task)
+        shown = {f"{Run.parse(cell.run).baseline}-{Run.parse(cell.run).backbone}" for cell in report.cells}
+        official = {key: value for key, value in printed.official(report.cells[0].task).items() if key[0] in shown}
         if official:
             listed = "; ".join(
                 f"{baseline_name(run)} {value} ({epochs} epochs)" for (run, epochs), value in official.items()

@@ -13,8 +13,9 @@ from typing import Any
 from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.rng import generator, seeded
 from mto.data.sampler import EpochSampler
+from mto.errors import UserError
 from mto.methods import Method
-from mto.tasks.io import Task, link_or_copy, replacing
+from mto.tasks.io import IMPORTED, Task, link_or_copy, replacing
 from mto.training.engine import Engine, train, unwrap
 from mto.training.hooks import CHECKPOINT
 from mto.training.log import HISTORY, read_history
@@ -25,6 +26,10 @@ from mto.training.schedule import Schedule
 
 def run(task: Task) -> None:
     job, hardware = task.job, task.hardware
+    if "state" in task.inputs and (origin := task.input("state").with_name(IMPORTED)).exists():
+        raise UserError(
+            f"{origin.parent}: imported, and a published checkpoint has no optimiser state to continue from"
+        )
     dataset = PretrainDataset(job)
     plan = hardware.plan(job["optim"]["batch_size"])
     sampler = EpochSampler(

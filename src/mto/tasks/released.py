@@ -27,13 +27,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="the official file, for example mae_pretrain_vit_base_full.pth")
     parser.add_argument("--run", required=True, help="the run it stands for, for example mae-vitb")
-    parser.add_argument("--epoch", type=int, help="epochs it was trained for (default: the last measured epoch)")
+    parser.add_argument("--epoch", type=int, help="the measured epoch it stands for (default: the last)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", default="paper", help="default: paper")
     args = parser.parse_args(argv)
     config = load("config.yaml", scale=args.scale)
     study = Study(config)
-    step = Step("pretrain", args.run, args.seed, args.epoch or config.study.pretrain_epochs)
+    epoch = config.study.pretrain_epochs if args.epoch is None else args.epoch
+    step = Step("pretrain", args.run, args.seed, epoch)
+    if step not in study.select("pretrain"):
+        known = ", ".join(sorted({s.run for s in study.select("pretrain")}))
+        raise UserError(
+            f"--run {args.run} --seed {args.seed} --epoch {epoch}: the study has no such step; its runs are {known}, "
+            f"its seeds {config.seeds}, its epochs {config.study.measured_epochs}"
+        )
     import_checkpoint(args.checkpoint, study.job(step), Path(study.folder(step)))
 
 
@@ -52,7 +59,7 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     import torch
 
     from mto.objectives import MaskedTokenOptimization
-    from mto.tasks.io import Task, replacing
+    from mto.tasks.io import IMPORTED, Task, replacing, write_json
     from mto.tasks.pretrain import build_method, save_encoder
     from mto.training.mim import MaskedImageModel
 
@@ -72,6 +79,7 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
         meta = {"imported": checkpoint.name, "encoder_only": encoder_only}
         torch.save({"state_dict": {} if encoder_only else model.state_dict(), "meta": meta}, temporary)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    write_json(out / IMPORTED, meta | {"sha256": digest})
     with replacing(out / "history.jsonl") as temporary:
         temporary.write_text(json.dumps({"imported": checkpoint.name, "sha256": digest, "unused": unused}) + "\n")
     task.finish({})
@@ -92,8 +100,14 @@ def read(checkpoint: Path) -> dict[str, Any]:
         # The repositories save their settings beside the weights, SimMIM's as a mapping of yacs; both are data.
         with torch.serialization.safe_globals([argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]):
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{checkpoint}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise UserError(f"{checkpoint}: not a file of weights alone: {str(error).splitlines()[0]}") from None
-    return saved.get("model", saved)
+    except OSError as error:
+        raise UserError(f"{checkpoint}: {str(error.strerror).lower()}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError):
+        # torch's own words advise to load it with weights_only=False.
+        raise UserError(
+            f"{checkpoint}: not a checkpoint of weights and plain values alone; nothing of it was run"
+        ) from None
+    weights = saved.get("model", saved) if isinstance(saved, dict) else saved
+    if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise UserError(f"{checkpoint}: no state dict of tensors, neither itself nor its entry 'model'")
+    return weights

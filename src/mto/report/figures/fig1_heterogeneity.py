@@ -41,7 +41,7 @@ def draw(report: Report) -> Figure:
         _panel(axes, report, lines, variant)
         if index % SMALL_COLUMNS == 0:
             axes.set_ylabel("H / ln V")
-        if index + SMALL_COLUMNS >= len(variants) - 1:
+        if index // SMALL_COLUMNS == small - 1:
             axes.set_xlabel("layer")
     return figure
 
@@ -66,6 +66,7 @@ def _panel(axes: Axes, report: Report, lines: dict[tuple[str, int], pd.DataFrame
                 color=color,
                 linestyle="--" if early else "-",
                 marker="o",
+                clip_on=False,
                 markerfacecolor="white" if early else color,
                 label=f"{name}, {report.epochs(epoch)}",
             )

@@ -67,7 +67,7 @@ def _panel(axes: Axes, report: Report, baseline: str) -> None:
         )
     axes.set_xticks(sorted(means[0]))
     axes.margins(x=0.06, y=0.14)
-    axes.set_title(baseline_name(baseline))
+    axes.set_title(baseline_name(baseline), pad=16)  # room for the saving between the title and the axes
 
 
 def _saving(axes: Axes, base: dict[int, float], mto: dict[int, float]) -> None:
@@ -75,10 +75,10 @@ def _saving(axes: Axes, base: dict[int, float], mto: dict[int, float]) -> None:
     saving = epochs_saved(base, mto)
     level = base[saving.of]
     axes.axhline(level, color=style.PLAIN, linewidth=0.8, linestyle=(0, (4, 3)), label="baseline's final accuracy")
-    text = "baseline's final accuracy\nnot reached"
+    text = "baseline's final accuracy not reached"
     if saving.epoch is not None:
         text = f"{'≥ ' if saving.at_first else ''}{saving.percent:.0f} % fewer epochs"
         if saving.epochs > 0:
             arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", xy=(saving.epoch, level), xytext=(saving.of, level), arrowprops=arrow, zorder=4)
-    axes.text(0.98, 0.04, text, fontsize=7.5, color=style.VERMILLION, ha="right", va="bottom", transform=axes.transAxes)
+    axes.text(0.5, 1.02, text, fontsize=7.5, color=style.VERMILLION, ha="center", va="bottom", transform=axes.transAxes)
