@@ -133,7 +133,7 @@ def test_as_printed_overrides_three_switches() -> None:
         ("study.table2_linear.epochs", [400, 500], ["table2_linear", "500", "[100, 200, 300, 400, 800]"]),
         ("study.table1_rauc.baseline_epoch", 50, ["table1_rauc", "50", "[100, 200, 300, 400, 800]"]),
         ("study.measured_epochs", [100, 800, 400], ["measured_epochs: must rise", "[100, 800, 400]"]),
-        ("study.measured_epochs", [], ["study.measured_epochs", "at least 1"]),
+        ("study.measured_epochs", [], ["study.measured_epochs", "at least 1 of them"]),
         ("study.table1_rauc.epochs", [800], ["study.table1_rauc.epochs", "at least 2"]),
         ("study.fig4_epochs.baselines", [], ["study.fig4_epochs.baselines", "at least 1"]),
         ("study.table3_objectives.subsets", [[]], ["study.table3_objectives.subsets.0", "at least 1"]),
@@ -150,6 +150,10 @@ def test_as_printed_overrides_three_switches() -> None:
         ("baselines.mae.ade20k.out_indices", [3, 3, 7, 11], ["out_indices", "must rise"]),
         ("mto.sparsity_layers", [9], ["mto.sparsity_layers [9]: mae has layers 0 to 8"]),
         ("scales.demo.recipe", "official", ["scales.demo", "without scale and recipe"]),
+        ("seeds", 3, ["seeds: must be a list, such as [3], not 3"]),
+        ("seeds", [], ["seeds: needs at least 1 of them"]),
+        ("study.table1_rauc.baselines", ["mae"], ["'simmim-vitb', 'mae-vitb'", "not 'mae'"]),
+        ("study.fig2_affinity.models", {"simmim-vitb": []}, ["models.simmim-vitb: needs at least 1 of them"]),
         ("each_baseline", {}, ["each_baseline belongs under scales"]),
         ("study.pretrain_epochs", 1600, ["must end at pretrain_epochs (1600)", "800"]),
         ("study.table2_linear.baselines", ["mae-vitx"], ["study.table2_linear.baselines.0", "'mae-vitx'"]),
@@ -167,6 +171,14 @@ def test_one_mistake_is_one_line(key: str, value: Any, expected: list[str]) -> N
     assert line.startswith("config.yaml: ")
     for part in expected:
         assert part in line
+
+
+def test_a_choice_between_types_is_named_by_its_key() -> None:
+    with pytest.raises(UserError) as caught:
+        load(changed("mto.sparsity_layers", "first"), scale="paper")
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["mto.sparsity_layers"] * 2  # a list, or 'all'
+    assert "'all'" in lines[1]
 
 
 def test_every_mistake_is_told_at_once() -> None:

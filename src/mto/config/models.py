@@ -15,7 +15,16 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 Term = Literal["spa", "e", "r"]
-Baseline = Annotated[str, Field(pattern=r"^(simmim|mae|bootmae|conmim)-vit[bl]$")]
+Baseline = Literal[
+    "simmim-vitb",
+    "mae-vitb",
+    "bootmae-vitb",
+    "conmim-vitb",
+    "simmim-vitl",
+    "mae-vitl",
+    "bootmae-vitl",
+    "conmim-vitl",
+]
 
 
 def _rising(values: list[float]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,13 @@ def validate(merged: dict[str, Any]) -> Config:
 
 
 def _line(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    # pydantic also names the member of a union that it tried, such as list[int] or literal['all'].
+    path = ".".join(str(part) for part in problem["loc"] if not re.search(r"\[|^constrained-", str(part)))
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "too_short":
+        message = f"needs at least {problem['ctx']['min_length']} of them"
+    if problem["type"] == "list_type":
+        message = "must be a list, such as [3]"
     if problem["type"] == "extra_forbidden":
         allowed = _allowed(problem["loc"][:-1])
         close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
