@@ -12,7 +12,7 @@ from mto.config import load
 from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import plan as planning
-from mto.study import DATASET, FIGURES, TABLES, Step, Study
+from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Step, Study
 
 
 def read_study():
@@ -96,12 +96,21 @@ def report_job(wildcards):
     return canonical(study.report_job(wildcards.name))
 
 
+def is_imported(wildcards):
+    """A segment taken from a published checkpoint depends on nothing, so that nothing trains it over."""
+    return Path(study.folder(step_of("pretrain", wildcards)), IMPORTED).exists()
+
+
+def pretraining_data(wildcards):
+    return [] if is_imported(wildcards) else f"{study.results}/data/imagenet/manifest.json"
+
+
 def previous_state(wildcards):
-    """The training state that a segment continues; nothing for the first segment, nor for one that was imported."""
+    """The training state that a segment continues; nothing for the first segment."""
+    if is_imported(wildcards):
+        return []
     epoch = study.previous(wildcards.run, int(wildcards.epoch))
     step = step_of("pretrain", wildcards)
-    if Path(study.folder(step), "imported.json").exists():
-        return []
     return [] if epoch is None else f"{study.folder(step._replace(epoch=epoch))}/state.pth"
 
 

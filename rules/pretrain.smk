@@ -8,7 +8,7 @@ Makes: <results>/pretrain/<step>/ encoder.safetensors (timm's key names), state.
 
 rule pretrain_segment:
     input:
-        data="<results>/data/imagenet/manifest.json",
+        data=pretraining_data,
         state=previous_state,
     output:
         encoder="<results>/pretrain/<step>/encoder.safetensors",

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from mto.config.models import Config, Curve, Resources, Transfer
+from mto.config.models import Config, Resources
+from mto.config.study_plan import Curve, Transfer
 from mto.errors import UserError
 
 TERMS = ("spa", "e", "r")
@@ -32,6 +33,8 @@ REPORTS = (
 TABLES = tuple(name for name in REPORTS if name.startswith("table"))
 FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
 STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
+#: Beside the files of a pre-training step that was not trained here but taken from a published checkpoint.
+IMPORTED = "imported.json"
 DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage in STAGES}
 
 _RUN = re.compile(r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])(-mto(_(?P<terms>[a-z_]+))?)?(-depth(?P<depth>\d+))?")

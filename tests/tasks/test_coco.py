@@ -81,7 +81,7 @@ def test_pixels_are_averaged_when_an_image_shrinks(root, tmp_path):
     Image.fromarray(np.stack([board] * 3, -1)).save(tmp_path / "board.png")
     sample = Compose(_test_pipeline(coco_job(root)))({"img_path": str(tmp_path / "board.png"), "img_id": 1})
     assert sample["inputs"].shape == (3, 48, 48)
-    assert sample["inputs"].float().sub(127.5).abs().max() < 4
+    assert sample["inputs"][:, 1:-1, 1:-1].float().sub(127.5).abs().max() < 1  # a border has fewer pixels to average
 
 
 def test_a_small_box_has_a_positive_anchor(root):

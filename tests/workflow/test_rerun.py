@@ -9,7 +9,7 @@ import time
 from workflow_clone import Clone
 
 from mto.config import load
-from mto.study import Step, Study
+from mto.study import IMPORTED, Step, Study
 
 RESULTS = "results/demo/"
 FORMS = {"table": ("tables", ("csv", "md", "tex")), "fig": ("figures", ("png", "pdf"))}
@@ -114,13 +114,13 @@ def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) ->
 
 
 def test_an_imported_run_is_not_trained(clone: Clone) -> None:
-    """Its last link stands, although earlier ones are wanted and missing."""
-    clone.snakemake("--cores", "1", f"{RESULTS}data/imagenet/manifest.json")
+    """Its last link stands, although earlier ones and the dataset's manifest are wanted and yet to be made."""
     folder = clone.path / RESULTS / "pretrain/mae-vitb/seed0/epoch0008"
     folder.mkdir(parents=True)
-    for name in ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl", "imported.json"):
+    for name in ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl", IMPORTED):
         (folder / name).write_text("imported")
     planned = clone.planned("mae")
     assert not [file for file in planned if "pretrain/mae-vitb/seed0/epoch0008" in file]
+    assert f"{RESULTS}data/imagenet/manifest.json" in planned
     assert f"{RESULTS}pretrain/mae-vitb/seed0/epoch0004/state.pth" in planned
     assert f"{RESULTS}finetune/mae-vitb/seed0/epoch0008/metrics.json" in planned

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mto.config.models import Config
-from mto.config.reading import load, resolve, validate
+from mto.config.reading import load, read, resolve, validate
 from mto.study import Study
 
 SCHEMA = Path(__file__).parents[1] / "config.schema.json"
@@ -64,11 +62,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.action == "schema":
         SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")
         return
+    raw = read(args.file)
+    load(raw)
     for recipe in ("paper", "official"):
-        for scale in ("demo", "paper"):
-            Study(load(args.file, scale=scale, recipe=recipe))  # the plan refuses what no single key shows
+        for scale in raw["scales"]:
+            Study(validate(resolve(raw, scale=scale, recipe=recipe)))  # the plan refuses what no single key shows
     if args.action == "diff":
-        raw = yaml.safe_load(Path(args.file).read_text())
         print("| key | paper | official |\n|---|---|---|")
         for row in differences(raw):
             print("| {} | {} | {} |".format(*row))

@@ -86,6 +86,23 @@ def _allowed(path: tuple[Any, ...]) -> list[str]:
     return sorted(node.get("properties", {}))
 
 
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in the file.
+
+    Raises:
+        UserError: no such file, no YAML, or no mapping.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {str(error.strerror).lower()}; run from the clone's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: not a mapping of keys to values")
+    return raw
+
+
 def load(source: str | Path | dict[str, Any] = "config.yaml", **choice: str) -> Config:
     """Read and validate config.yaml (or Snakemake's mapping of it), at every scale and recipe, so that a mistake shows
     before the scale that it belongs to is run.
@@ -97,17 +114,7 @@ def load(source: str | Path | dict[str, Any] = "config.yaml", **choice: str) -> 
     Raises:
         UserError: one line per problem: file, key path, what is wrong, what is allowed.
     """
-    if isinstance(source, dict):
-        raw = source
-    else:
-        try:
-            raw = yaml.safe_load(Path(source).read_text())
-        except OSError as error:
-            raise UserError(f"{source}: {str(error.strerror).lower()}; run from the clone's root") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(raw, dict):
-            raise UserError(f"{source}: not a mapping of keys to values")
+    raw = source if isinstance(source, dict) else read(source)
     config = validate(resolve(raw, **choice))
     for scale in raw["scales"]:
         for recipe in ("paper", "official"):

@@ -1,10 +1,9 @@
 """Image transforms of every stage, from a job: PIL image in, normalised float tensor (3, H, W) out.
 
-Crops run on uint8 tensors, by torchvision's functions: its antialiased resize gives Pillow's pixels (one grey level of
-255 apart at most in bilinear crops of photographs; bicubic ones are 2 to 7 apart in 3 of 100,000) at twice the images/s
-of a PIL crop. What the official code does in PIL colour arithmetic stays in
-PIL: timm's RandAugment and ConMIM's teacher view. All draws come from the global generators, so ``mto.data.rng.seeded``
-governs them.
+Crops run on uint8 tensors, by torchvision's functions: its antialiased resize gives Pillow's pixels (one grey level
+of 255 apart at most in bilinear crops of photographs; bicubic ones are 2 to 7 apart in 3 of 100,000) at twice the
+images/s of a PIL crop. What the official code does in PIL colour arithmetic stays in PIL: timm's RandAugment and
+ConMIM's teacher view. All draws come from the global generators, so ``mto.data.rng.seeded`` governs them.
 """
 
 import math

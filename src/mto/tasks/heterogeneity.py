@@ -9,6 +9,7 @@ first, then visible, each in raster order; ``num_masked``), metrics.json with th
 from __future__ import annotations
 
 import csv
+import json
 import math
 import statistics
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from mto.data.transforms import eval_transform
 from mto.errors import UserError
 from mto.methods import Stream
 from mto.objectives import MaskedTokenOptimization
+from mto.study import IMPORTED
 from mto.tasks.io import Task, replacing
 from mto.tasks.pretrain import build_model
 from mto.training.engine import load_state
@@ -83,15 +85,16 @@ def load_model(job: dict[str, Any], dataset: PretrainDataset, path: Path) -> Mas
     Raises:
         UserError: the state is of another method or size, or was imported from a file of the encoder alone.
     """
-    saved = load_state(path)
-    if saved.get("meta", {}).get("encoder_only"):
+    origin = path.with_name(IMPORTED)
+    imported = json.loads(origin.read_text()) if origin.exists() else {"encoder_only": False}
+    if imported["encoder_only"]:
         raise UserError(
-            f"{path}: imported from {saved['meta']['imported']}, an encoder alone, but heterogeneity needs the whole "
+            f"{path}: imported from {imported['checkpoint']}, an encoder alone, but heterogeneity needs the whole "
             f"{job['method']['name']}; import a file that has it (MAE: mae_pretrain_vit_base_full.pth)"
         )
     model = build_model(job, dataset)
     try:
-        model.load_state_dict(saved["state_dict"])
+        model.load_state_dict(load_state(path)["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{path}: not a state of {job['method']} ({str(error).splitlines()[0]})") from error
     model.measure = False

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IDENTITY = ("task", "scale", "run", "baseline", "backbone", "seed", "epoch")
-#: Beside a state.pth that was not trained here but taken from a published checkpoint.
-IMPORTED = "imported.json"
 PACKAGES = ("torch", "torchvision", "timm", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "onedl-mmdetection")
 
 

@@ -15,7 +15,8 @@ from mto.data.rng import generator, seeded
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.methods import Method
-from mto.tasks.io import IMPORTED, Task, link_or_copy, replacing
+from mto.study import IMPORTED
+from mto.tasks.io import Task, link_or_copy, replacing
 from mto.training.engine import Engine, train, unwrap
 from mto.training.hooks import CHECKPOINT
 from mto.training.log import HISTORY, read_history

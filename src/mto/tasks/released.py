@@ -7,7 +7,6 @@ epochs first.
 
 import argparse
 import hashlib
-import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from mto.config import load
 from mto.errors import UserError
-from mto.study import Step, Study
+from mto.study import IMPORTED, Step, Study
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,7 +58,7 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     import torch
 
     from mto.objectives import MaskedTokenOptimization
-    from mto.tasks.io import IMPORTED, Task, replacing, write_json
+    from mto.tasks.io import Task, replacing, write_json
     from mto.tasks.pretrain import build_method, save_encoder
     from mto.training.mim import MaskedImageModel
 
@@ -76,12 +75,12 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     task.start()
     save_encoder(task, model)
     with replacing(out / "state.pth") as temporary:
-        meta = {"imported": checkpoint.name, "encoder_only": encoder_only}
-        torch.save({"state_dict": {} if encoder_only else model.state_dict(), "meta": meta}, temporary)
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    write_json(out / IMPORTED, meta | {"sha256": digest})
+        torch.save({"state_dict": {} if encoder_only else model.state_dict()}, temporary)
     with replacing(out / "history.jsonl") as temporary:
-        temporary.write_text(json.dumps({"imported": checkpoint.name, "sha256": digest, "unused": unused}) + "\n")
+        temporary.touch()  # nothing was trained here
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    record = {"checkpoint": checkpoint.name, "sha256": digest, "encoder_only": encoder_only, "unused": unused}
+    write_json(out / IMPORTED, record)
     task.finish({})
     print(f"{job['run']}: {checkpoint.name} is now {out}; not needed of it: {', '.join(unused) or 'nothing'}")
     if encoder_only:

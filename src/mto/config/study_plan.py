@@ -1,0 +1,103 @@
+"""The block `study` of config.yaml: every table and figure, and the epochs that they need."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mto.config.fields import Baseline, Count, Epoch, Epochs, Model, SomeBaselines, Term, rising
+
+
+class Curve(Model):
+    """Accuracies of several baselines, without and with MTO, at several pre-training epochs."""
+
+    baselines: SomeBaselines
+    epochs: Epochs
+
+
+class Rauc(Curve):
+    """Tables 1 and 2: the baseline's accuracy at `baseline_epoch` is a second level for Eq. 6 to subtract."""
+
+    epochs: Annotated[Epochs, Field(min_length=2)]
+    baseline_epoch: Epoch | None
+
+
+class Objectives(Model):
+    """Table 3: the subsets of MTO's terms."""
+
+    baseline: Baseline
+    subsets: Annotated[list[Annotated[list[Term], Field(min_length=1)]], Field(min_length=1)]
+    epoch: Epoch
+
+
+class Transfer(Model):
+    """Supplementary Tables 1 and 2: rows without MTO at `baseline_epochs`, with MTO at `mto_epochs`."""
+
+    baselines: SomeBaselines
+    baseline_epochs: Epochs
+    mto_epochs: Epochs
+
+
+class Models(Model):
+    """Figures 1 and 2: the epochs at which each run is looked at."""
+
+    models: Annotated[dict[str, Epochs], Field(min_length=1)]
+
+
+class Depths(Model):
+    """Supplementary Figure 2: decoder depths of a decoder-style baseline with MTO."""
+
+    baseline: Baseline
+    depths: Annotated[list[Count], Field(min_length=1), AfterValidator(rising)]
+    epoch: Epoch
+
+
+class Empty(Model):
+    """A drawing that needs no run."""
+
+
+class StudyPlan(Model):
+    """What the paper measures: every table and figure, and the epochs it needs."""
+
+    pretrain_epochs: Count
+    measured_epochs: Epochs
+    table1_rauc: Rauc
+    table2_linear: Rauc
+    table3_objectives: Objectives
+    tableS1_ade20k: Transfer
+    tableS2_coco: Transfer
+    fig1_heterogeneity: Models
+    fig2_affinity: Models
+    fig4_epochs: Curve
+    figS1_architectures: Empty
+    figS2_decoder_depth: Depths
+
+    @model_validator(mode="after")
+    def _epochs_are_measured(self) -> StudyPlan:
+        measured = self.measured_epochs
+        if measured[-1] != self.pretrain_epochs:
+            raise ValueError(
+                f"measured_epochs must end at pretrain_epochs ({self.pretrain_epochs}), not {measured[-1]}"
+            )
+        for table, epochs in self.asked().items():
+            for epoch in epochs:
+                if epoch not in measured:
+                    raise ValueError(
+                        f"{table} asks for epoch {epoch}, which nobody measures (measured_epochs: {measured})"
+                    )
+        return self
+
+    def asked(self) -> dict[str, list[int]]:
+        """The epochs that each table and figure asks for."""
+        return {
+            "table1_rauc": self.table1_rauc.epochs + [e for e in [self.table1_rauc.baseline_epoch] if e],
+            "table2_linear": self.table2_linear.epochs + [e for e in [self.table2_linear.baseline_epoch] if e],
+            "table3_objectives": [self.table3_objectives.epoch],
+            "tableS1_ade20k": self.tableS1_ade20k.baseline_epochs + self.tableS1_ade20k.mto_epochs,
+            "tableS2_coco": self.tableS2_coco.baseline_epochs + self.tableS2_coco.mto_epochs,
+            "fig1_heterogeneity": [e for epochs in self.fig1_heterogeneity.models.values() for e in epochs],
+            "fig2_affinity": [e for epochs in self.fig2_affinity.models.values() for e in epochs],
+            "fig4_epochs": self.fig4_epochs.epochs,
+            "figS2_decoder_depth": [self.figS2_decoder_depth.epoch],
+        }
