@@ -11,6 +11,7 @@ sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 from mto.config import load
 from mto.data.layout import check
 from mto.errors import UserError
+from mto.report import jobs
 from mto.report import plan as planning
 from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Step, Study
 
@@ -93,7 +94,7 @@ def plan_rows():
 
 
 def report_job(wildcards):
-    return canonical(study.report_job(wildcards.name))
+    return canonical(jobs.report_job(study, config, wildcards.name))
 
 
 def is_imported(wildcards):

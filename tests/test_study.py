@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mto.config import load
 from mto.errors import UserError
-from mto.study import BASELINES, FIGURES, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
+from mto.study import AUDIT, BASELINES, FIGURES, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
 
 RAW = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 EPOCHS = (100, 200, 300, 400, 800)
@@ -78,8 +78,17 @@ def test_what_is_no_name(name: str) -> None:
 def test_the_paper_in_numbers(paper: Study) -> None:
     assert len(paper.runs()) == 20
     counts = Counter(step.task for step in [*paper.segments(), *paper.steps()])
-    # ten runs in five segments, ten (ablations, decoder depths) in one; four probes more for RAUC's second level
-    assert counts == {"pretrain": 60, "finetune": 60, "linear": 24, "ade20k": 9, "coco": 9, "heterogeneity": 4}
+    # ten runs in five segments, ten (ablations, decoder depths) in one
+    assert counts == {"pretrain": 60, "finetune": 60, "linear": 20, "ade20k": 9, "coco": 9, "heterogeneity": 4}
+
+
+def test_the_ablations_end_half_way(paper: Study) -> None:
+    """Table 3 and supplementary Figure 2 are measured at 400: their own runs are trained no further."""
+    ends = {run.name: max(s.epoch for s in paper.segments() if s.run == run.name) for run in paper.runs()}
+    main = {run for name in FIVE for run in (name, f"{name}-mto")}
+    assert {run for run, end in ends.items() if end == 800} == main
+    assert {end for run, end in ends.items() if run not in main} == {400}
+    assert sum(ends.values()) == 10 * 800 + 10 * 400
 
 
 def test_figure_4_is_ten_runs_at_five_epochs(paper: Study) -> None:
@@ -92,7 +101,7 @@ def test_table_2_has_no_simmim(paper: Study) -> None:
     steps = paper.steps("table2_linear")
     assert {step.run.removesuffix("-mto") for step in steps} == set(FIVE) - {"simmim-vitb"}
     assert {step.epoch for step in steps if step.run.endswith("-mto")} == {400, 800}
-    assert {step.epoch for step in steps if not step.run.endswith("-mto")} == {100, 400, 800}
+    assert {step.epoch for step in steps if not step.run.endswith("-mto")} == {400, 800}
     assert {step.task for step in steps} == {"linear"}
 
 
@@ -128,12 +137,12 @@ def test_every_measurement_has_its_segment_and_every_segment_its_predecessor(pap
         previous = paper.previous(run, epoch)
         assert previous is None or (run, seed, previous) in segments
     assert [paper.previous("mae-vitb", epoch) for epoch in EPOCHS] == [None, 100, 200, 300, 400]
-    assert paper.previous("mae-vitb-mto-depth2", 800) is None
+    assert paper.previous("mae-vitb-mto-depth2", 400) is None
 
 
 def test_only_the_segments_that_something_needs() -> None:
-    plan = study(study__figS2_decoder_depth__epoch=400)
-    assert max(s.epoch for s in plan.segments() if "depth2" in s.run) == 400
+    plan = study(study__figS2_decoder_depth__epoch=200)
+    assert max(s.epoch for s in plan.segments() if "depth2" in s.run) == 200
 
 
 def test_seeds_multiply_the_steps_and_not_the_cells() -> None:
@@ -153,8 +162,8 @@ def test_targets_divide_the_steps(paper: Study) -> None:
 def test_the_demo_is_the_same_study_with_fewer_epochs() -> None:
     demo = study("demo")
     assert demo.runs() == study().runs()
-    assert {step.epoch for step in demo.segments()} == {4, 8}
-    assert set(TABLES) | set(FIGURES) == set(REPORTS)
+    assert {step.epoch for step in demo.segments()} == {1, 2, 4, 8}
+    assert set(TABLES) | set(FIGURES) == {*REPORTS, AUDIT}
 
 
 # ----------------------------------------------------------------------------------------------------------- mistakes
@@ -234,7 +243,8 @@ def test_mto_is_in_the_jobs_of_its_runs_alone(paper: Study) -> None:
 
 def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:
     plan = study(seeds=[0, 1])
-    assert plan.report_job("figS1_architectures")["seeds"] == []
+    assert plan.report_job("fig3_method")["seeds"] == []
+    assert plan.report_job(AUDIT)["seeds"] == []
     assert plan.report_job("table1_rauc")["seeds"] == [0, 1]
 
 

@@ -8,16 +8,18 @@ Snakefile asks this module and nothing else; it needs neither torch nor the data
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from mto.config.models import Config, Resources
-from mto.config.study_plan import Curve, Transfer
+from mto.config.study_plan import Transfer
 from mto.errors import UserError
 
 TERMS = ("spa", "e", "r")
 BASELINES = ("simmim", "mae", "bootmae", "conmim")
+#: The methods with masked tokens in the encoder; the others have them in a decoder.
+ENCODER_STYLE = ("simmim", "conmim")
 REPORTS = (
     "table1_rauc",
     "table2_linear",
@@ -26,11 +28,14 @@ REPORTS = (
     "tableS2_coco",
     "fig1_heterogeneity",
     "fig2_affinity",
+    "fig3_method",
     "fig4_epochs",
     "figS1_architectures",
     "figS2_decoder_depth",
 )
-TABLES = tuple(name for name in REPORTS if name.startswith("table"))
+#: The audit of the paper's claims is a table that measures nothing.
+AUDIT = "audit"
+TABLES = (*(name for name in REPORTS if name.startswith("table")), AUDIT)
 FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
 STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
 #: Beside the files of a pre-training step that was not trained here but taken from a published checkpoint.
@@ -124,10 +129,16 @@ class Study:
 
     def _cells(self, report: str) -> Iterator[Cell]:
         plan = getattr(self.config.study, report)
-        if report in ("table1_rauc", "fig4_epochs"):
-            yield from _curve(plan, "finetune")
+        if report == "table1_rauc":
+            named = dict.fromkeys([*plan.baselines, *plan.saved])
+            yield from _curve(named, plan.epochs, "finetune")
+        elif report in ("fig4_epochs", "figS1_architectures"):
+            yield from _curve(plan.baselines, plan.epochs, "finetune")
         elif report == "table2_linear":
-            yield from _curve(plan, "linear")
+            yield from _curve(plan.baselines, plan.epochs, "linear")
+            if plan.baseline_epoch is not None and plan.baseline_epoch not in plan.epochs:
+                for baseline in plan.baselines:
+                    yield Cell("linear", Run.parse(baseline).name, plan.baseline_epoch, "top1")
         elif report == "table3_objectives":
             base = Run.parse(plan.baseline)
             for subset in plan.subsets:
@@ -159,7 +170,7 @@ class Study:
 
     def steps(self, report: str | None = None) -> list[Step]:
         """The measuring steps of one table or figure (of all of them: None), over all seeds; no pre-training."""
-        reports = REPORTS if report is None else (report,)
+        reports = REPORTS if report is None else () if report == AUDIT else (report,)
         cells = [cell for name in reports for cell in self.cells(name)]
         return sorted({Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds})
 
@@ -332,8 +343,8 @@ class Study:
 
     def report_job(self, report: str) -> dict[str, Any]:
         """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800."""
-        plan = getattr(self.config.study, report).model_dump()
-        cells = self.cells(report)
+        plan = {} if report == AUDIT else getattr(self.config.study, report).model_dump()
+        cells = [] if report == AUDIT else self.cells(report)
         return _sorted(
             {
                 "name": report,
@@ -347,15 +358,12 @@ class Study:
         )
 
 
-def _curve(plan: Curve, task: str) -> Iterator[Cell]:
-    for baseline in plan.baselines:
+def _curve(baselines: Iterable[str], epochs: list[int], task: str) -> Iterator[Cell]:
+    for baseline in baselines:
         plain = Run.parse(baseline)
         for run in (plain, Run(plain.baseline, plain.backbone, TERMS)):
-            for epoch in plan.epochs:
+            for epoch in epochs:
                 yield Cell(task, run.name, epoch, "top1")
-        level = getattr(plan, "baseline_epoch", None)
-        if level is not None and level not in plan.epochs:
-            yield Cell(task, plain.name, level, "top1")
 
 
 def _transfer(plan: Transfer, task: str, metrics: list[str]) -> Iterator[Cell]:

@@ -1,6 +1,8 @@
 """Figures from a made-up results tree: every file there, drawn from the right numbers, equal bytes for equal inputs."""
 
+import importlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +11,13 @@ import pytest
 
 from mto.errors import UserError
 from mto.report.cli import main
-from mto.report.figures import fig1_heterogeneity, fig2_affinity, fig4_epochs, figS2_decoder_depth
+from mto.report.figures import (
+    fig1_heterogeneity,
+    fig2_affinity,
+    fig4_epochs,
+    figS1_architectures,
+    figS2_decoder_depth,
+)
 from mto.report.metrics import Report
 from mto.study import FIGURES
 
@@ -52,13 +60,13 @@ def test_fig4_draws_the_means(paper):
     source = report(paper, "fig4_epochs")
     figure = fig4_epochs.draw(source)
     axes = {panel.get_title(): panel for panel in figure.axes if panel.get_title()}
-    assert list(axes) == ["SimMIM ViT-B", "MAE ViT-B", "MAE ViT-L", "BootMAE ViT-B", "ConMIM ViT-B"]
+    assert list(axes) == ["SimMIM ViT-B", "BootMAE ViT-B", "MAE ViT-B", "ConMIM ViT-B", "MAE ViT-L"]
     plain, with_mto = axes["MAE ViT-B"].lines[:2]
     for line, run in ((plain, "mae-vitb"), (with_mto, "mae-vitb-mto")):
         expected = np.mean([list(source.curve(run, seed).values()) for seed in (0, 1, 2)], axis=0)
         np.testing.assert_allclose(line.get_ydata(), expected)
     assert len(axes["MAE ViT-B"].collections) == 2  # a band a curve
-    assert "fewer epochs" in texts(figure)
+    assert "fewer epochs (paper: 54 %)" in texts(figure)
     assert "over 3 seeds" in texts(figure)
 
 
@@ -76,6 +84,48 @@ def test_fig4_says_when_the_level_is_not_reached(tmp_path):
     figure = fig4_epochs.draw(Report({**job, "cells": cells}, tmp_path))
     assert "not reached" in texts(figure)
     assert "handwritten digits" in texts(figure)
+
+
+def test_figS1_sets_two_methods_side_by_side(paper):
+    source = report(paper, "figS1_architectures")
+    figure = figS1_architectures.draw(source)
+    assert [axes.get_title() for axes in figure.axes] == ["SimMIM ViT-B, encoder-style", "MAE ViT-B, decoder-style"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    plain, with_mto = figure.axes[0].lines[:2]
+    for line, run in ((plain, "simmim-vitb"), (with_mto, "simmim-vitb-mto")):
+        expected = np.mean([list(source.curve(run, seed).values()) for seed in (0, 1, 2)], axis=0)
+        np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+@pytest.mark.parametrize("draw_it", [fig4_epochs.draw, figS1_architectures.draw])
+def test_curves_are_told_apart_without_colour(paper, draw_it):
+    figure = draw_it(report(paper, "fig4_epochs"))
+    plain, with_mto = figure.axes[0].lines[:2]
+    assert (plain.get_linestyle(), plain.get_marker()) != (with_mto.get_linestyle(), with_mto.get_marker())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_nothing_says_so(demo, name, tmp_path):
+    study, _ = demo
+    source = Report(study.report_job(name), tmp_path)
+    figure = importlib.import_module(f"mto.report.figures.{name}").draw(source)
+    shown = texts(figure)
+    if source.cells:
+        assert "measured yet" in shown
+    draw((study, tmp_path), name, tmp_path)
+    assert (tmp_path / f"{name}.png").exists()
+
+
+def test_a_figure_of_one_baseline_draws_it_and_names_the_rest(demo, tmp_path):
+    study, results = demo
+    for run in ("mae-vitb", "mae-vitb-mto"):
+        shutil.copytree(results / "finetune" / run, tmp_path / "finetune" / run)
+    shutil.rmtree(tmp_path / "finetune/mae-vitb-mto/seed0/epoch0004")
+    figure = fig4_epochs.draw(Report(study.report_job("fig4_epochs"), tmp_path))
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert [len(line.get_xdata()) for line in panels["MAE ViT-B"].lines] == [4, 3]
+    assert "not complete yet" in texts(panels["MAE ViT-B"])
+    assert "not measured yet" in texts(panels["SimMIM ViT-B"])
 
 
 def test_fig1_has_a_panel_a_variant(demo):

@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
-from made_up_results import CEILING, accuracy
+import yaml
+from made_up_results import CEILING, CONFIG, accuracy
 
+from mto.config import load
 from mto.errors import UserError
 from mto.report import printed
 from mto.report.cli import main
 from mto.report.sheet import Column, Sheet, escape
-from mto.study import REPORTS, TABLES
+from mto.study import AUDIT, STAGES, TABLES, Study
 
 
 def build(tree, name, out):
@@ -31,31 +34,40 @@ def tree(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("name", TABLES)
+MEASURED = [name for name in TABLES if name != AUDIT]
+ROWS = {"table1_rauc": 5, "table2_linear": 8, "table3_objectives": 7, "tableS1_ade20k": 9, "tableS2_coco": 9}
+
+
+@pytest.mark.parametrize("name", MEASURED)
 def test_every_table_is_written_and_well_formed(tree, name, tmp_path):
     records, markdown, latex = build(tree, name, tmp_path)
     rows = shown(markdown)
-    assert len(rows) == {"table1_rauc": 5, "table2_linear": 8, "table3_objectives": 7}.get(name, 9)
+    assert len(rows) == ROWS[name]
     assert records["mean"].notna().all()
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{suffix}" for suffix in ("csv", "md", "tex")}
+    assert {path.name for path in tmp_path.iterdir()} >= {f"{name}.{suffix}" for suffix in ("csv", "md", "tex")}
     demo = tree[0].config.scale == "demo"
     for text in (markdown, latex):
         assert ("Demo scale: handwritten digits, not comparable with the paper." in text) == demo
         dataset = {"tableS1_ade20k": "ADE20K", "tableS2_coco": "COCO"}.get(name, "ImageNet-1K")
         assert (f"paper ({dataset})" in text) == demo
     assert all(row["Seeds"] == ("1" if demo else "3") for row in rows)
+    assert any("Δ" in head for head in rows[0]) != demo  # another scale is not compared with the paper
     assert_balanced(latex)
 
 
 def assert_balanced(latex):
     """What a LaTeX run would choke on: environments, braces, cells a row, characters outside ASCII."""
     assert latex.isascii()
-    assert re.findall(r"\\begin\{(\w+)\}", latex) == re.findall(r"\\end\{(\w+)\}", latex)[::-1]
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", latex):
+        assert kind == "begin" or opened.pop() == name
+        opened += [name] if kind == "begin" else []
+    assert not opened
     bare = re.sub(r"\\[\\{}%&#_$]", "", latex)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
-    width = len(re.search(r"\\begin\{tabular\}\{([lrc]+)\}", latex)[1])
-    body = [line.strip() for line in latex.splitlines() if line.endswith("\\\\")]
+    width = len(re.search(r"\\begin\{(?:tabular|xltabular\}\{\\linewidth)\}\{([lrcX]+)\}", latex)[1])
+    body = [line.strip() for line in latex.splitlines() if line.endswith("\\\\") and "\\caption" not in line]
     assert len(body) > 2
     for line in body:
         cells = re.split(r"(?<!\\)&", line)
@@ -66,23 +78,60 @@ def assert_balanced(latex):
 def test_mean_std_paper_and_delta(paper, tmp_path):
     records, markdown, _ = build(paper, "table2_linear", tmp_path)
     values = [accuracy("mae-vitb", seed, 0.5, CEILING["linear"]) for seed in (0, 1, 2)]
-    row = records[(records.run == "mae-vitb") & (records.epoch == 400)].iloc[0]
+    row = records[(records.run == "mae-vitb") & (records.epoch == 400) & (records.metric == "top1")].iloc[0]
     assert row["mean"] == pytest.approx(sum(values) / 3, abs=1e-5)
     assert row["std"] == pytest.approx(0.05, abs=1e-5)
     assert (row["seeds"], row["paper"], row["paper_epoch"]) == (3, 57.4, 400)
     assert row["delta"] == pytest.approx(row["mean"] - 57.4, abs=1e-5)
     texts = next(r for r in shown(markdown) if r["Baseline"] == "MAE ViT-B" and not r["MTO"])
-    assert texts["400 epochs: ours"] == f"{row['mean']:.2f} ± 0.05"
+    assert texts["400 epochs: last"] == f"{row['mean']:.2f} ± 0.05"
+    assert texts["400 epochs: best"] == f"{row['mean'] + 0.25:.2f} ± 0.05"
     assert texts["400 epochs: paper"] == "57.4"
     assert float(texts["400 epochs: Δ"].replace("−", "-")) == pytest.approx(row["delta"], abs=0.006)
+
+
+def test_what_others_report_stands_beside(paper, tmp_path):
+    _, markdown, _ = build(paper, "table2_linear", tmp_path)
+    texts = next(r for r in shown(markdown) if r["Baseline"] == "MAE ViT-B" and not r["MTO"])
+    assert (texts["400 epochs: elsewhere"], texts["800 epochs: elsewhere"]) == (
+        "62.5 (mmpretrain)",
+        "65.1 (mmpretrain)",
+    )
+    assert "67.8 at 1600 (MAE)" in markdown
+    with_mto = next(r for r in shown(markdown) if r["Baseline"] == "MAE ViT-B" and r["MTO"])
+    assert with_mto["800 epochs: elsewhere"] == "—"
+
+
+def test_the_gpu_hours_of_a_row_are_all_its_jobs(paper, tmp_path):
+    """Each made-up job took 1.5 GPU-hours; three seeds."""
+    _, markdown, _ = build(paper, "table2_linear", tmp_path)
+    rows = {(row["Baseline"], row["MTO"]): row["GPU-hours"] for row in shown(markdown)}
+    assert rows["MAE ViT-B", ""] == f"{3 * 1.5 * (2 + 5):.1f}"  # two probes; five segments
+    _, markdown, _ = build(paper, "table3_objectives", tmp_path)
+    assert [row["GPU-hours"] for row in shown(markdown)] == [f"{3 * 1.5 * 2:.1f}"] * 6 + [f"{3 * 1.5 * (1 + 4):.1f}"]
 
 
 def test_rauc_beside_the_paper_s_two(paper, tmp_path):
     _, markdown, _ = build(paper, "table2_linear", tmp_path)
     with_mto = {row["Baseline"]: row for row in shown(markdown) if row["MTO"]}
-    points = {name: row["RAUC: Eq. 6 on the paper's points"] for name, row in with_mto.items()}
+    points = {name: row["RAUC (400, 800): Eq. 6 on the paper's points"] for name, row in with_mto.items()}
     assert points == {"MAE ViT-L": "2.36", "MAE ViT-B": "2.09", "BootMAE ViT-B": "—", "ConMIM ViT-B": "2.09"}
-    assert [row["RAUC: paper"] for row in with_mto.values()] == ["1.20", "1.23", "1.22", "1.20"]
+    assert [row["RAUC (400, 800): paper"] for row in with_mto.values()] == ["1.20", "1.23", "1.22", "1.20"]
+
+
+def test_table1_is_the_paper_s(paper, tmp_path):
+    """Two windows of four ViT-B baselines; the epochs saved of these and of MAE ViT-L."""
+    _, markdown, _ = build(paper, "table1_rauc", tmp_path)
+    rows = {row["Baseline"]: row for row in shown(markdown)}
+    given = {name: (row["RAUC (100, 400): paper"], row["RAUC (200, 400): paper"]) for name, row in rows.items()}
+    assert given == {
+        "SimMIM ViT-B": ("1.47", "1.44"),
+        "BootMAE ViT-B": ("1.19", "1.22"),
+        "MAE ViT-B": ("1.32", "1.29"),
+        "ConMIM ViT-B": ("1.21", "1.17"),
+        "MAE ViT-L": ("", ""),
+    }
+    assert [row["Epochs: paper"] for row in rows.values()] == ["54", "58", "50", "50", "43"]
 
 
 def test_demo_joins_the_paper_by_epoch_without_a_delta(demo, tmp_path):
@@ -93,7 +142,7 @@ def test_demo_joins_the_paper_by_epoch_without_a_delta(demo, tmp_path):
     assert records["std"].isna().all()
     text = shown(markdown)[1]
     assert text["Epochs"] == "4 (paper: 400)"
-    assert (text["mIoU: paper (ADE20K)"], text["mIoU: Δ"]) == ("44.1", "—")
+    assert text["mIoU: paper (ADE20K)"] == "44.1"
     assert text["mIoU: ours"] == f"{accuracy('mae-vitb-mto', 0, 0.5, CEILING['ade20k']):.2f}"
 
 
@@ -105,17 +154,18 @@ def test_table3_marks_its_terms(demo, tmp_path):
     assert ticks[6] == ["✓"] * 3
 
 
-def curves(tmp_path, base, mto, **plan):
-    """Table 1 of one baseline with these curves."""
+def curves(tmp_path, base, mto):
+    """Table 1 of one baseline with these curves, over a window of all of them."""
     for run, curve in (("mae-vitb", base), ("mae-vitb-mto", mto)):
         for epoch, value in curve.items():
             path = tmp_path / f"results/finetune/{run}/seed0/epoch{epoch:04d}/metrics.json"
             path.parent.mkdir(parents=True)
             identity = {"task": "finetune", "scale": "paper", "run": run, "seed": 0, "epoch": epoch}
             path.write_text(json.dumps({**identity, "metrics": {"top1": value}}))
+    window = [min(base), max(base)]
     job = {
         **{"name": "table1_rauc", "scale": "paper", "recipe": "paper", "seeds": [0], "pretrain_epochs": 800},
-        "plan": {"baselines": ["mae-vitb"], "epochs": sorted(base), "baseline_epoch": None, **plan},
+        "plan": {"baselines": ["mae-vitb"], "saved": ["mae-vitb"], "windows": [window], "epochs": sorted(base)},
         "cells": [
             {"task": "finetune", "run": run, "epoch": epoch, "metric": "top1"}
             for run in ("mae-vitb", "mae-vitb-mto")
@@ -125,44 +175,92 @@ def curves(tmp_path, base, mto, **plan):
     (tmp_path / "job.json").write_text(json.dumps(job))
     results, out = tmp_path / "results", tmp_path / "out"
     main(["table", "--job", str(tmp_path / "job.json"), "--results", str(results), "--out", str(out)])
-    return shown((out / "table1_rauc.md").read_text())[0], (out / "table1_rauc.md").read_text()
+    row = shown((out / "table1_rauc.md").read_text())[0]
+    return row, row[f"RAUC ({window[0]}, {window[1]}): ours"], (out / "table1_rauc.md").read_text()
 
 
 def test_table1_epochs_saved(tmp_path):
-    row, _ = curves(tmp_path, {100: 80.0, 400: 82.0, 800: 83.0}, {100: 81.0, 400: 83.5, 800: 84.0})
+    row, ratio, _ = curves(tmp_path, {100: 80.0, 400: 82.0, 800: 83.0}, {100: 81.0, 400: 83.5, 800: 84.0})
     assert row["Epochs: to match (of 800)"] == "340.0"
-    assert (row["Epochs: saved"], row["Epochs: saved, %"]) == ("460.0", "57.5")
-    assert row["RAUC: Eq. 6"] == f"{(0.5 * 4.5 * 300 + 0.5 * 7.5 * 400) / (0.5 * 2 * 300 + 0.5 * 5 * 400):.2f}"
-
-
-def test_table1_with_another_level(tmp_path):
-    row, _ = curves(tmp_path, {100: 80.0, 800: 84.0}, {100: 82.0, 800: 84.0}, baseline_epoch=800)
-    assert (row["RAUC: Eq. 6"], row["RAUC: level of epoch 800"]) == ("1.50", "0.50†")
-
-
-def test_table1_refuses_a_level_that_nobody_measured(tmp_path):
-    message = r"config\.yaml: study\.table1_rauc: mae-vitb: .* baseline_epoch 300, only at \[100, 800\]"
-    with pytest.raises(UserError, match=message):
-        curves(tmp_path, {100: 80.0, 800: 84.0}, {100: 82.0, 800: 84.0}, baseline_epoch=300)
+    assert (row["Epochs: saved"], row["Epochs: saved, %"], row["Epochs: Δ"]) == ("460.0", "57.5", "+7.5")
+    assert ratio == f"{(0.5 * 4.5 * 300 + 0.5 * 7.5 * 400) / (0.5 * 2 * 300 + 0.5 * 5 * 400):.2f}"
 
 
 def test_table1_not_reached_and_flat(tmp_path):
-    row, markdown = curves(tmp_path, {100: 83.0, 800: 83.0}, {100: 81.0, 800: 82.0})
-    assert row["RAUC: Eq. 6"] == "—†"
+    row, ratio, markdown = curves(tmp_path, {100: 83.0, 800: 83.0}, {100: 81.0, 800: 82.0})
+    assert ratio == "—†"
     assert "† The baseline gains nothing" in markdown
     assert row["Epochs: to match (of 800)"] == "not reached"
 
 
 def test_table1_reached_at_once(tmp_path):
-    row, _ = curves(tmp_path, {100: 80.0, 800: 83.0}, {100: 83.0, 800: 84.0})
+    row, _, _ = curves(tmp_path, {100: 80.0, 800: 83.0}, {100: 83.0, 800: 84.0})
     assert (row["Epochs: to match (of 800)"], row["Epochs: saved, %"]) == ("≤ 100.0", "≥ 87.5")
 
 
-def test_a_missing_input_is_named(paper, tmp_path):
-    study, _ = paper
-    job = json.dumps(study.report_job("tableS2_coco"))
-    with pytest.raises(UserError, match=r"coco/mae-vitb/seed0/epoch0800/metrics\.json: no such file"):
-        main(["table", "--job", job, "--results", str(tmp_path), "--out", str(tmp_path)])
+def test_a_second_level_for_rauc(tmp_path):
+    """Table 2 with `baseline_epoch: 100`: a probe more for each baseline, and a column."""
+    raw = yaml.safe_load(CONFIG.read_text())
+    raw["study"]["table2_linear"]["baseline_epoch"] = 100
+    study = Study(load(raw, scale="paper"))
+    for step in study.steps("table2_linear"):
+        path = tmp_path / f"linear/{step.run}/seed0/epoch{step.epoch:04d}/metrics.json"
+        path.parent.mkdir(parents=True)
+        value = {100: 40.0, 400: 50.0, 800: 60.0}[step.epoch] + 5 * step.run.endswith("-mto")
+        metrics = {"top1": value, "top1_best": value}
+        path.write_text(json.dumps({**step._asdict(), "scale": "paper", "metrics": metrics}))
+    _, markdown, _ = build((study, tmp_path), "table2_linear", tmp_path / "out")
+    row = next(row for row in shown(markdown) if row["MTO"])
+    assert row["RAUC (400, 800): ours"] == f"{(5 + 15) / 10:.2f}"
+    assert row["RAUC (400, 800): level of epoch 100"] == f"{(15 + 25) / (10 + 20):.2f}"
+
+
+# -------------------------------------------------------------------------------------------------------- what is there
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_study_without_results_gives_tables_that_say_so(demo, name, tmp_path):
+    records, markdown, latex = build((demo[0], tmp_path), name, tmp_path / "out")
+    rows = shown(markdown)
+    assert len(rows) == ROWS[name]
+    assert all("missing" in row.values() and row["Seeds"] == "0 of 1" and row["GPU-hours"] == "—" for row in rows)
+    assert "Not there yet, and left out: " in markdown
+    assert records["mean"].isna().all()
+    assert_balanced(latex)
+
+
+def test_a_missing_cell_is_named_and_the_others_are_shown(paper, tmp_path):
+    study, results = paper
+    shutil.copytree(results, tmp_path / "results")
+    gone = "linear/mae-vitb-mto/seed2/epoch0400"
+    shutil.rmtree(tmp_path / "results" / gone)
+    _, markdown, _ = build((study, tmp_path / "results"), "table2_linear", tmp_path / "out")
+    assert f"Not there yet, and left out: {gone}." in markdown
+    row = next(row for row in shown(markdown) if row["Baseline"] == "MAE ViT-B" and row["MTO"])
+    values = [accuracy("mae-vitb-mto", seed, 0.5, CEILING["linear"]) for seed in (0, 1)]
+    assert row["400 epochs: last"].startswith(f"{sum(values) / 2:.2f} ± ")
+    assert (row["Seeds"], row["GPU-hours"]) == ("2 of 3", "—")
+    full, _, _ = build(paper, "table2_linear", tmp_path / "full")
+    rauc = full[(full.run == "mae-vitb-mto") & (full.metric == "rauc_400_800")].iloc[0]
+    assert rauc["seeds"] == 3
+    assert row["RAUC (400, 800): ours"] != "missing"  # of the two seeds whose curves are whole
+
+
+def test_tables_by_name_from_the_config_alone(paper, tmp_path, capsys):
+    """`python -m mto report table table2_linear --scale paper` on whatever finished."""
+    _, results = paper
+    arguments = ["--config", str(CONFIG), "--scale", "paper", "--results", str(results), "--out", str(tmp_path)]
+    main(["table", "table2_linear", "audit", *arguments])
+    assert {path.stem for path in tmp_path.iterdir()} == {"table2_linear", "audit"}
+    assert "table2_linear" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no such table: 'fig4_epochs'"):
+        main(["table", "fig4_epochs", *arguments])
+
+
+def test_a_file_of_another_step_is_an_error(demo, tmp_path):
+    study, results = demo
+    source = results / "ade20k/mae-vitb/seed0/epoch0008"
+    shutil.copytree(source, tmp_path / "ade20k/mae-vitb-mto/seed0/epoch0008")
+    with pytest.raises(UserError, match=r"epoch0008/metrics\.json: run is 'mae-vitb', but its folder says"):
+        build((study, tmp_path), "tableS1_ade20k", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -189,12 +287,22 @@ def test_markdown_and_latex_escape():
     assert escape("✓ ≤ −{x}") == r"\checkmark{} $\leq$ $-$\{x\}"
 
 
-def test_the_paper_s_numbers_are_those_of_runs_in_the_study(paper):
+def test_every_printed_number_is_of_a_run_in_the_study(paper):
     study, _ = paper
     names = {run.name for run in study.runs()}
-    for table in REPORTS[:5]:
+    counts = {"table1_rauc": 8, "table2_linear": 18, "table3_objectives": 7, "tableS1_ade20k": 9, "tableS2_coco": 18}
+    for table, count in (counts | {"fig4_epochs": 5}).items():
         known = printed.load(table)
         assert {row for row, _ in known} <= names
+        assert len(known) == count
         assert all(float(value) for value in known.values())
-    assert printed.load("table2_linear")["mae-vitb-mto", "rauc"] == "1.23"
-    assert printed.official("finetune")["bootmae-vitb", 800] == "84.2"
+    assert {row for row, _ in printed.load("quoted")} <= names | {"all"}
+    assert printed.load("table2_linear")["mae-vitb-mto", "rauc@400-800"] == "1.23"
+    assert [row["value"] for row in printed.unassigned("figS2_decoder_depth")] == ["82.9", "60.5"]
+
+
+def test_every_number_of_others_is_of_a_baseline_and_its_task(paper):
+    names = {run.name for run in paper[0].runs() if not run.terms}
+    assert {r.row for r in printed.elsewhere()} <= names
+    assert {r.task for r in printed.elsewhere()} <= set(STAGES)
+    assert all(float(r.value) and r.source for r in printed.elsewhere())

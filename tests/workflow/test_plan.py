@@ -11,12 +11,11 @@ from workflow_clone import ROOT, Clone
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "sklearn", "matplotlib")
 
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
-# epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 800. Probed: four baselines, plain and
-# with MTO, at 400 and 800 (without also at 100), and four depths. Subsets and depths are one segment each. Demo: two
-# epochs instead of five.
+# epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400. Probed: four baselines, plain and
+# with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five.
 JOBS = {
-    "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 24},
-    "demo": {"pretrain_segment": 30, "finetune_encoder": 30, "linear_probe": 20},
+    "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
+    "demo": {"pretrain_segment": 50, "finetune_encoder": 50, "linear_probe": 20},
 }
 SAME = {
     "dataset": 3,
@@ -24,8 +23,8 @@ SAME = {
     "coco_maskrcnn": 9,
     "heterogeneity": 4,
     "results": 1,
-    "table": 5,
-    "figure": 5,
+    "table": 6,
+    "figure": 6,
     "all": 1,
 }
 
@@ -57,8 +56,8 @@ def test_a_baseline_plans_its_own_jobs_and_nothing_else(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        ("linear", {"dataset": 1, "pretrain_segment": 20, "linear_probe": 20, "linear": 1}),
-        ("analysis", {"dataset": 1, "pretrain_segment": 6, "heterogeneity": 4, "analysis": 1}),
+        ("linear", {"dataset": 1, "pretrain_segment": 36, "linear_probe": 20, "linear": 1}),
+        ("analysis", {"dataset": 1, "pretrain_segment": 12, "heterogeneity": 4, "analysis": 1}),
         ("plan", {"plan": 1}),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mto.config.compare import differences
 from mto.config.models import Config
 from mto.config.reading import load, read, resolve, validate
 from mto.study import Study
@@ -29,28 +30,6 @@ def schema() -> dict[str, Any]:
     scale = {"type": "object", "additionalProperties": False, "properties": {**body, "each_baseline": baseline}}
     whole["properties"]["scales"] = {"type": "object", "additionalProperties": scale}
     return whole
-
-
-def differences(raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(run and key, paper, official) wherever a run's two recipes differ at the paper scale."""
-    paper, official = (_runs(validate(resolve(raw, scale="paper", recipe=recipe))) for recipe in ("paper", "official"))
-    return [(key, paper[key], official[key]) for key in paper if paper[key] != official[key]]
-
-
-def _runs(config: Config) -> dict[str, Any]:
-    """Every value of every baseline's recipe, a backbone at a time."""
-    recipes = {
-        f"{name}-{backbone}": config.of(name, backbone).model_dump(exclude={"backbones"})
-        for name, baseline in config.baselines
-        for backbone in baseline.backbones
-    }
-    return _flatten(recipes)
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix.rstrip("."): node}
-    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
 
 
 def main(argv: list[str] | None = None) -> None:

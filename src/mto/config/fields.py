@@ -39,6 +39,7 @@ def ordered(values: list[float]) -> list[float]:
 
 
 Epochs = Annotated[list[Epoch], Field(min_length=1), AfterValidator(rising)]
+Window = Annotated[list[Epoch], Field(min_length=2, max_length=2), AfterValidator(rising)]
 SomeBaselines = Annotated[list[Baseline], Field(min_length=1)]
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(ordered)]
 Taps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4), AfterValidator(rising)]

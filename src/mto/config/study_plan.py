@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mto.config.fields import Baseline, Count, Epoch, Epochs, Model, SomeBaselines, Term, rising
+from mto.config.fields import Baseline, Count, Epoch, Epochs, Model, SomeBaselines, Term, Window, rising
 
 
 class Curve(Model):
@@ -17,7 +17,24 @@ class Curve(Model):
 
 
 class Rauc(Curve):
-    """Tables 1 and 2: the baseline's accuracy at `baseline_epoch` is a second level for Eq. 6 to subtract."""
+    """Table 1: RAUC over each window of epochs, and for the baselines of `saved` the epochs that MTO saves.
+
+    Both are read off the curves at `epochs`, which `windows` must begin and end at.
+    """
+
+    windows: Annotated[list[Window], Field(min_length=1)]
+    saved: SomeBaselines
+
+    @model_validator(mode="after")
+    def _windows_are_measured(self) -> Rauc:
+        for window in self.windows:
+            if lacking := [epoch for epoch in window if epoch not in self.epochs]:
+                raise ValueError(f"windows: {window} begins or ends at {lacking[0]}, which epochs lacks: {self.epochs}")
+        return self
+
+
+class Probes(Curve):
+    """Table 2: `baseline_epoch` is a second level for Eq. 6 to subtract, the baseline's accuracy at that epoch."""
 
     epochs: Annotated[Epochs, Field(min_length=2)]
     baseline_epoch: Epoch | None
@@ -63,14 +80,15 @@ class StudyPlan(Model):
     pretrain_epochs: Count
     measured_epochs: Epochs
     table1_rauc: Rauc
-    table2_linear: Rauc
+    table2_linear: Probes
     table3_objectives: Objectives
     tableS1_ade20k: Transfer
     tableS2_coco: Transfer
     fig1_heterogeneity: Models
     fig2_affinity: Models
+    fig3_method: Empty
     fig4_epochs: Curve
-    figS1_architectures: Empty
+    figS1_architectures: Curve
     figS2_decoder_depth: Depths
 
     @model_validator(mode="after")
@@ -91,7 +109,7 @@ class StudyPlan(Model):
     def asked(self) -> dict[str, list[int]]:
         """The epochs that each table and figure asks for."""
         return {
-            "table1_rauc": self.table1_rauc.epochs + [e for e in [self.table1_rauc.baseline_epoch] if e],
+            "table1_rauc": self.table1_rauc.epochs,
             "table2_linear": self.table2_linear.epochs + [e for e in [self.table2_linear.baseline_epoch] if e],
             "table3_objectives": [self.table3_objectives.epoch],
             "tableS1_ade20k": self.tableS1_ade20k.baseline_epochs + self.tableS1_ade20k.mto_epochs,
@@ -99,5 +117,6 @@ class StudyPlan(Model):
             "fig1_heterogeneity": [e for epochs in self.fig1_heterogeneity.models.values() for e in epochs],
             "fig2_affinity": [e for epochs in self.fig2_affinity.models.values() for e in epochs],
             "fig4_epochs": self.fig4_epochs.epochs,
+            "figS1_architectures": self.figS1_architectures.epochs,
             "figS2_decoder_depth": [self.figS2_decoder_depth.epoch],
         }

@@ -6,12 +6,14 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mto.config.reading import load, read
 from mto.errors import UserError
-from mto.report import metrics
-from mto.study import FIGURES, TABLES
+from mto.report import jobs, metrics
+from mto.study import FIGURES, TABLES, Study
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,11 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     results.set_defaults(action=_results)
 
     for kind, known in (("table", TABLES), ("figure", FIGURES)):
-        command = commands.add_parser(kind, help=f"one of: {', '.join(known)}")
-        command.add_argument("--job", required=True, help="the report's job: JSON, or a file of it")
-        command.add_argument("--results", type=Path, required=True, help="results/<scale>")
-        command.add_argument("--out", type=Path, required=True, help=f"the folder of the {kind}s")
-        command.set_defaults(action=_table if kind == "table" else _figure)
+        command = commands.add_parser(kind, help=f"of whatever has finished; some of: {', '.join(known)}")
+        command.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(known)} (default: all)")
+        command.add_argument("--job", help="one report's job instead of names: JSON, or a file of it")
+        command.add_argument("--config", default="config.yaml", help="where the jobs of names come from")
+        command.add_argument("--scale", help="of config.yaml, if not the one that it names")
+        command.add_argument("--results", type=Path, help="default: results/<scale>")
+        command.add_argument("--out", type=Path, help=f"default: <results>/{kind}s")
+        command.set_defaults(action=_table if kind == "table" else _figure, kind=kind, known=known)
 
     profile = commands.add_parser("profile", help="which reading of Eq. 2 gives a heterogeneity that falls with depth")
     profile.add_argument(
@@ -60,16 +65,16 @@ def _results(args: argparse.Namespace) -> None:
 def _table(args: argparse.Namespace) -> None:
     from mto.report import tables
 
-    report = _report(args, tuple(tables.TABLES))
-    tables.TABLES[report.name](report).write(args.out)
+    for report, out in _reports(args):
+        tables.TABLES[report.name](report).write(out)
 
 
 def _figure(args: argparse.Namespace) -> None:
     from mto.report.figures import style
 
-    report = _report(args, FIGURES)
-    module = importlib.import_module(f"mto.report.figures.{report.name}")
-    style.save(module.draw(report), args.out, report.name)
+    for report, out in _reports(args):
+        module = importlib.import_module(f"mto.report.figures.{report.name}")
+        style.save(module.draw(report), out, report.name)
 
 
 def _profile(args: argparse.Namespace) -> None:
@@ -78,14 +83,33 @@ def _profile(args: argparse.Namespace) -> None:
     print(profiles.describe([path.parent if path.is_file() else path for path in args.folders]))
 
 
-def _report(args: argparse.Namespace, known: tuple[str, ...]) -> metrics.Report:
+def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
+    """Each report that is asked for, by its job or by names, and the folder that it is written to."""
+    if args.job is not None:
+        chosen = [_given_job(args.job)]
+    else:
+        raw = read(args.config)
+        study = Study(load(raw, **({"scale": args.scale} if args.scale else {})))
+        chosen = [jobs.report_job(study, raw, name) for name in args.names or args.known]
+    for job in chosen:
+        if job.get("name") not in args.known:
+            raise UserError(
+                f"no such {args.kind}: {job.get('name')!r}; its name must be one of {', '.join(args.known)}"
+            )
+        results = args.results or Path("results", job["scale"])
+        report = metrics.Report(job, results)
+        out = args.out or results / f"{args.kind}s"
+        yield report, out
+        print(out / report.name, *report.missing_notes, sep="  ", file=sys.stderr)
+
+
+def _given_job(given: str) -> dict[str, Any]:
     try:
-        text = args.job if args.job.lstrip().startswith("{") else Path(args.job).read_text()
-        job: dict[str, Any] = json.loads(text)
+        job = json.loads(given if given.lstrip().startswith("{") else Path(given).read_text())
     except FileNotFoundError:
-        raise UserError(f"--job {args.job}: no such file") from None
+        raise UserError(f"--job {given}: no such file") from None
     except ValueError as error:
         raise UserError(f"--job: not JSON ({error})") from None
-    if job.get("name") not in known:
-        raise UserError(f"--job: name must be one of {', '.join(known)}, not {job.get('name')!r}")
-    return metrics.Report(job, args.results)
+    if not isinstance(job, dict):
+        raise UserError("--job: a report's job is a JSON object")
+    return job

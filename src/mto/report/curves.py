@@ -10,31 +10,36 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 Curve = dict[int, float]
+Window = tuple[int, int]
 
 
-def rauc(base: Curve, mto: Curve, baseline_epoch: int | None = None) -> float:
+def rauc(base: Curve, mto: Curve, window: Window | None = None, baseline_epoch: int | None = None) -> float:
     """Relative area under the curve, Eq. 6, by the trapezoid rule on the checkpoints in [E1, E2].
 
-    E1 and E2 are the first and the last epoch that both curves have. RAUC is the area between the curve with MTO and
-    the level S1(E1), divided by the area between the baseline's curve S1 and that level; 1 means no gain.
+    RAUC is the area between the curve with MTO and the level S1(E1), divided by the area between the baseline's curve
+    S1 and that level; 1 means no gain.
 
     Args:
         base: the baseline's curve S1.
         mto: the curve with MTO, S2.
+        window: E1 and E2; the first and the last epoch that both curves have, if not given.
         baseline_epoch: take the level from the baseline at this epoch instead of E1.
 
     Returns:
         NaN where the baseline's area is zero: the ratio is undefined.
 
     Raises:
-        ValueError: if the curves share fewer than two epochs, or the baseline lacks `baseline_epoch`.
+        ValueError: if the curves share fewer than two epochs, lack the window's ends, or the baseline lacks
+            `baseline_epoch`.
     """
-    above_base, above_mto = gains(base, mto, baseline_epoch)
+    above_base, above_mto = gains(base, mto, window, baseline_epoch)
     flat = 1e-9 * max(map(abs, base.values()), default=0.0)
     return above_mto / above_base if abs(above_base) > flat else math.nan
 
 
-def gains(base: Curve, mto: Curve, baseline_epoch: int | None = None) -> tuple[float, float]:
+def gains(
+    base: Curve, mto: Curve, window: Window | None = None, baseline_epoch: int | None = None
+) -> tuple[float, float]:
     """The two areas of Eq. 6, baseline's first, each divided by E2 - E1: a mean gain in accuracy over the level.
 
     A baseline that gains nothing (zero or less) makes their ratio meaningless.
@@ -42,9 +47,11 @@ def gains(base: Curve, mto: Curve, baseline_epoch: int | None = None) -> tuple[f
     shared = sorted(base.keys() & mto.keys())
     if len(shared) < 2:
         raise ValueError(f"RAUC needs two epochs that both curves have, not {shared}")
+    first, last = window or (shared[0], shared[-1])
+    if first not in shared or last not in shared:
+        raise ValueError(f"RAUC over ({first}, {last}): both curves have only {shared}")
     if baseline_epoch is not None and baseline_epoch not in base:
         raise ValueError(f"the baseline was not measured at baseline_epoch {baseline_epoch}, only at {sorted(base)}")
-    first, last = shared[0], shared[-1]
     level = base[first if baseline_epoch is None else baseline_epoch]
     return _mean_above(base, level, first, last), _mean_above(mto, level, first, last)
 

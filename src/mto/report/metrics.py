@@ -22,6 +22,7 @@ COLUMNS = (
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
 PAPER_EPOCHS = 800
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
+SHOWN_MISSING = 12  # steps that a note names before it only counts
 
 
 class Cell(NamedTuple):
@@ -96,11 +97,16 @@ def write_csv(out: Path, columns: Iterable[str], records: Iterable[dict[str, Any
 
 @dataclass(frozen=True)
 class Report:
-    """A table's or figure's own job (`Study.report_job`) and the results folder that its cells are read from."""
+    """A table's or figure's own job (`Study.report_job`) and the results folder that its cells are read from.
+
+    A study that is not finished gives a report that is not complete: what has no file yet is left out and remembered in
+    `missing`, by its folder. A file that is there and wrong is an error.
+    """
 
     job: dict[str, Any]
     results: Path
-    _read: dict[Path, dict[str, float]] = field(default_factory=dict, repr=False)
+    missing: dict[str, None] = field(default_factory=dict)
+    _read: dict[Path, dict[str, Any] | None] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -140,41 +146,101 @@ class Report:
         """The paper's epoch (of 800) that an epoch of this scale stands for."""
         return round(epoch / self.job["pretrain_epochs"] * PAPER_EPOCHS)
 
+    def epoch(self, epoch: int) -> str:
+        """`8 (paper: 800)`, or `800` where they are the same."""
+        paper = self.paper_epoch(epoch)
+        return f"{epoch}" + ("" if epoch == paper else f" (paper: {paper})")
+
     def epochs(self, epoch: int) -> str:
         """`8 epochs (paper: 800)`, or `800 epochs` where they are the same."""
-        paper = self.paper_epoch(epoch)
-        return f"{epoch} epochs" + ("" if epoch == paper else f" (paper: {paper})")
+        return self.epoch(epoch).replace(str(epoch), f"{epoch} epochs", 1)
+
+    def window(self, first: int, last: int) -> str:
+        """`(1, 4) (paper: 100, 400)`, or `(100, 400)` where they are the same."""
+        paper = self.paper_epoch(first), self.paper_epoch(last)
+        return f"({first}, {last})" + ("" if paper == (first, last) else f" (paper: {paper[0]}, {paper[1]})")
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return folder(self.results, cell.task, cell.run, seed, cell.epoch)
 
-    def value(self, cell: Cell, seed: int) -> float:
-        """One measured value; NaN where the task measured none (null).
+    def step(self, cell: Cell, seed: int) -> dict[str, Any] | None:
+        """The metrics.json behind a cell; None, and remembered as missing, where there is none yet.
 
         Raises:
-            UserError: naming the file, if it is missing, is another step's, or lacks the metric.
+            UserError: naming the file, if it is another step's.
         """
         path = self.folder(cell, seed) / "metrics.json"
         if path not in self._read:
-            record = read(path)
+            record = read(path) if path.exists() else None
             for key, expected in zip(
                 ("task", "run", "seed", "epoch"), (cell.task, cell.run, seed, cell.epoch), strict=True
             ):
-                if record[key] != expected:
+                if record is not None and record[key] != expected:
                     raise UserError(f"{path}: {key} is {record[key]!r}, but its folder says {expected!r}")
-            self._read[path] = record["metrics"]
-        metrics = self._read[path]
+            self._read[path] = record
+        if self._read[path] is None:
+            self.missing[str(path.parent.relative_to(self.results))] = None
+        return self._read[path]
+
+    def value(self, cell: Cell, seed: int) -> float | None:
+        """One measured value; None where it is missing, NaN where the task measured none (null).
+
+        Raises:
+            UserError: naming the file, if it is another step's or lacks the metric.
+        """
+        record = self.step(cell, seed)
+        if record is None:
+            return None
+        metrics = record["metrics"]
         if cell.metric not in metrics:
+            path = self.folder(cell, seed) / "metrics.json"
             raise UserError(f"{path}: no metric '{cell.metric}' (it has: {', '.join(sorted(metrics))})")
         return float("nan") if metrics[cell.metric] is None else float(metrics[cell.metric])
 
     def values(self, cell: Cell) -> list[float]:
-        """One value a seed."""
-        return [self.value(cell, seed) for seed in self.seeds]
+        """One value a seed, of the seeds that have one."""
+        found = (self.value(cell, seed) for seed in self.seeds)
+        return [value for value in found if value is not None]
 
     def curve(self, run: str, seed: int) -> dict[int, float]:
-        """Epoch to value, over this report's cells of one run."""
-        return {cell.epoch: self.value(cell, seed) for cell in self.cells if cell.run == run}
+        """Epoch to value, over this report's cells of one run that have one."""
+        found = {cell.epoch: self.value(cell, seed) for cell in self.cells if cell.run == run}
+        return {epoch: value for epoch, value in found.items() if value is not None}
+
+    def curves(self, *runs: str) -> list[tuple[dict[int, float], ...]]:
+        """The curves of several runs, a tuple a seed, of the seeds for which every point of every curve is there."""
+        asked = {run: {cell.epoch for cell in self.cells if cell.run == run} for run in runs}
+        found = [{run: self.curve(run, seed) for run in runs} for seed in self.seeds]
+        return [tuple(c[run] for run in runs) for c in found if all(c[run].keys() == asked[run] for run in runs)]
+
+    def gpu_hours(self, cells: Iterable[Cell]) -> float | None:
+        """GPU-hours behind some cells over all seeds: their jobs, and their runs' pre-training up to the last epoch.
+
+        None where a job is missing or does not say.
+        """
+        cells = list(cells)
+        steps = {(cell.task, cell.run, cell.epoch) for cell in cells}
+        for run in {cell.run for cell in cells}:
+            last = max(cell.epoch for cell in cells if cell.run == run)
+            found = (self.results / "pretrain" / run).glob("seed*/epoch*")
+            epochs = {int(folder.name.removeprefix("epoch")) for folder in found} | {last}
+            steps |= {("pretrain", run, epoch) for epoch in epochs if epoch <= last}
+        total = 0.0
+        for task, run, epoch in steps:
+            for seed in self.seeds:
+                path = folder(self.results, task, run, seed, epoch) / "metrics.json"
+                hours = (read(path).get("provenance") or {}).get("gpu_hours") if path.exists() else None
+                if hours is None:
+                    return None
+                total += hours
+        return total
+
+    @property
+    def missing_notes(self) -> list[str]:
+        """One sentence that names what was looked for and is missing so far; none if all is there."""
+        names = list(self.missing)
+        more = f" and {len(names) - SHOWN_MISSING} more" if len(names) > SHOWN_MISSING else ""
+        return [f"Not there yet, and left out: {', '.join(names[:SHOWN_MISSING])}{more}."] if names else []
 
 
 def mean(values: list[float]) -> float:

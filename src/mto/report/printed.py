@@ -1,23 +1,46 @@
-"""The paper's printed numbers, from `mto/paper/<table>.csv` (that folder's README says which are unknown)."""
+"""What the paper prints, and what others report: `mto/paper/*.csv` (that folder's README says what is unknown)."""
 
 from __future__ import annotations
 
 import csv
+from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 
-def official(task: str) -> dict[tuple[str, int], str]:
-    """(run, epochs) to what the baseline's own repository reports for `finetune`, `linear` or `ade20k`."""
-    found = ((run, column.split("@"), value) for (run, column), value in load("official").items())
-    return {(run, int(epochs)): value for run, (name, epochs), value in found if name == task}
+class Reported(NamedTuple):
+    """A number that a baseline's own repository or an independent reproduction reports."""
+
+    row: str
+    task: str
+    metric: str
+    epoch: int
+    value: str
+    source: str
+    note: str
 
 
+@cache
 def load(table: str) -> dict[tuple[str, str], str]:
     """(row, column) to the number as printed ("1.20" keeps its zero). Rows are run names, columns are
-    `metric@epoch` or a name.
+    `metric@epoch`, `metric@first-last` or a name.
 
     Rows called `unassigned` are numbers whose place in the table is not known; they are left out.
     """
-    text = (resources.files("mto") / "paper" / f"{table}.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return {(row["row"], row["column"]): row["value"] for row in rows if row["row"] != "unassigned"}
+    return {(row["row"], row["column"]): row["value"] for row in _rows(table) if row["row"] != "unassigned"}
+
+
+def unassigned(table: str) -> list[dict[str, str]]:
+    """The rows of a table whose place in it is not known."""
+    return [row for row in _rows(table) if row["row"] == "unassigned"]
+
+
+@cache
+def elsewhere() -> tuple[Reported, ...]:
+    """Every number of elsewhere.csv."""
+    return tuple(Reported(epoch=int(row.pop("epoch")), **row) for row in _rows("elsewhere"))
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = (resources.files("mto") / "paper" / f"{name}.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

@@ -28,11 +28,16 @@ _LATEX = {
     "≥": r"$\geq$",
     "†": r"$\dagger$",
     "−": r"$-$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
 }
 
 
 class Column(NamedTuple):
-    """A column's head: an optional group spanning its neighbours of the same name, and its own name."""
+    """A column's head: an optional group spanning its neighbours of the same name, its own name, and how it is set.
+
+    `align` is l, r or c; X is text that wraps.
+    """
 
     name: str
     group: str = ""
@@ -50,7 +55,8 @@ class Sheet:
         scale_line: which scale, and how far comparable; part of the caption.
         rows: texts as shown, one a column.
         notes: sentences below the table.
-        records: the numbers behind it, one a value, keys RECORD.
+        records: what is behind it, one a value, keys `fields`.
+        fields: the columns of the CSV.
     """
 
     name: str
@@ -61,10 +67,11 @@ class Sheet:
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
+    fields: tuple[str, ...] = RECORD
 
     def write(self, out: Path) -> None:
         """Write <name>.csv, .md and .tex into `out`, each by atomic rename."""
-        write_csv(out / f"{self.name}.csv", RECORD, self.records)
+        write_csv(out / f"{self.name}.csv", self.fields, self.records)
         for suffix, text in (("md", self.markdown()), ("tex", self.latex())):
             partial = out / f"{self.name}.{suffix}.tmp"
             partial.write_text(text, encoding="utf-8")
@@ -73,7 +80,7 @@ class Sheet:
     def markdown(self) -> str:
         """A heading, the scale in bold, the table, the notes."""
         heads = [f"{c.group}: {c.name}" if c.group else c.name for c in self.columns]
-        rules = [{"l": ":--", "r": "--:", "c": ":-:"}[c.align] for c in self.columns]
+        rules = [{"l": ":--", "r": "--:", "c": ":-:", "X": ":--"}[c.align] for c in self.columns]
         lines = [
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [heads, rules, *self.rows]
         ]
@@ -83,16 +90,25 @@ class Sheet:
         )
 
     def latex(self) -> str:
-        r"""A table environment for \input; its preamble needs booktabs and amssymb."""
+        r"""A table environment for \input; its preamble needs booktabs, amssymb, graphicx and xltabular."""
         return "\n".join(self._latex_lines()) + "\n"
 
     def _latex_lines(self) -> Iterator[str]:
-        yield r"% \usepackage{booktabs,amssymb}"
-        yield r"\begin{table}"
-        yield r"  \centering\small"
-        yield f"  \\caption{{{escape(f'{self.title} {self.scale_line} ({self.number} of the paper.)')}}}"
-        yield f"  \\label{{tab:{self.name}}}"
-        yield f"  \\begin{{tabular}}{{{''.join(c.align for c in self.columns)}}}"
+        wraps = any(column.align == "X" for column in self.columns)
+        align = "".join(c.align for c in self.columns)
+        caption = escape(f"{self.title} {self.scale_line} ({self.number} of the paper.)")
+        yield r"% \usepackage{booktabs,amssymb,graphicx,xltabular}"
+        if wraps:  # as wide as the page, over as many pages as it takes
+            yield r"{\footnotesize"
+            yield f"  \\begin{{xltabular}}{{\\linewidth}}{{{align}}}"
+            yield f"    \\caption{{{caption}}} \\label{{tab:{self.name}}} \\\\"
+        else:  # scaled down where it is wider than the page
+            yield r"\begin{table}"
+            yield r"  \centering\small"
+            yield f"  \\caption{{{caption}}}"
+            yield f"  \\label{{tab:{self.name}}}"
+            yield r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+            yield f"  \\begin{{tabular}}{{{align}}}"
         yield r"    \toprule"
         if any(column.group for column in self.columns):
             spans, rules, at = [], [], 1
@@ -111,10 +127,10 @@ class Sheet:
         for row in self.rows:
             yield f"    {' & '.join(map(escape, row))} \\\\"
         yield r"    \bottomrule"
-        yield r"  \end{tabular}"
+        yield r"  \end{xltabular}" if wraps else r"  \end{tabular}}"
         for note in self.notes:
             yield f"  \\par\\smallskip\\footnotesize {escape(note)}"
-        yield r"\end{table}"
+        yield "}" if wraps else r"\end{table}"
 
 
 def escape(text: str) -> str:

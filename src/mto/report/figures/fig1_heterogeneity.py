@@ -6,7 +6,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mto.errors import UserError
 from mto.report import profiles
 from mto.report.figures import style
 from mto.report.labels import reading_name, run_name, stream_name
@@ -20,15 +19,18 @@ def draw(report: Report) -> Figure:
 
     The first variant of the files is drawn large; it is MTO's default. The others are small multiples.
     """
-    tables = {
-        (c.run, c.epoch): pd.concat([profiles.read(report.folder(c, s)) for s in report.seeds]) for c in report.cells
+    found = {
+        (c.run, c.epoch): [profiles.read(report.folder(c, s)) for s in report.seeds if report.step(c, s)]
+        for c in report.cells
     }
+    tables = {key: pd.concat(parts) for key, parts in found.items() if parts}
+    footer = " ".join(["Mean and 10th to 90th percentile over images.", report.scale_line, *report.missing_notes])
     if not tables:
-        raise UserError("config.yaml: study.fig1_heterogeneity.models names no model")
+        return style.nothing(footer, "no model has been measured yet")
     lines = {key: profiles.over_layers(table) for key, table in tables.items()}
     variants = list(dict.fromkeys(v for table in tables.values() for v in table["variant"].unique()))
     small = -(-(len(variants) - 1) // SMALL_COLUMNS)
-    figure = style.new(2.7 + 1.6 * small, f"Mean and 10th to 90th percentile over images. {report.scale_line}")
+    figure = style.new(2.7 + 1.6 * small, footer)
     grid = figure.add_gridspec(1 + small, SMALL_COLUMNS, height_ratios=[1.7] + [1] * small)
     large = figure.add_subplot(grid[0, :])
     _panel(large, report, lines, variants[0])

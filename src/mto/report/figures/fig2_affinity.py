@@ -22,19 +22,20 @@ def draw(report: Report) -> Figure:
     """A block a model, epoch and stream; a map a layer, min-max normalised, of the first image and seed."""
     blocks = []
     for cell in report.cells:
+        if not report.step(cell, report.seeds[0]):
+            continue
         streams = read(report.folder(cell, report.seeds[0]))
         for stream, maps, masked in streams:
             suffix = f", {stream_name(stream)}" if len(streams) > 1 else ""
             blocks.append((f"{run_name(cell.run)}, {report.epochs(cell.epoch)}{suffix}", maps, masked))
+    footer = " ".join(["Each map min-max normalised.", report.scale_line, *report.missing_notes])
     if not blocks:
-        raise UserError("config.yaml: study.fig2_affinity.models names no model")
+        return style.nothing(footer, "no model has been measured yet")
     most = max(len(maps) for _, maps, _ in blocks)
     columns = -(-most // -(-most // COLUMNS))  # rows of about equal length
     heights = [-(-len(maps) // columns) for _, maps, _ in blocks]
     size = style.WIDTH / (columns + 0.4)
-    figure = style.new(
-        sum(heights) * (size + 0.12) + 0.35 * len(blocks) + 0.3, f"Each map min-max normalised. {report.scale_line}"
-    )
+    figure = style.new(sum(heights) * (size + 0.12) + 0.35 * len(blocks) + 0.3, footer)
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(blocks), 1, height_ratios=heights)))
     for part, (title, maps, masked), rows in zip(parts, blocks, heights, strict=True):
         part.suptitle(title, fontsize=8.5, fontweight="bold", x=0.005, ha="left")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mto.report import printed
 from mto.report.figures import style
 from mto.report.labels import run_name
 from mto.report.metrics import Cell, Report, mean, std
@@ -14,26 +15,37 @@ def draw(report: Report) -> Figure:
     """Two panels: fine-tuning and linear probe; bars of one standard deviation over seeds."""
     figure = style.new(2.5, report.footer)
     panels = figure.subplots(1, 2)
+    lowest = {row["column"]: float(row["value"]) for row in printed.unassigned("figS2_decoder_depth")}
     for axes, task, title in zip(panels, ("finetune", "linear"), ("Fine-tuning", "Linear probe"), strict=True):
         cells = [cell for cell in report.cells if cell.task == task]  # in the order of plan.depths
         _panel(axes, report, dict(zip(report.plan["depths"], cells, strict=True)))
-        axes.set_title(f"{title}: {run_name(cells[0].run)}, {report.plan['epoch']} epochs")
-        axes.set_xlabel("decoder blocks")
+        axes.set_title(f"{title}: {run_name(cells[0].run)}, {report.epochs(report.plan['epoch'])}")
+        axes.set_xlabel(f"decoder blocks{axes.get_xlabel()}")
+        if report.is_paper_scale:
+            level = lowest[f"{task}_top1_lowest"]
+            axes.axhline(level, color=style.PLAIN, linewidth=0.8, linestyle=":")
+            place = {"xy": (1, level), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+            axes.annotate("the paper's lowest, its depth not printed", fontsize=6.5, color=style.GREY, **place)
     panels[0].set_ylabel("top-1 (%)")
     return figure
 
 
 def _panel(axes: Axes, report: Report, cells: dict[int, Cell]) -> None:
-    depths = sorted(cells)
-    values = [report.values(cells[depth]) for depth in depths]
-    deviation = [std(value) or 0.0 for value in values]
+    axes.set_xticks(sorted(cells))
+    values = {depth: found for depth in sorted(cells) if (found := report.values(cells[depth]))}
+    if not values:
+        style.absent(axes, "not measured yet")
+        return
+    deviation = [std(found) or 0.0 for found in values.values()]
     axes.errorbar(
-        *(depths, [mean(value) for value in values]),
+        *(list(values), [mean(found) for found in values.values()]),
         yerr=deviation if any(deviation) else None,
         color=style.WITH_MTO,
         marker="s",
         capsize=2.5,
         elinewidth=1,
     )
-    axes.set_xticks(depths)
     axes.margins(y=0.15)
+    if len(values) < len(cells):
+        absent = [depth for depth in cells if depth not in values]
+        axes.set_xlabel(f" (not measured yet: {', '.join(map(str, absent))})")

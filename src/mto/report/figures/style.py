@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by every kind of colour vision.
@@ -43,11 +44,31 @@ matplotlib.rcParams.update(
 )
 
 
+def nothing(footer: str, text: str) -> Figure:
+    """A figure none of whose data is there yet."""
+    figure = new(1.6, footer)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    absent(axes, text)
+    return figure
+
+
 def new(height: float, footer: str, **options: Any) -> Figure:
     """An empty figure of the page's width (inches), with the scale named at its foot."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained", **options)
     figure.supxlabel(footer, fontsize=7, color=GREY, x=0.995, ha="right")
     return figure
+
+
+def absent(axes: Axes, text: str) -> None:
+    """Say in the drawing itself that something is not there."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, style="italic", transform=axes.transAxes)
+    axes.set_yticks([])
+
+
+def remark(axes: Axes, text: str) -> None:
+    """A line between a panel's title and its axes."""
+    axes.text(0.5, 1.02, text, fontsize=7.5, color=VERMILLION, ha="center", va="bottom", transform=axes.transAxes)
 
 
 def save(figure: Figure, out: Path, name: str) -> None:

@@ -1,0 +1,358 @@
+"""The paper's claims that can be checked by arithmetic, each with its sum and a verdict.
+
+Every number comes from `mto/paper/*.csv` (what the paper prints, what others report) or from the two recipes of
+config.yaml; none is typed here. The table says nothing of our own runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise, product
+from typing import Any, NamedTuple
+
+from mto.report import printed
+from mto.report.curves import Curve, rauc
+from mto.report.labels import baseline_name
+from mto.report.metrics import Report
+from mto.report.sheet import Column, Sheet
+from mto.study import TERMS, Run
+
+HOLDS, NOT_FOLLOWING, CONTRADICTED, OPEN = "holds", "does not follow", "contradicted", "cannot be checked"
+ROUNDING = 0.05  # of an accuracy printed with one decimal
+FIELDS = ("claim", "where", "arithmetic", "verdict")
+
+
+class Claim(NamedTuple):
+    """What the paper says, where, the arithmetic, and whether it holds."""
+
+    claim: str
+    where: str
+    arithmetic: str
+    verdict: str
+
+
+def audit(report: Report) -> Sheet:
+    """Every claim, in the paper's order. The report's job holds `recipes`: rows (run.key, paper, official)."""
+    sheet = Sheet(
+        *(report.name, "Audit", "The paper's claims that arithmetic can check."),
+        "From the paper's own printed numbers, and from published ones where it says so; not from our runs.",
+        [
+            Column("Claim", align="X"),
+            Column("Where", align="l"),
+            Column("Arithmetic", align="X"),
+            Column("Verdict", align="l"),
+        ],
+        fields=FIELDS,
+    )
+    for claim in claims(report.job["recipes"]):
+        sheet.rows.append(list(claim))
+        sheet.records.append(claim._asdict())
+    sheet.notes.append(
+        f"{HOLDS}: the numbers agree. {NOT_FOLLOWING}: the numbers given do not lead to it. {CONTRADICTED}: they say"
+        f" the opposite. {OPEN}: a number that it needs is not printed. Printed accuracies are rounded to 0.1: a"
+        " difference that rounding alone could make is no contradiction."
+    )
+    return sheet
+
+
+def claims(recipes: list[list[Any]]) -> list[Claim]:
+    """All of them.
+
+    Args:
+        recipes: (run.key, value of the paper's tables, value of the official repository) wherever the two differ.
+    """
+    found: list[Claim] = []
+    for part in (_figure1, _equation5, _proof, _rauc_percentages, _epochs_saved, _table2, _table3, _transfer):
+        found += part()
+    return [*found, *_settings(recipes)]
+
+
+# ------------------------------------------------------------------------------------------------ figures, equations
+def _figure1() -> Iterator[Claim]:
+    yield Claim(
+        "H is highest at the initial embedding and falls with depth once a model has converged",
+        "Section 3.2, Figure 1",
+        "the figure prints no number; `snakemake analysis` measures ours",
+        OPEN,
+    )
+
+
+def _equation5() -> Iterator[Claim]:
+    def ranking(h: list[float]) -> float:
+        return sum(math.log1p(math.exp(before - after)) for before, after in pairwise(h))
+
+    falling, rising = [3.0, 2.0, 1.0], [1.0, 2.0, 3.0]
+    step = 1e-6
+    slope = {
+        layer: (ranking([2.0 + step * (i == layer) for i in range(3)]) - ranking([2.0] * 3)) / step for layer in (0, 2)
+    }
+    follows = ranking(falling) < ranking(rising) and slope[0] < 0
+    yield Claim(
+        "Minimising Eq. 5 gives a gradual reduction of H with depth, in common direction with Eq. 4",
+        "Section 4, Eq. 5, against Section 3.2",
+        f"as printed, L_r = {ranking(falling):.2f} where H falls (3, 2, 1) and {ranking(rising):.2f} where it rises"
+        f" (1, 2, 3); at equal H, dL_r/dH^0 = {_signed(slope[0], 2)} and dL_r/dH^L = {_signed(slope[2], 2)}: minimising"
+        " lowers H^0, which Eq. 4 raises",
+        HOLDS if follows else CONTRADICTED,
+    )
+
+
+def _proof() -> Iterator[Claim]:
+    on_masked = {n: math.log(n) for n in (1, 2)}  # n equal probabilities 1/n; on one visible token the entropy is 0
+    yield Claim(
+        "A row's entropy is lower with its maximum on a visible token than on the masked ones, by induction on n ≥ 1",
+        "Supplementary Section 5, n = 1",
+        f"on masked tokens ln 1 = {on_masked[1]:.2f}, on a visible one 0: equal, as the proof says itself; n = 1 is no"
+        " base case",
+        HOLDS if on_masked[1] > 0 else NOT_FOLLOWING,
+    )
+    yield Claim(
+        "The same for n ≥ 2 masked tokens with equal weights",
+        "Supplementary Section 5, n ≥ 2",
+        f"at least ln 2 = {on_masked[2]:.2f} against 0, for rows that put all weight on one kind of token; the row's"
+        " own token is such a visible token too",
+        HOLDS if on_masked[2] > 0 else CONTRADICTED,
+    )
+
+
+# --------------------------------------------------------------------------------------------- convergence, Section 5
+def _rauc_percentages() -> Iterator[Claim]:
+    quoted, table = printed.load("quoted"), printed.load("table1_rauc")
+    windows = ("200-400", "100-400")
+    runs = list(dict.fromkeys(run for run, _ in table))
+    percent = {(run, w): 100 * (float(table[run, f"rauc@{w}"]) - 1) for run in runs for w in windows}
+    for window in windows:
+        pairs = [(run, percent[run, window], float(quoted[run, f"rauc_percent@{window}"])) for run in runs]
+        yield Claim(
+            f"RAUC's improvement over {window.replace('-', ' to ')} epochs is "
+            + ", ".join(f"{given:.0f}" for _, _, given in pairs)
+            + " %",
+            "Section 5.3 and Table 1",
+            "; ".join(
+                f"{_short(run)} {table[run, f'rauc@{window}']} is {_signed(value, 0)} %" for run, value, _ in pairs
+            ),
+            HOLDS if all(abs(value - given) < 0.5 for _, value, given in pairs) else CONTRADICTED,
+        )
+    late, early = windows
+    worse = [run for run in runs if percent[run, early] <= percent[run, late]]
+    yield Claim(
+        "Over 100 to 400 epochs the increase was amplified further",
+        "Section 5.3 and Table 1",
+        "; ".join(f"{_short(run)} {percent[run, late]:.0f} to {percent[run, early]:.0f} %" for run in runs),
+        CONTRADICTED if worse else HOLDS,
+    )
+
+
+def _epochs_saved() -> Iterator[Claim]:
+    quoted, saved = printed.load("quoted"), printed.load("fig4_epochs")
+    percents = {run: float(value) for (run, _), value in saved.items()}
+    reached = {run: 800 * (1 - percent / 100) for run, percent in percents.items()}
+    low, high = (float(quoted["all", f"reached_epoch_{end}"]) for end in ("least", "most"))
+    for run, percent in percents.items():
+        least = max(low, float(quoted.get((run, "reached_epoch_least"), low)))
+        most = min(high, float(quoted.get((run, "reached_epoch_most"), high)))
+        yield Claim(
+            f"{baseline_name(run)}: {percent:.0f} % fewer epochs, within {least:.0f} to {most:.0f} epochs",
+            "Section 5.3",
+            f"800 × (1 − {percent / 100:.2f}) = {reached[run]:.0f} epochs",
+            HOLDS if least <= reached[run] <= most else CONTRADICTED,
+        )
+    average, claimed = sum(percents.values()) / len(percents), float(quoted["all", "saved_percent"])
+    yield Claim(
+        f"An approximately {claimed:.0f} % reduction in pre-training epochs",
+        "Abstract",
+        f"mean of {', '.join(f'{value:.0f}' for value in percents.values())} % is {average:.0f} %",
+        HOLDS if abs(average - claimed) < 5 else CONTRADICTED,
+    )
+    yield Claim(
+        "At 800 epochs SimMIM with MTO is overwhelmingly better than MAE with MTO",
+        "Supplementary Section 2, Figure 1",
+        "the figure prints no number",
+        OPEN,
+    )
+
+
+def _table2() -> Iterator[Claim]:
+    table = printed.load("table2_linear")
+    plain = [run for run in dict.fromkeys(run for run, _ in table) if not Run.parse(run).terms]
+    for name in plain:
+        base, mto = _curve(table, name), _curve(table, _with_mto(name))
+        given = float(table[_with_mto(name), "rauc@400-800"])
+        where = "Table 2 and Eq. 6"
+        if 400 in base and 400 in mto:
+            low, high = _range(base, mto)
+            arithmetic = (
+                f"({mto[400]} + {mto[800]} − 2 · {base[400]}) / ({base[800]} − {base[400]}) = {rauc(base, mto):.2f}; "
+                f"{low:.2f} to {high:.2f} under rounding"
+            )
+            holds = low - 0.005 <= given <= high + 0.005
+            yield Claim(
+                f"{baseline_name(name)}: RAUC {given:.2f}", where, arithmetic, HOLDS if holds else NOT_FOLLOWING
+            )
+            gain = mto[400] - base[400]
+            verdict = HOLDS if gain > 2 * ROUNDING else CONTRADICTED
+            arithmetic = f"{mto[400]} − {base[400]} = {gain:+.1f}"
+        else:
+            (lost,) = (float(row["value"]) for row in printed.unassigned("table2_linear"))
+            # Solved for the lost accuracy, once with the surviving one as the baseline's and once as MTO's.
+            as_base = given * (base[800] - lost) + 2 * lost - mto[800]
+            as_mto = (lost + mto[800] - given * base[800]) / (2 - given)
+            follows = as_base >= lost or as_mto <= lost
+            arithmetic = (
+                f"of the two accuracies at 400 only {lost} is known; {given:.2f} would need {as_base:.1f} with MTO if"
+                f" it is the baseline's, or a baseline of {as_mto:.1f} if it is MTO's: MTO below its baseline at 400"
+                " either way"
+            )
+            verdict = OPEN if follows else NOT_FOLLOWING
+            yield Claim(f"{baseline_name(name)}: RAUC {given:.2f}", where, arithmetic, verdict)
+            verdict, arithmetic = OPEN, f"one of the two accuracies at 400 is lost; the other is {lost}"
+        claim = f"{baseline_name(name)}: at 400 epochs, MTO highly surpasses its baseline at the same epoch"
+        yield Claim(claim, "Section 5.3 and Table 2", arithmetic, verdict)
+    ratios = [float(table[_with_mto(name), "rauc@400-800"]) for name in plain]
+    overall = float(printed.load("quoted")["all", "linear_rauc_percent@400-800"])
+    average = 100 * (sum(ratios) / len(ratios) - 1)
+    yield Claim(
+        f"Relative improvements of {overall:.0f} % overall in linear probing",
+        "Section 5.3 and Table 2",
+        f"mean of the printed RAUC {', '.join(f'{value:.2f}' for value in ratios)} is {_signed(average, 0)} %; the"
+        " printed accuracies give other RAUC (above)",
+        HOLDS if abs(average - overall) <= 2 else CONTRADICTED,
+    )
+    yield from (
+        Claim(
+            f"{baseline_name(name)}: linear probing at 800 is better with MTO",
+            "Section 5.3 and Table 2",
+            *_better(_curve(table, _with_mto(name))[800], _curve(table, name)[800]),
+        )
+        for name in plain
+    )
+
+
+def _table3() -> Iterator[Claim]:
+    table = {Run.parse(run).terms: float(value) for (run, _), value in printed.load("table3_objectives").items()}
+    every = table[TERMS]
+    runs = {terms: ("with " + ", ".join(f"L_{t}" for t in terms)) for terms in table}
+    others = max((terms for terms in table if terms != TERMS), key=lambda terms: table[terms])
+    yield Claim(
+        "All three objectives together are best",
+        "Section 5.4 and Table 3",
+        f"{every} against at most {table[others]} ({runs[others]}): {_signed(every - table[others])}, one seed",
+        HOLDS if every > table[others] else CONTRADICTED,
+    )
+    worse = [
+        (terms, table[terms], table[tuple(t for t in terms if t != left)], left)
+        for terms in table
+        for left in terms
+        if len(terms) > 1 and table[terms] < table[tuple(t for t in terms if t != left)]
+    ]
+    yield Claim(
+        "Each objective contributes notably",
+        "Section 5.4 and Table 3",
+        "; ".join(f"adding L_{left} takes {without} to {value}" for _, value, without, left in worse)
+        + "; no row is without MTO, so that no term's own effect is printed",
+        CONTRADICTED if worse else OPEN,
+    )
+    published = {(r.row, r.task, r.epoch): float(r.value) for r in printed.elsewhere() if r.source == "SimMIM"}
+    final = published["simmim-vitb", "finetune", 800]
+    saved = float(printed.load("fig4_epochs")["simmim-vitb-mto", "saved_percent"])
+    yield Claim(
+        f"SimMIM with MTO reaches the 800-epoch baseline after {saved:.0f} % fewer epochs",
+        "Section 5.3, Table 3, SimMIM's README",
+        f"so at 400 it is there; Table 3 has {every} at 400, SimMIM published {final} at 800: {_signed(every - final)}."
+        f" It would hold if the authors' own SimMIM ended at {every} or lower, which is not printed",
+        HOLDS if every >= final - 2 * ROUNDING else NOT_FOLLOWING,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ transfer
+def _transfer() -> Iterator[Claim]:
+    for name, number, dataset, metrics in (
+        ("tableS1_ade20k", 1, "ADE20K", {"mIoU": "mIoU"}),
+        ("tableS2_coco", 2, "COCO", {"box_ap": "box AP", "mask_ap": "mask AP"}),
+    ):
+        table = printed.load(name)
+        plain = [run for run in dict.fromkeys(run for run, _ in table) if not Run.parse(run).terms]
+        for run, (metric, head) in product(plain, metrics.items()):
+            base = float(table[run, f"{metric}@800"])
+            half, full = (float(table[_with_mto(run), f"{metric}@{epoch}"]) for epoch in (400, 800))
+            where = f"Supplementary Table {number}"
+            yield Claim(
+                f"{baseline_name(run)} on {dataset}, {head}: 400 epochs with MTO match 800 without",
+                *(where, *_matches(half, base)),
+            )
+            yield Claim(
+                f"{baseline_name(run)} on {dataset}, {head}: MTO improves the converged performance",
+                *(where, *_better(full, base)),
+            )
+
+
+def _matches(ours: float, base: float) -> tuple[str, str]:
+    """Arithmetic and verdict of "at least as good", up to the rounding of both numbers."""
+    difference = round(ours - base, 6)
+    text = f"{ours} − {base} = {_signed(difference)}"
+    if difference >= 0:
+        return text, HOLDS
+    if difference >= -2 * ROUNDING - 1e-6:
+        return f"{text}, which rounding alone could make", NOT_FOLLOWING
+    return text, CONTRADICTED
+
+
+def _better(ours: float, base: float) -> tuple[str, str]:
+    """Arithmetic and verdict of "better", which equal numbers are not."""
+    difference = round(ours - base, 6)
+    text = f"{ours} − {base} = {_signed(difference)}"
+    if difference > 0:
+        return text, HOLDS
+    if difference >= -2 * ROUNDING - 1e-6:
+        return f"{text}, no more than rounding", NOT_FOLLOWING
+    return text, CONTRADICTED
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+def _settings(recipes: list[list[Any]]) -> Iterator[Claim]:
+    tables = {"simmim-vitb": 3, "mae-vitb": 4, "mae-vitl": 4, "bootmae-vitb": 5, "conmim-vitb": 6}
+    for run, number in tables.items():
+        rows = [
+            (key.removeprefix(f"{run}."), paper, official)
+            for key, paper, official in recipes
+            if key.startswith(f"{run}.")
+        ]
+        differing = "; ".join(f"{key} {_value(paper)} for {_value(official)}" for key, paper, official in rows)
+        yield Claim(
+            f"{baseline_name(run)}: all configs follow the baseline's setting",
+            f"Supplementary Table {number} against the official repository",
+            differing or "no printed field differs, read as `config.yaml` reads the table",
+            CONTRADICTED if rows else HOLDS,
+        )
+
+
+def _value(value: Any) -> str:
+    return "none" if value in (None, []) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# -------------------------------------------------------------------------------------------------------------- shared
+def _with_mto(name: str) -> str:
+    run = Run.parse(name)
+    return Run(run.baseline, run.backbone, TERMS).name
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _short(run: str) -> str:
+    return baseline_name(run).split()[0]
+
+
+def _curve(table: dict[tuple[str, str], str], run: str) -> Curve:
+    return {epoch: float(table[run, f"top1@{epoch}"]) for epoch in (400, 800) if (run, f"top1@{epoch}") in table}
+
+
+def _range(base: Curve, mto: Curve) -> tuple[float, float]:
+    """RAUC over every accuracy that rounds to the printed one: Eq. 6 is monotone in each, so the corners suffice."""
+    corners = [
+        rauc({400: base[400] + a, 800: base[800] + b}, {400: mto[400] + c, 800: mto[800] + d})
+        for a, b, c, d in product((-ROUNDING, ROUNDING), repeat=4)
+    ]
+    return min(corners), max(corners)

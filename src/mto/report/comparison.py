@@ -1,0 +1,166 @@
+"""A measured quantity beside the paper's number and what others report: the texts that every table shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from mto.report import printed
+from mto.report.curves import epochs_saved, gains, rauc
+from mto.report.labels import baseline_name
+from mto.report.metrics import Cell, Report, mean, std
+from mto.report.sheet import UNKNOWN, Column, Sheet
+
+MISSING = "missing"  # a value of ours that no job has made yet
+WHOLE = "Elsewhere, fewer than 800 epochs are a whole schedule of that length; here they are the middle of one of 800."
+FLAT = "† The baseline gains nothing over these epochs: the ratio of Eq. 6 is undefined (—) or meaningless."
+
+
+class Comparison:
+    """Fills a sheet: each method returns the texts of a few cells and keeps the numbers behind them as records.
+
+    Δ (ours minus the paper's) is a column at the paper scale alone: another scale measures something else.
+    """
+
+    def __init__(self, report: Report, number: str, title: str) -> None:
+        self.report = report
+        self.printed = printed.load(report.name)
+        self.task = report.cells[0].task
+        dataset = {"ade20k": "ADE20K", "coco": "COCO"}.get(self.task, "ImageNet-1K")
+        self.paper = "paper" if report.is_paper_scale else f"paper ({dataset})"
+        self.sheet = Sheet(report.name, number, title, report.scale_line, [])
+        if len(report.seeds) > 1:
+            self.sheet.notes.append(f"Mean ± sample standard deviation over {len(report.seeds)} seeds.")
+        self.sheet.notes.append(f"{UNKNOWN}: not printed in the paper, not reported elsewhere, or nothing to compare.")
+
+    # ------------------------------------------------------------------------------------------------------ columns
+    def compared(self, *ours: str, group: str = "", elsewhere: bool = True) -> list[Column]:
+        """The columns `ours... | paper | Δ | elsewhere` of one quantity."""
+        theirs = [self.paper, *(["Δ"] if self.report.is_paper_scale else []), *(["elsewhere"] if elsewhere else [])]
+        return [Column(name, group) for name in (*ours, *theirs)]
+
+    def closing(self) -> list[Column]:
+        """The last columns of every table: `Seeds | GPU-hours`."""
+        return [Column("Seeds"), Column("GPU-hours")]
+
+    # -------------------------------------------------------------------------------------------------------- texts
+    def measured(self, cell: Cell, best: str | None = None) -> list[str]:
+        """Texts `ours, paper, Δ, elsewhere` of one cell; `ours` is the last epoch, and after it the metric `best`."""
+        epoch = self.report.paper_epoch(cell.epoch)
+        texts = self.quantity(cell.run, cell.metric, self.report.values(cell), f"{cell.metric}@{epoch}", cell.epoch)
+        if best:
+            values = self.report.values(cell._replace(metric=best))
+            texts[1:1] = self.quantity(cell.run, best, values, None, cell.epoch)[:1]
+        return [*texts, self._elsewhere(cell, epoch)]
+
+    def quantity(
+        self, run: str, metric: str, values: list[float], column: str | None, epoch: int | None = None, digits: int = 2
+    ) -> list[str]:
+        """Texts `ours, paper, Δ` of a quantity with one value a seed; `column` is its name in the paper's CSV."""
+        theirs = self.printed.get((run, column)) if column else None
+        ours = mean(values) if values else math.nan
+        delta = ours - float(theirs) if theirs and self.report.is_paper_scale and math.isfinite(ours) else None
+        self.sheet.records.append(
+            {
+                "table": self.report.name,
+                "scale": self.report.job["scale"],
+                "run": run,
+                "epoch": epoch,
+                "paper_epoch": None if epoch is None else self.report.paper_epoch(epoch),
+                "metric": metric,
+                "mean": _rounded(ours),
+                "std": _rounded(std(values)),
+                "seeds": len(values),
+                "paper": theirs,
+                "delta": _rounded(delta),
+            }
+        )
+        shown = [spread(values, digits), theirs or UNKNOWN]
+        if self.report.is_paper_scale:
+            shown.append(UNKNOWN if delta is None else f"{delta:+.{digits}f}".replace("-", "−"))
+        return shown
+
+    def _elsewhere(self, cell: Cell, epoch: int) -> str:
+        """What others report for this run and epoch, each with its source; the notes add those of other epochs."""
+        found = [r for r in printed.elsewhere() if (r.row, r.task, r.metric) == (cell.run, cell.task, cell.metric)]
+        here = [f"{r.value} ({r.source})" for r in found if r.epoch == epoch]
+        if any(r.epoch == epoch and "a schedule of" in r.note for r in found) and WHOLE not in self.sheet.notes:
+            self.sheet.notes.append(WHOLE)
+        others = [f"{r.value} at {r.epoch} ({r.source})" for r in found if r.epoch not in self._epochs()]
+        note = f"{baseline_name(cell.run)}, {cell.metric} elsewhere at other epochs: {'; '.join(others)}."
+        if others and note not in self.sheet.notes:
+            self.sheet.notes.append(note)
+        return "; ".join(here) or UNKNOWN
+
+    def _epochs(self) -> set[int]:
+        return {self.report.paper_epoch(cell.epoch) for cell in self.report.cells}
+
+    def ratio(
+        self, plain: str, run: str, window: tuple[int, int], level: int | None = None, column: str | None = None
+    ) -> list[str]:
+        """Texts `ours, paper, Δ` of RAUC (Eq. 6) over a window of epochs; marked where the baseline gains nothing.
+
+        Args:
+            level: subtract the baseline's accuracy at this epoch instead of that at the window's begin.
+            column: the quantity's name in the paper's CSV.
+        """
+        pairs = self.report.curves(plain, run)
+        metric = f"rauc_{window[0]}_{window[1]}" + (f"_from_{level}" if level else "")
+        texts = self.quantity(run, metric, [rauc(base, mto, window, level) for base, mto in pairs], column)
+        if any(gains(base, mto, window, level)[0] <= 0 for base, mto in pairs):
+            texts[0] += "†"
+            if FLAT not in self.sheet.notes:
+                self.sheet.notes.append(FLAT)
+        return texts
+
+    def saving(self, plain: str, run: str) -> list[str]:
+        """Texts `to match, saved, saved %, paper, Δ` of the epochs that MTO saves; NaN where it never matches."""
+        savings = [epochs_saved(base, mto) for base, mto in self.report.curves(plain, run)]
+        ours: dict[str, Callable[..., float]] = {
+            "epochs_to_match": lambda s: math.nan if s.epoch is None else s.epoch,
+            "epochs_saved": lambda s: s.epochs,
+            "saved_percent": lambda s: s.percent,
+        }
+        theirs = printed.load("fig4_epochs")
+        self.printed = self.printed | {(run, "saved_percent"): theirs.get((run, "saved_percent"), "")}
+        texts = [self.quantity(run, name, [of(s) for s in savings], name, digits=1) for name, of in ours.items()]
+        shown, paper = [text[0] for text in texts], texts[-1][1:]
+        missed = sum(s.epoch is None for s in savings)
+        if missed:
+            never = "not reached" if len(savings) == 1 else f"not reached in {missed} of {len(savings)} seeds"
+            shown = [never, UNKNOWN, UNKNOWN]
+        elif any(s.at_first for s in savings):
+            shown = [f"≤ {shown[0]}", f"≥ {shown[1]}", f"≥ {shown[2]}"]
+        return [*shown, *paper]
+
+    def close(self, cells: Iterable[Cell]) -> list[str]:
+        """Texts `seeds, GPU-hours` of a row made of these cells."""
+        cells = list(cells)
+        there = sum(all(self.report.value(cell, seed) is not None for cell in cells) for seed in self.report.seeds)
+        asked = len(self.report.seeds)
+        hours = self.report.gpu_hours(cells)
+        self.quantity(cells[-1].run, "gpu_hours", [] if hours is None else [hours], None)
+        return [str(asked) if there == asked else f"{there} of {asked}", UNKNOWN if hours is None else f"{hours:,.1f}"]
+
+    def done(self) -> Sheet:
+        """The sheet, with a last note on what is missing."""
+        self.sheet.notes += self.report.missing_notes
+        self.sheet.notes.append(
+            "GPU-hours: of every job behind the row, over all seeds; the pre-training of its runs is among them."
+        )
+        return self.sheet
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 6)
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """`83.57 ± 0.08` over seeds, the plain value for one seed, a dash where undefined, `missing` for none."""
+    if not values:
+        return MISSING
+    if not all(map(math.isfinite, values)):
+        return UNKNOWN
+    deviation = std(values)
+    center = f"{mean(values):.{digits}f}"
+    return center if deviation is None else f"{center} ± {deviation:.{digits}f}"

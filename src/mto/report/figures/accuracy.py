@@ -1,0 +1,92 @@
+"""Fine-tuning accuracy over pre-training, without and with MTO: the panel that two figures share, and their legend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mto.report import printed
+from mto.report.curves import epochs_saved
+from mto.report.figures import style
+from mto.report.metrics import Cell, Report, mean, std
+from mto.study import TERMS, Run
+
+# Told apart without colour too: by the line, and by what the markers are.
+LOOKS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
+    ((), "without MTO", {"color": style.PLAIN, "marker": "o", "linestyle": "--", "markerfacecolor": "white"}),
+    (TERMS, "with MTO", {"color": style.WITH_MTO, "marker": "s", "linestyle": "-"}),
+)
+
+
+def panel(axes: Axes, report: Report, baseline: str) -> None:
+    """Both curves of a baseline: the mean over seeds, a band of one standard deviation, and the epochs saved."""
+    drawn = [_curve(axes, report, baseline, *look) for look in LOOKS]
+    axes.set_xticks(report.plan["epochs"])
+    axes.margins(x=0.06, y=0.16)
+    if not any(drawn):
+        style.absent(axes, "not measured yet")
+        return
+    if all(sorted(curve) == report.plan["epochs"] for curve in drawn):
+        _saving(axes, *drawn, paper=printed.load("fig4_epochs").get((_run(baseline, TERMS), "saved_percent")))
+    else:
+        style.remark(axes, "not complete yet")
+    if report.is_paper_scale:
+        found = [r for r in printed.elsewhere() if (r.row, r.task, r.metric) == (baseline, "finetune", "top1")]
+        points = [(r.epoch, float(r.value)) for r in found if r.epoch in report.plan["epochs"]]
+        if points:
+            look: dict[str, Any] = {"markerfacecolor": "white", "color": style.PLAIN, "linestyle": "none"}
+            axes.plot(*zip(*points, strict=True), marker="D", label="reported elsewhere, without MTO", **look)
+
+
+def _run(baseline: str, terms: tuple[str, ...]) -> str:
+    plain = Run.parse(baseline)
+    return Run(plain.baseline, plain.backbone, terms).name
+
+
+def _curve(
+    axes: Axes, report: Report, baseline: str, terms: tuple[str, ...], label: str, look: dict[str, Any]
+) -> dict[int, float]:
+    """Draw one curve through the epochs that have a value; return its means."""
+    cells = [Cell("finetune", _run(baseline, terms), epoch, "top1") for epoch in report.plan["epochs"]]
+    values = {cell.epoch: found for cell in cells if (found := report.values(cell))}
+    means = {epoch: mean(found) for epoch, found in values.items()}
+    spread = {epoch: std(found) or 0.0 for epoch, found in values.items()}
+    if any(spread.values()):
+        low, high = ([means[e] + sign * spread[e] for e in means] for sign in (-1, 1))
+        axes.fill_between(list(means), low, high, color=look["color"], alpha=0.18, linewidth=0)
+    if means:
+        axes.plot(list(means), list(means.values()), label=label, clip_on=False, zorder=3, **look)
+    return means
+
+
+def _saving(axes: Axes, base: dict[int, float], mto: dict[int, float], *, paper: str | None) -> None:
+    """The baseline's final level, an arrow back to where the curve with MTO reaches it, and the paper's percentage."""
+    saving = epochs_saved(base, mto)
+    level = base[saving.of]
+    axes.axhline(level, color=style.PLAIN, linewidth=0.8, linestyle=":", label="baseline's final accuracy")
+    text = "baseline's final accuracy not reached"
+    if saving.epoch is not None:
+        text = f"{'≥ ' if saving.at_first else ''}{saving.percent:.0f} % fewer epochs"
+        if saving.epochs > 0:
+            arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", xy=(saving.epoch, level), xytext=(saving.of, level), arrowprops=arrow, zorder=4)
+    style.remark(axes, f"{text} (paper: {paper} %)" if paper else text)
+
+
+def legend(figure: Figure, panels: Iterable[Axes], free: Iterable[Axes] = ()) -> None:
+    """One legend of all panels, in the first free cell of the grid or above them all."""
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= {label: handle for handle, label in zip(handles, labels, strict=True)}
+    place = next(iter(free), None)
+    if not entries:
+        return
+    if place is not None:
+        place.legend(list(entries.values()), list(entries), loc="center left")
+    else:
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries))
