@@ -1,7 +1,7 @@
 """results.csv, the tables, the figures and the plan. Cheap: run where Snakemake runs, without torch.
 
 Needs: each table and figure the metrics of its own cells and of no other; results.csv all of them.
-Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex}, <results>/figures/<name>.{png,pdf}, <results>/plan.csv.
+Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex,json}, <results>/figures/<name>.{png,pdf}, <results>/plan.csv.
 """
 
 
@@ -25,7 +25,7 @@ rule table:
     input:
         cells_of,
     output:
-        multiext("<results>/tables/{name}", ".csv", ".md", ".tex"),
+        multiext("<results>/tables/{name}", ".csv", ".md", ".tex", ".json"),
     log:
         "<logs>/report/{name}.log",
     wildcard_constraints:

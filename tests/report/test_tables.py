@@ -44,7 +44,7 @@ def test_every_table_is_written_and_well_formed(tree, name, tmp_path):
     rows = shown(markdown)
     assert len(rows) == ROWS[name]
     assert records["mean"].notna().all()
-    assert {path.name for path in tmp_path.iterdir()} >= {f"{name}.{suffix}" for suffix in ("csv", "md", "tex")}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{suffix}" for suffix in ("csv", "md", "tex", "json")}
     demo = tree[0].config.scale == "demo"
     for text in (markdown, latex):
         assert ("Demo scale: handwritten digits, not comparable with the paper." in text) == demo
@@ -285,6 +285,22 @@ def test_markdown_and_latex_escape():
     assert sheet.markdown().startswith("# Table 9. 50 % of A & B_c")
     assert r"50 \% of A \& B\_c" in sheet.latex()
     assert escape("✓ ≤ −{x}") == r"\checkmark{} $\leq$ $-$\{x\}"
+
+
+def test_a_sheet_is_read_back_as_shown(paper, tmp_path):
+    _, markdown, latex = build(paper, "table2_linear", tmp_path)
+    sheet = Sheet.read(tmp_path / "table2_linear.json")
+    assert sheet.markdown() == markdown
+    assert sheet.latex() == latex
+    assert sheet.records == []
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"name": "t"}', '{"columns": [{"title": "x"}]}'])
+def test_a_file_that_is_no_sheet_is_named(tmp_path, text):
+    if text is not None:
+        (tmp_path / "t.json").write_text(text)
+    with pytest.raises(UserError, match=r"t\.json: not a table that `report table` wrote"):
+        Sheet.read(tmp_path / "t.json")
 
 
 def test_every_printed_number_is_of_a_run_in_the_study(paper):

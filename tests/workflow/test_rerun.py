@@ -12,7 +12,7 @@ from mto.config import load
 from mto.study import IMPORTED, Step, Study
 
 RESULTS = "results/demo/"
-FORMS = {"table": ("tables", ("csv", "md", "tex")), "fig": ("figures", ("png", "pdf"))}
+FORMS = {"table": ("tables", ("csv", "md", "tex", "json")), "fig": ("figures", ("png", "pdf"))}
 
 
 def reports(*names: str) -> set[str]:

@@ -34,7 +34,7 @@ if task == "report":
         files = [out]
     else:
         job = json.loads(arguments[arguments.index("--job") + 1])
-        kinds = {"table": ("csv", "md", "tex"), "figure": ("png", "pdf")}[arguments[1]]
+        kinds = {"table": ("csv", "md", "tex", "json"), "figure": ("png", "pdf")}[arguments[1]]
         files = [out / f"{job['name']}.{kind}" for kind in kinds]
 else:
     names = {

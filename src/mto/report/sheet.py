@@ -1,14 +1,16 @@
-"""A table before it is a file: columns, rows, notes; written as tidy CSV, Markdown and LaTeX (booktabs)."""
+"""A table before it is a file: columns, rows, notes; written as CSV (tidy), Markdown, LaTeX (booktabs) and JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mto.errors import UserError
 from mto.report.metrics import write_csv
 
 UNKNOWN = "—"
@@ -70,12 +72,31 @@ class Sheet:
     fields: tuple[str, ...] = RECORD
 
     def write(self, out: Path) -> None:
-        """Write <name>.csv, .md and .tex into `out`, each by atomic rename."""
+        """Write <name>.csv, .md, .tex and .json into `out`, each by atomic rename."""
         write_csv(out / f"{self.name}.csv", self.fields, self.records)
-        for suffix, text in (("md", self.markdown()), ("tex", self.latex())):
+        for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("json", self.json())):
             partial = out / f"{self.name}.{suffix}.tmp"
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, partial.with_suffix(""))
+
+    def json(self) -> str:
+        """The sheet as shown, without its records, for a page that lays it out anew; `read` gives it back."""
+        shown = {**asdict(self), "columns": [column._asdict() for column in self.columns]}
+        del shown["records"]
+        return json.dumps(shown, ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Sheet:
+        """The sheet that `json` wrote.
+
+        Raises:
+            UserError: naming the file, if it is not one.
+        """
+        try:
+            shown = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**shown, "columns": [Column(**column) for column in shown["columns"]]})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: not a table that `report table` wrote ({error}); make it again") from None
 
     def markdown(self) -> str:
         """A heading, the scale in bold, the table, the notes."""
