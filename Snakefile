@@ -22,7 +22,7 @@ pathvars:
 
 wildcard_constraints:
     dataset="imagenet|ade20k|coco",
-    run="[a-z]+-vit[bl][a-z0-9_-]*",
+    run="[a-z]+-vit[bl][a-z0-9_@-]*",
     seed="[0-9]+",
     epoch="[0-9]{4,}",
 

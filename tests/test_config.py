@@ -11,12 +11,14 @@ import jsonschema
 import pytest
 import yaml
 
+from mto import MaskedTokenOptimization
 from mto.config import Config, load
 from mto.config.cli import SCHEMA, differences, main, schema
 from mto.errors import UserError
 
 FILE = Path(__file__).parents[1] / "config.yaml"
 RAW = yaml.safe_load(FILE.read_text())
+TEXT = RAW["mto"]["presets"]["text"]
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -98,12 +100,32 @@ def test_every_value_of_a_recipe_names_its_source(block: str) -> None:
     assert values >= {"baselines": 100, "official": 8}[block]
 
 
-def test_as_printed_overrides_three_switches() -> None:
-    default = load(RAW, scale="paper").mto.arguments()
-    printed = load(changed("mto.preset", "as_printed"), scale="paper").mto.arguments()
-    differing = {key for key in default if default[key] != printed[key]}
+def test_presets_are_the_python_class_built_by_its_own_names() -> None:
+    """The config's default preset is the class's defaults; `as_printed` is its classmethod."""
+    mto = load(RAW, scale="paper").mto
+    built = {"default": MaskedTokenOptimization(), "as_printed": MaskedTokenOptimization.as_printed()}
+    for name, module in built.items():
+        preset = mto.presets[mto.default if name == "default" else name]
+        assert preset.model_dump() | {"terms": ["spa", "e", "r"]} == module.settings
+    for preset in mto.presets.values():
+        assert preset.model_dump().items() <= MaskedTokenOptimization(**preset.model_dump()).settings.items()
+
+
+def test_as_printed_is_the_text_but_for_two_switches() -> None:
+    presets = load(RAW, scale="paper").mto.presets
+    text, printed = presets["text"].model_dump(), presets["as_printed"].model_dump()
+    differing = {key for key in text if text[key] != printed[key]}
     assert differing == {"rank_direction", "sparsity_reduction"}  # the layers are summed either way
     assert printed["rank_direction"] == "as_printed"
+
+
+def test_no_preset_takes_anything_from_another() -> None:
+    """An anchor would let an edit of one preset alter another, and so queue its runs again."""
+    block = re.search(r"^mto:\n(.*?)^# ---", FILE.read_text(), re.MULTILINE | re.DOTALL)
+    assert block
+    code = "\n".join(line.partition("#")[0] for line in block[1].splitlines())
+    assert "rank_direction" in code
+    assert not re.search("[&*<]", code)
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
@@ -150,7 +172,13 @@ def test_as_printed_overrides_three_switches() -> None:
         ("baselines.bootmae.method.decoder_embed_dim", 30, ["bootmae.method.decoder_embed_dim", "multiple of 4"]),
         ("baselines.mae.ade20k.slide_stride", 600, ["slide_stride 600", "crop_size 512"]),
         ("baselines.mae.ade20k.out_indices", [3, 3, 7, 11], ["out_indices", "must rise"]),
-        ("mto.sparsity_layers", [9], ["mto.sparsity_layers [9]: mae has layers 0 to 8"]),
+        ("mto.presets.text.sparsity_layers", [9], ["mto.presets.text.sparsity_layers [9]: mae has layers 0 to 8"]),
+        ("mto.presets.text.temperatur", 1.0, ["mto.presets.text.temperatur: unknown key", "mean 'temperature'"]),
+        ("mto.presets.Text", TEXT, ["mto: presets.Text", "a-z, 0-9 and _"]),
+        ("mto.presets.mine", {k: v for k, v in TEXT.items() if k != "eps"}, ["presets.mine.eps: this key is required"]),
+        ("mto.default", "best", ["no such preset: 'best'", "text, as_printed"]),
+        ("mto.preset", "as_printed", ["`preset: as_printed` is gone", "mto.default", "text, as_printed"]),
+        ("mto.r_weight", 0.5, ["r_weight", "belongs to a preset", "mto.presets.text.r_weight"]),
         ("scales.demo.recipe", "official", ["scales.demo", "without scale and recipe"]),
         ("seeds", 3, ["seeds: must be a list, such as [3], not 3"]),
         ("seeds", [], ["seeds: needs at least 1 of them"]),
@@ -177,9 +205,9 @@ def test_one_mistake_is_one_line(key: str, value: Any, expected: list[str]) -> N
 
 def test_a_choice_between_types_is_named_by_its_key() -> None:
     with pytest.raises(UserError) as caught:
-        load(changed("mto.sparsity_layers", "first"), scale="paper")
+        load(changed("mto.presets.text.sparsity_layers", "first"), scale="paper")
     lines = str(caught.value).splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["mto.sparsity_layers"] * 2  # a list, or 'all'
+    assert [line.split(": ")[1] for line in lines] == ["mto.presets.text.sparsity_layers"] * 2  # a list, or 'all'
     assert "'all'" in lines[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from mto.config import load
 from mto.errors import UserError
 from mto.study import AUDIT, BASELINES, FIGURES, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
 
-RAW = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+ROOT = Path(__file__).parents[1]
+RAW = yaml.safe_load((ROOT / "config.yaml").read_text())
+WILDCARD = re.findall('run="(.*)",', (ROOT / "Snakefile").read_text())[0]
 EPOCHS = (100, 200, 300, 400, 800)
 FIVE = ("simmim-vitb", "mae-vitb", "mae-vitl", "bootmae-vitb", "conmim-vitb")
 
@@ -47,6 +50,8 @@ def paper() -> Study:
         ("simmim-vitb-mto_spa", Run("simmim", "vitb", ("spa",))),
         ("simmim-vitb-mto_e_r", Run("simmim", "vitb", ("e", "r"))),
         ("mae-vitb-mto-depth2", Run("mae", "vitb", TERMS, 2)),
+        ("mae-vitb-mto@text", Run("mae", "vitb", TERMS, preset="text")),
+        ("mae-vitb-mto_e@as_printed-depth2", Run("mae", "vitb", ("e",), 2, "as_printed")),
     ],
 )
 def test_names(name: str, run: Run) -> None:
@@ -59,15 +64,23 @@ def test_names(name: str, run: Run) -> None:
     st.sampled_from(["vitb", "vitl"]),
     st.sets(st.sampled_from(TERMS)),
     st.none() | st.integers(1, 99),
+    st.none() | st.from_regex("[a-z0-9_]+", fullmatch=True),
 )
-def test_every_name_is_read_back(baseline: str, backbone: str, terms: set[str], depth: int | None) -> None:
-    run = Run(baseline, backbone, tuple(term for term in TERMS if term in terms), depth)
+def test_every_name_is_read_back(
+    baseline: str, backbone: str, terms: set[str], depth: int | None, preset: str | None
+) -> None:
+    run = Run(baseline, backbone, tuple(term for term in TERMS if term in terms), depth, preset if terms else None)
     assert Run.parse(run.name) == run
+    assert re.fullmatch(WILDCARD, run.name)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["mae", "mae-vitx", "beit-vitb", "mae-vitb-mto_spa_e_r", "mae-vitb-mto_e_spa", "mae-vitb-depth", "mae-vitb-mto_x"],
+    [
+        *("mae", "mae-vitx", "beit-vitb", "mae-vitb-mto_spa_e_r", "mae-vitb-mto_e_spa", "mae-vitb-depth"),
+        *("mae-vitb-mto_x", "mae-vitb@text", "mae-vitb-mto@", "mae-vitb-mto@Text", "mae-vitb-mto@a-b"),
+        "mae-vitb-mto-depth2@text",
+    ],
 )
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(UserError, match=f"no such run: '{name}'"):
@@ -224,7 +237,8 @@ def differing(keys: dict[str, Any], scale: str = "paper") -> set[tuple[str, str]
         ({"baselines__bootmae__ade20k__layer_decay": 0.5}, {("ade20k", "bootmae")}),
         ({"baselines__bootmae__coco__layer_decay": 0.5}, {("coco", "bootmae")}),
         ({"baselines__simmim__mask__ratio": 0.5}, {("pretrain", "simmim"), ("heterogeneity", "simmim")}),
-        ({"mto__r_weight": 0.5}, {("pretrain", name) for name in BASELINES}),
+        ({"mto__presets__text__r_weight": 0.5}, {("pretrain", name) for name in BASELINES}),
+        ({"mto__presets__as_printed__r_weight": 0.5}, set()),
         ({"analysis__images": 7}, {("heterogeneity", "mae"), ("heterogeneity", "simmim")}),
         ({"official__mae__finetune__layer_decay": 0.5}, set()),
         ({"scales__demo__img_size": 48}, set()),
@@ -239,6 +253,49 @@ def test_mto_is_in_the_jobs_of_its_runs_alone(paper: Study) -> None:
     assert paper.job(Step("pretrain", "simmim-vitb-mto_spa_e", 0, 100))["mto"]["terms"] == ["spa", "e"]
     for step in paper.select("finetune"):
         assert "mto" not in paper.job(step)
+
+
+def shown(*runs: str) -> dict[str, Any]:
+    """Keys that make Figure 2 show these runs, at each scale's last epoch."""
+    keys = {"study": 800, "scales__demo__study": 8}
+    return {f"{block}__fig2_affinity__models": {run: [epoch] for run in runs} for block, epoch in keys.items()}
+
+
+def test_presets_stand_side_by_side() -> None:
+    runs = ("simmim-vitb-mto", "simmim-vitb-mto@as_printed")
+    plan = study(**shown(*runs))
+    default, other = (plan.job(Step("pretrain", run, 0, 800))["mto"] for run in runs)
+    assert (default["rank_direction"], other["rank_direction"]) == ("decreasing", "as_printed")
+    assert other == {**plan.config.mto.presets["as_printed"].model_dump(), "terms": ["spa", "e", "r"]}
+    assert {Step("pretrain", run, 0, 800) for run in runs} <= set(plan.segments())
+    folder = "results/paper/pretrain/simmim-vitb-mto@as_printed/seed0/epoch0800"
+    assert plan.folder(Step("pretrain", runs[1], 0, 800)) == folder
+
+
+@pytest.mark.parametrize("preset", ["text", "as_printed"])
+def test_an_edited_preset_alters_the_pretraining_of_its_runs_alone(preset: str) -> None:
+    keys = shown("simmim-vitb-mto", "simmim-vitb-mto@as_printed")
+    plan, edited = study(**keys), study(**keys, **{f"mto__presets__{preset}__r_weight": 0.5})
+    before, after = jobs(plan), jobs(edited)
+    altered = {step for step in before if before[step] != after[step]}
+    default = preset == plan.config.mto.default
+    own = {run.name for run in plan.runs() if run.terms and run.preset == (None if default else preset)}
+    assert own
+    assert altered == {step for step in plan.segments() if step.run in own}
+
+
+@pytest.mark.parametrize(
+    ("run", "match"),
+    [
+        ("simmim-vitb-mto@none", r"simmim-vitb-mto@none: no such preset \(mto.presets has: text, as_printed"),
+        ("simmim-vitb-mto@text", r"'text' is mto.default, so that this run is called simmim-vitb-mto$"),
+    ],
+)
+def test_a_run_has_one_name_and_a_preset_that_exists(paper: Study, run: str, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        study(**shown(run))
+    with pytest.raises(UserError, match=match):
+        paper.job(Step("finetune", run, 0, 800))
 
 
 def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:

@@ -26,7 +26,7 @@ from mto.entropy import Partition, affinity_scale, attention_entropy, freeze_vis
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
 SATURATION = 0.01
-#: The paper's equations to the letter; everything else about them is the default.
+#: The paper's equations to the letter; everything else about them is as in `text`.
 AS_PRINTED = {"rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
 
 #: The allowed values of every switch that is a choice, the default first.

@@ -1,18 +1,19 @@
 """The experiment plan: which runs exist, at which epochs they are measured, and which job fills which cell.
 
-A *run* is an identity (baseline, backbone, MTO terms, decoder depth). A *step* is one cached GPU job: a task on a run,
-with a seed, at a number of completed pre-training epochs. A *cell* is one measured value of a table or a figure. The
-Snakefile asks this module and nothing else; it needs neither torch nor the data.
+A *run* is an identity (baseline, backbone, MTO's terms and preset, decoder depth). A *step* is one cached GPU job: a
+task on a run, with a seed, at a number of completed pre-training epochs. A *cell* is one measured value of a table or a
+figure. The Snakefile asks this module and nothing else; it needs neither torch nor the data.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from mto.config.models import Config, Resources
+from mto.config.fields import PRESET
+from mto.config.models import Config, Preset, Resources
 from mto.config.study_plan import Transfer
 from mto.errors import UserError
 
@@ -42,24 +43,33 @@ STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
 IMPORTED = "imported.json"
 DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage in STAGES}
 
-_RUN = re.compile(r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])(-mto(_(?P<terms>[a-z_]+))?)?(-depth(?P<depth>\d+))?")
+_RUN = re.compile(
+    r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])"
+    rf"(?P<mto>-mto(_(?P<terms>[a-z_]+))?(@(?P<preset>{PRESET}))?)?(-depth(?P<depth>\d+))?"
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is pre-trained. `terms` are MTO's, empty for the plain baseline; `decoder_depth` only where it is varied."""
+    """What is pre-trained.
+
+    `terms` are MTO's, empty for the plain baseline; `preset` is the reading of them, None for the config's default, so
+    that a run has one name; `decoder_depth` is given only where it is varied.
+    """
 
     baseline: str
     backbone: str
     terms: tuple[str, ...] = ()
     decoder_depth: int | None = None
+    preset: str | None = None
 
     @property
     def name(self) -> str:
-        """`mae-vitb`, `mae-vitb-mto`, `simmim-vitb-mto_spa_e`, `mae-vitb-mto-depth2`."""
+        """`mae-vitb`, `mae-vitb-mto`, `simmim-vitb-mto_spa_e@text`, `mae-vitb-mto-depth2`."""
         mto = "" if not self.terms else "-mto" if self.terms == TERMS else f"-mto_{'_'.join(self.terms)}"
+        preset = "" if self.preset is None else f"@{self.preset}"
         depth = "" if self.decoder_depth is None else f"-depth{self.decoder_depth}"
-        return f"{self.baseline}-{self.backbone}{mto}{depth}"
+        return f"{self.baseline}-{self.backbone}{mto}{preset}{depth}"
 
     @classmethod
     def parse(cls, name: str) -> Run:
@@ -71,14 +81,16 @@ class Run:
         match = _RUN.fullmatch(name)
         if not match:
             raise UserError(
-                f"no such run: '{name}' (as in mae-vitb, mae-vitb-mto, simmim-vitb-mto_spa, mae-vitb-mto-depth2)"
+                f"no such run: '{name}' (as in mae-vitb, mae-vitb-mto, mae-vitb-mto@text, simmim-vitb-mto_spa, "
+                "mae-vitb-mto-depth2)"
             )
-        given = set((match["terms"] or "").split("_")) if match["terms"] else set(TERMS) if "-mto" in name else set()
+        given = set(match["terms"].split("_")) if match["terms"] else set(TERMS) if match["mto"] else set()
         run = cls(
             match["baseline"],
             match["backbone"],
             tuple(term for term in TERMS if term in given),
             int(match["depth"]) if match["depth"] else None,
+            match["preset"],
         )
         if run.name != name or run.baseline not in BASELINES:
             raise UserError(f"no such run: '{name}'; did you mean '{run.name}'? (baselines: {', '.join(BASELINES)})")
@@ -121,6 +133,23 @@ class Study:
                 raise UserError(
                     f"config.yaml: study asks for {run.name}, but baselines.{run.baseline}.backbones has: {known}"
                 )
+            self.preset(run)
+
+    def preset(self, run: Run) -> Preset:
+        """The switches of a run with MTO.
+
+        Raises:
+            UserError: there is no such preset, or it is the default's, which a name does not say: a run has one name.
+        """
+        mto = self.config.mto
+        if run.preset is not None and run.preset not in mto.presets:
+            raise UserError(f"config.yaml: {run.name}: no such preset (mto.presets has: {', '.join(mto.presets)})")
+        if run.preset == mto.default:
+            name = replace(run, preset=None).name
+            raise UserError(
+                f"config.yaml: {run.name}: '{run.preset}' is mto.default, so that this run is called {name}"
+            )
+        return mto.presets[run.preset or mto.default]
 
     # -------------------------------------------------------------------------------------------- cells and steps
     def cells(self, report: str) -> list[Cell]:
@@ -207,13 +236,14 @@ class Study:
         """All that a task sees: resolved, plain, sorted. Snakemake reruns a step when this changes.
 
         Raises:
-            UserError: if the run is none, or the baseline or epoch is not in the config.
+            UserError: if the run is none, or its baseline, preset or epoch is not in the config.
         """
         run = Run.parse(step.run)
         if step.epoch not in self.config.study.measured_epochs:
             raise UserError(
                 f"config.yaml: study.measured_epochs has no epoch {step.epoch} (asked for by {self.folder(step)})"
             )
+        self.preset(run)
         job = {
             "task": step.task,
             "scale": self.config.scale,
@@ -253,7 +283,7 @@ class Study:
         recipe = self._recipe(run)
         stage = recipe.pretrain
         optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "no_decay"})
-        mto = {**self.config.mto.arguments(), "terms": list(run.terms)} if run.terms else {"terms": []}
+        mto = {**self.preset(run).model_dump(), "terms": list(run.terms)} if run.terms else {"terms": []}
         return {
             "epochs": stage.schedule.total_epochs or self.config.study.pretrain_epochs,
             "method": self._method(run),

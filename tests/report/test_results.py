@@ -8,6 +8,7 @@ import pytest
 from mto.errors import UserError
 from mto.report import metrics
 from mto.report.cli import main
+from mto.report.labels import run_name
 
 GOOD = {
     **{"task": "finetune", "scale": "demo", "run": "mae-vitb-mto-depth2", "seed": 1, "epoch": 8},
@@ -108,3 +109,21 @@ def test_the_folder_is_the_plan_s(demo):
     study, results = demo
     step = study.steps()[0]
     assert metrics.folder(results, step.task, step.run, step.seed, step.epoch).as_posix().endswith(study.folder(step))
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("mae-vitb", "MAE ViT-B"),
+        ("mae-vitb-mto-depth2", "MAE ViT-B + MTO"),
+        ("mae-vitl-mto@text", "MAE ViT-L + MTO@text"),
+        ("simmim-vitb-mto_spa_e@as_printed", "SimMIM ViT-B + MTO@as_printed (spa, e)"),
+    ],
+)
+def test_how_a_run_is_called(run, name):
+    assert run_name(run) == name
+
+
+def test_a_preset_is_a_column_of_its_own():
+    for run, preset in (("mae-vitb-mto@text", "text"), ("mae-vitb-mto", None), ("mae-vitb", None)):
+        assert {row["preset"] for row in metrics.rows(GOOD | {"run": run})} == {preset}

@@ -71,10 +71,15 @@ def test_mask_of_one_baseline(finished: Clone) -> None:
 
 
 def test_mto_leaves_the_plain_baselines(finished: Clone) -> None:
-    finished.set("mto.spa_weight", 0.5)
+    finished.set(f"mto.presets.{load(finished.path / 'config.yaml').mto.default}.spa_weight", 0.5)
     planned = finished.planned()
     assert {file for file in finished.made() if "-mto" in file} <= planned
     assert not [file for file in planned if "-vit" in file and "-mto" not in file]
+
+
+def test_a_preset_that_no_run_has_reruns_nothing(finished: Clone) -> None:
+    finished.set("mto.presets.as_printed.spa_weight", 0.5)
+    assert finished.planned() == set()
 
 
 def test_another_seed_plans_its_own_jobs(finished: Clone) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from mto.config.fields import Count, Model, NonNegative, Positive
+from mto.config.fields import PRESET, Count, Model, NonNegative, Positive
 from mto.config.recipe import Backbone, BaselineConfig, Baselines, Mask
 from mto.config.study_plan import StudyPlan
 
+
 # --------------------------------------------------------------------------------------------------------------- MTO
-AS_PRINTED = {"rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
+class Preset(Model):
+    """One reading of the paper: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name."""
 
-
-class Mto(Model):
-    """The arguments of `mto.MaskedTokenOptimization`; `preset: as_printed` overrides three of them (Eq. 3 and 5)."""
-
-    preset: Literal["default", "as_printed"]
     spa_weight: NonNegative
     e_weight: NonNegative
     r_weight: NonNegative
@@ -41,10 +39,36 @@ class Mto(Model):
     streams: Literal["sum", "mean", "pixel", "feature"]
     eps: Positive
 
-    def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that a run with MTO is given, preset applied."""
-        preset = AS_PRINTED if self.preset == "as_printed" else {}
-        return {**self.model_dump(exclude={"preset"}), **preset}
+
+class Mto(Model):
+    """The presets, and which of them a run has whose name says none."""
+
+    default: str
+    presets: Annotated[dict[str, Preset], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, given: Any) -> Any:
+        """Say what became of the keys of before there were presets."""
+        if not isinstance(given, dict):
+            return given
+        if "preset" in given:
+            raise ValueError(
+                f"`preset: {given['preset']}` is gone: set mto.default to a preset's name "
+                f"({', '.join(given.get('presets') or ('text', 'as_printed'))}); `preset: default` is now `text`"
+            )
+        if moved := sorted(given.keys() & Preset.model_fields.keys()):
+            raise ValueError(f"{', '.join(moved)}: a switch belongs to a preset, as mto.presets.text.{moved[0]}")
+        return given
+
+    @model_validator(mode="after")
+    def _names(self) -> Mto:
+        for name in self.presets:
+            if not re.fullmatch(PRESET, name):
+                raise ValueError(f"presets.{name}: a preset's name is made of a-z, 0-9 and _")
+        if self.default not in self.presets:
+            raise ValueError(f"default: no such preset: '{self.default}' (mto.presets has: {', '.join(self.presets)})")
+        return self
 
 
 # ---------------------------------------------------------------------------------------------------------- the whole
@@ -160,10 +184,12 @@ class Config(Model):
                 depth = self.backbones[backbone].depth
                 check_depth(name, recipe, backbone, depth)
                 layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
-                if self.mto.sparsity_layers != "all" and any(
-                    not -layers <= x <= layers for x in self.mto.sparsity_layers
-                ):
-                    raise ValueError(f"mto.sparsity_layers {self.mto.sparsity_layers}: {name} has layers 0 to {layers}")
+                for reading, preset in self.mto.presets.items():
+                    looked_at = preset.sparsity_layers
+                    if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):
+                        raise ValueError(
+                            f"mto.presets.{reading}.sparsity_layers {looked_at}: {name} has layers 0 to {layers}"
+                        )
                 lengths = {"pretrain": self.study.pretrain_epochs, "finetune": recipe.finetune.epochs}
                 for stage, epochs in (lengths | {"linear": recipe.linear.epochs}).items():
                     warmup = getattr(recipe, stage).schedule.warmup_epochs

@@ -21,10 +21,13 @@ def baseline_name(run: str) -> str:
 
 
 def run_name(run: str) -> str:
-    """`MAE ViT-B`, `MAE ViT-B + MTO`, `SimMIM ViT-B + MTO (spa, e)`."""
-    terms = Run.parse(run).terms
-    mto = "" if not terms else " + MTO" if terms == TERMS else f" + MTO ({', '.join(terms)})"
-    return baseline_name(run) + mto
+    """`MAE ViT-B`, `MAE ViT-B + MTO`, `MAE ViT-B + MTO@text`, `SimMIM ViT-B + MTO (spa, e)`."""
+    parsed = Run.parse(run)
+    if not parsed.terms:
+        return baseline_name(run)
+    preset = f"@{parsed.preset}" if parsed.preset else ""
+    terms = "" if parsed.terms == TERMS else f" ({', '.join(parsed.terms)})"
+    return f"{baseline_name(run)} + MTO{preset}{terms}"
 
 
 def stream_name(stream: str) -> str:

@@ -16,7 +16,7 @@ from mto.errors import UserError
 from mto.study import Run
 
 COLUMNS = (
-    *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "decoder_depth", "seed", "epoch"),
+    *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "preset", "decoder_depth", "seed", "epoch"),
     *("metric", "value", "device", "wall_seconds", "gpu_hours", "images_per_second", "commit"),
 )
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
@@ -70,6 +70,7 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         "backbone": run.backbone,
         "mto": bool(run.terms),
         "terms": "+".join(run.terms),
+        "preset": run.preset,
         "decoder_depth": run.decoder_depth,
         **{key: given.get(key) for key in PROVENANCE},
     }
