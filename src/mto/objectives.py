@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mto.entropy import Partition, affinity_scale, attention_entropy, freeze_visible, normalize_tokens
+from mto.entropy import Partition, attention_entropy, freeze_visible
 
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
@@ -64,18 +64,6 @@ class Stream(Protocol):
         """What the network applies to X^L."""
 
 
-def _masked_row_entropies(x, part: Partition, affinity, temperature, tokens, detach_visible) -> Tensor:
-    if detach_visible:
-        x = freeze_visible(x, part.mask)
-    with torch.autocast(x.device.type, enabled=False):
-        return part.entropy(
-            normalize_tokens(x, affinity, tokens),
-            "masked",
-            "visible",
-            affinity_scale(x.shape[-1], affinity, temperature),
-        )
-
-
 def heterogeneity(
     hidden: Tensor,
     mask: Tensor,
@@ -103,8 +91,16 @@ def heterogeneity(
     _check_choices(affinity=affinity, tokens=tokens)
     _check_shapes([hidden], mask)
     part = Partition(mask, _count_masked(mask, num_masked, validate=False))
-    rows = _masked_row_entropies(hidden, part, affinity, temperature, tokens, detach_visible)
-    return part.mean(rows, "masked")
+    rows = part.entropy(
+        [hidden],
+        "masked",
+        "visible",
+        affinity=affinity,
+        temperature=temperature,
+        tokens=tokens,
+        detach_cols=detach_visible,
+    )
+    return part.mean(rows[0], "masked")
 
 
 class MaskedTokenOptimization(nn.Module):
@@ -294,18 +290,18 @@ class MaskedTokenOptimization(nn.Module):
             layers[-1] = stream.final_norm(layers[-1])
 
         with_gradient = len(layers) if "r" in terms else 1 if "e" in terms else 0
-        entropies = []  # per layer, (B, R)
-        for depth, x in enumerate(layers[: len(layers) if measure else with_gradient]):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and depth < with_gradient):
-                entropies.append(
-                    _masked_row_entropies(x, part, s["affinity"], s["temperature"], s["tokens"], s["detach_visible"])
-                )
+        entropies = []  # (layers, B, R): of those that a term needs, then of those that are only watched
+        for needed, group in ((True, layers[:with_gradient]), (False, layers[with_gradient:] if measure else [])):
+            if group:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and needed):
+                    rows = part.entropy(group, "masked", "visible", **self._affinity(), detach_cols=s["detach_visible"])
+                entropies.append(rows)
 
         values = {}
         if "spa" in terms:
             values["spa"] = self._sparsity(layers, stream, part)
         if with_gradient:
-            h = torch.stack([part.mean(rows, "masked") for rows in entropies[:with_gradient]])  # (layers, B)
+            h = part.mean(entropies[0], "masked")  # (layers, B)
             if s["batch_reduction"] == "batch":
                 h = h.mean(1, keepdim=True)
             if "e" in terms:
@@ -314,7 +310,10 @@ class MaskedTokenOptimization(nn.Module):
                 step = h[1:] - h[:-1] if s["rank_direction"] == "decreasing" else h[:-1] - h[1:]
                 rank = F.softplus(step).mean(1)
                 values["r"] = rank.sum() if s["rank_reduction"] == "sum" else rank.mean()
-        return values, self._diagnostics(entropies, part) if measure else {}
+        return values, self._diagnostics(torch.cat(entropies), part) if measure else {}
+
+    def _affinity(self) -> dict[str, Any]:
+        return {name: self.settings[name] for name in ("affinity", "temperature", "tokens")}
 
     def _sparsity(self, layers: list[Tensor], stream: Stream, part: Partition) -> Tensor:
         s = self.settings
@@ -324,31 +323,29 @@ class MaskedTokenOptimization(nn.Module):
                 raise ValueError("sparsity_object='attention' needs the attention of block 1: pass attention=")
             attention = stream.first_attention() if callable(stream.first_attention) else stream.first_attention
             part = Partition(part.mask, None)
-            rows = [attention_entropy(attention, part.mask, s["sparsity_columns"] == "visible", exclude_self)]
+            columns = s["sparsity_columns"] == "visible"
+            rows = attention_entropy(attention, part.mask, columns, exclude_self)[None]
         else:
             depths = range(len(layers)) if s["sparsity_layers"] == "all" else s["sparsity_layers"]
-            rows = []
-            for x in (_layer(layers, depth) for depth in depths):
-                with torch.autocast(x.device.type, enabled=False):
-                    scale = affinity_scale(x.shape[-1], s["affinity"], s["temperature"])
-                    x = normalize_tokens(x, s["affinity"], s["tokens"])
-                    rows.append(part.entropy(x, "visible", s["sparsity_columns"], scale, exclude_self))
+            chosen = [_layer(layers, depth) for depth in depths]
+            rows = part.entropy(chosen, "visible", s["sparsity_columns"], **self._affinity(), exclude_self=exclude_self)
         if s["sparsity_reduction"] == "sum":
-            return torch.stack([part.total(r, "visible").mean() for r in rows]).sum()
-        return torch.stack([part.mean(r, "visible").mean() for r in rows]).mean()
+            return part.total(rows, "visible").mean(1).sum()
+        return part.mean(rows, "visible").mean()
 
     @staticmethod
     @torch.no_grad()
-    def _diagnostics(entropies: list[Tensor], part: Partition) -> dict[str, Tensor]:
+    def _diagnostics(entropies: Tensor, part: Partition) -> dict[str, Tensor]:
+        """Of row entropies (layers, B, R)."""
         log_visible = part.log_visible()
         threshold = SATURATION * (log_visible[:, None] if isinstance(log_visible, Tensor) else log_visible)
-        h = [part.mean(rows.detach(), "masked") for rows in entropies]
+        h = part.mean(entropies, "masked")
         # With a single visible token ln V = 0 and H = 0: the ratio is reported as 0.
         tiny = torch.finfo(torch.float32).tiny
         floor = log_visible.clamp_min(tiny) if isinstance(log_visible, Tensor) else max(log_visible, tiny)
         return {
-            "heterogeneity": torch.stack([value.mean() for value in h]),
-            "saturated": torch.stack([part.mean((r < threshold).to(r.dtype), "masked").mean() for r in entropies]),
+            "heterogeneity": h.mean(1),
+            "saturated": part.mean((entropies < threshold).to(h.dtype), "masked").mean(1),
             "heterogeneity_ratio": (h[0] / floor).mean(),
         }
 
