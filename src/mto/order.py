@@ -18,10 +18,13 @@ class TokenOrder:
     def __init__(self, first: Tensor) -> None:
         self.shape = first.shape
         order = first.byte().argsort(dim=1, descending=True, stable=True)
-        self._starts = torch.arange(len(first), device=first.device)[:, None]  # of the images, in units of tokens
         self._place = order.argsort(dim=1)
-        rows = self._starts * first.shape[1]
-        self._order, self._inverse = (order + rows), (self._place + rows).flatten()
+        starts = self._starts(first.shape[1])
+        self._order, self._inverse = order + starts, (self._place + starts).flatten()
+
+    def _starts(self, tokens: int) -> Tensor:
+        """(B, 1): the row of each image's first token, where an image has this many."""
+        return torch.arange(0, self.shape[0] * tokens, tokens, device=self._place.device)[:, None]
 
     def sort(self, x: Tensor) -> Tensor:
         """x (..., B, N, D), the marked set first."""
@@ -35,7 +38,7 @@ class TokenOrder:
         """The first ``count`` tokens of each image in this order: (..., B, count, D)."""
         batch = self.shape[0]
         # Whatever is not taken finds its gradient in a row of zeros after the last image.
-        back = torch.where(self._place < count, self._place + self._starts * count, batch * count)
+        back = torch.where(self._place < count, self._place + self._starts(count), batch * count)
         return _take(x, self._order[:, :count].flatten(), back.flatten(), torch.Size((batch, count)))
 
 

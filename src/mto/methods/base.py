@@ -150,22 +150,6 @@ def count_masked(mask: Tensor) -> int:
     return low
 
 
-def visible_first(mask: Tensor, num_masked: int) -> tuple[Tensor, Tensor]:
-    """How to drop masked patches and put tokens back, for a (B, N) mask with `num_masked` True in each row.
-
-    Returns:
-        The indices of the visible patches in raster order, (B, V); and for each patch its place in the sequence
-        [visible in raster order, masked in raster order], (B, N).
-    """
-    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    return order[:, : mask.shape[1] - num_masked], order.argsort(dim=1)
-
-
-def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """tokens (B, N, D) at index (B, K) -> (B, K, D)."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
 def attention_map(attention: Any, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention among the patches, (B, N, N), mean over heads, of normed tokens (B, 1 + N, D).
 

@@ -54,7 +54,10 @@ class MaskedBeit(Method):
         tokens = [x]
         x = start = torch.cat([encoder.cls_token.expand(len(x), -1, -1), x], dim=1)
         bias = encoder.rel_pos_bias().unsqueeze(0)  # (1, heads, 1 + N, 1 + N): fused attention wants four dimensions
+        # A GPU's fused kernels differentiate the bias; a CPU's cannot, and timm's plain products beat what takes over.
+        fused = images.device.type != "cpu" or not bias.requires_grad
         for block in encoder.blocks:
+            block.attn.fused_attn = fused
             x = block(x, shared_rel_pos_bias=bias)
             if return_hidden:
                 tokens.append(x[:, 1:])

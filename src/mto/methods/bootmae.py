@@ -7,17 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mto.methods.base import (
-    Method,
-    average_,
-    count_masked,
-    gather_tokens,
-    patchify,
-    visible_first,
-)
+from mto.methods.base import Method, average_, count_masked, patchify
 from mto.methods.bootmae_decoder import Decoder, init_qkv
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
+from mto.order import TokenOrder
 
 
 class BootMAE(Method):
@@ -110,13 +104,14 @@ class BootMAE(Method):
         self.check_mask(images, mask)
         if teacher_features is None:
             raise ValueError("BootMAE's feature loss needs teacher_features, from teacher_targets(teacher, images)")
-        visible, restore = visible_first(mask, count_masked(mask) if num_masked is None else num_masked)
-        latent, shallow, deep = self.forward_encoder(images, visible)
+        num_visible = mask.shape[1] - (count_masked(mask) if num_masked is None else num_masked)
+        order = TokenOrder(~mask)
+        latent, shallow, deep = self.forward_encoder(images, order, num_visible)
         pixel_tokens, pixel_stream = self.pixel_decoder(
-            latent, shallow, mask, restore, self.decoder_pos_embed[:, 1:], return_hidden
+            latent, shallow, mask, order, self.decoder_pos_embed[:, 1:], return_hidden
         )
         feature_tokens, feature_stream = self.feature_decoder(
-            latent, deep, mask, restore, self.encoder.pos_embed[:, 1:], return_hidden
+            latent, deep, mask, order, self.encoder.pos_embed[:, 1:], return_hidden
         )
         weight = self.loss_weight(mask)
         pixel = self.pixel_loss(images, self.pixel_head(self.fold(pixel_tokens)), weight)
@@ -124,10 +119,10 @@ class BootMAE(Method):
         out: dict[str, Any] = {"pixel": pixel, "feature": feature, "loss": pixel + feature}
         return out | {"hidden": {"pixel": pixel_stream, "feature": feature_stream}} if return_hidden else out
 
-    def forward_encoder(self, images: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed output, first and last block's output, for the patches at `visible` (B, V): (B, 1 + V, D) each."""
+    def forward_encoder(self, images: Tensor, order: TokenOrder, num_visible: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed output, first and last block's output, of the V patches that come first in `order`: (B, 1 + V, D)."""
         encoder = self.encoder
-        x = gather_tokens(encoder.patch_embed(images) + encoder.pos_embed[:, 1:], visible)
+        x = order.head(encoder.patch_embed(images) + encoder.pos_embed[:, 1:], num_visible)
         cls_token = encoder.cls_token + encoder.pos_embed[:, :1]
         x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
         outputs = []

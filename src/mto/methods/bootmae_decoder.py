@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from mto.methods.base import Stream, attention_map, gather_tokens
+from mto.methods.base import Stream, attention_map
 from mto.methods.encoder import cut_normal_, init_xavier
+from mto.order import TokenOrder
 
 
 class SelfAttention(nn.Module):
@@ -98,22 +99,22 @@ class Decoder(nn.Module):
         cut_normal_(self.mask_token)
 
     def forward(
-        self, latent: Tensor, context: Tensor, mask: Tensor, restore: Tensor, position: Tensor, return_hidden: bool
+        self, latent: Tensor, context: Tensor, mask: Tensor, order: TokenOrder, position: Tensor, return_hidden: bool
     ) -> tuple[Tensor, Stream | None]:
         """
         Args:
             latent: (B, 1 + V, context_dim), the encoder's normed output, class token first.
             context: (B, 1 + V, context_dim), the encoder features to attend to.
             mask: (B, N) bool.
-            restore: (B, N), each patch's place among [visible, masked].
+            order: visible patches first.
             position: (1, N, dim), for masked patches.
 
         Returns:
             Normed patch tokens (B, N, dim), and the stream if asked for.
         """
         x = self.embed(latent)
-        masked = self.mask_token.expand(len(x), restore.shape[1] + 1 - x.shape[1], -1)
-        patches = gather_tokens(torch.cat([x[:, 1:], masked], dim=1), restore)
+        masked = self.mask_token.expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
+        patches = order.restore(torch.cat([x[:, 1:], masked], dim=1))
         added = position * mask.unsqueeze(-1)
         x = start = torch.cat([x[:, :1], patches + added], dim=1)
         tokens = [patches]

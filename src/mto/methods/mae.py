@@ -11,13 +11,12 @@ from mto.methods.base import (
     Stream,
     attention_map,
     count_masked,
-    gather_tokens,
     masked_mean,
     patchify,
-    visible_first,
 )
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
+from mto.order import TokenOrder
 
 
 class MAE(Method):
@@ -93,18 +92,19 @@ class MAE(Method):
             With return_hidden, also hidden: {"decoder": Stream}.
         """
         self.check_mask(images, mask)
-        visible, restore = visible_first(mask, count_masked(mask) if num_masked is None else num_masked)
-        latent = self.forward_encoder(images, visible)
-        prediction, stream = self.forward_decoder(latent, restore, return_hidden)
+        num_visible = mask.shape[1] - (count_masked(mask) if num_masked is None else num_masked)
+        order = TokenOrder(~mask)
+        latent = self.forward_encoder(images, order, num_visible)
+        prediction, stream = self.forward_decoder(latent, order, return_hidden)
         error = (prediction.float() - self.target(images)).square().mean(dim=-1)
         loss = masked_mean(error, mask)
         out: dict[str, Any] = {"reconstruction": loss, "loss": loss}
         return out | {"hidden": {"decoder": stream}} if return_hidden else out
 
-    def forward_encoder(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Normed tokens of the class and the patches at `visible` (B, V): (B, 1 + V, D)."""
+    def forward_encoder(self, images: Tensor, order: TokenOrder, num_visible: int) -> Tensor:
+        """Normed tokens of the class and the V patches that come first in `order`: (B, 1 + V, D)."""
         encoder = self.encoder
-        x = gather_tokens(encoder.patch_embed(images) + encoder.pos_embed[:, 1:], visible)
+        x = order.head(encoder.patch_embed(images) + encoder.pos_embed[:, 1:], num_visible)
         cls_token = encoder.cls_token + encoder.pos_embed[:, :1]
         x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
         for block in encoder.blocks:
@@ -112,12 +112,12 @@ class MAE(Method):
         return encoder.norm(x)
 
     def forward_decoder(
-        self, latent: Tensor, restore: Tensor, return_hidden: bool = False
+        self, latent: Tensor, order: TokenOrder, return_hidden: bool = False
     ) -> tuple[Tensor, Stream | None]:
         """Predicted patches, (B, N, P²·3), pixels in raster order with the colour fastest."""
         x = self.decoder_embed(latent)
-        masked = self.mask_token.expand(len(x), restore.shape[1] + 1 - x.shape[1], -1)
-        patches = gather_tokens(torch.cat([x[:, 1:], masked], dim=1), restore)
+        masked = self.mask_token.expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
+        patches = order.restore(torch.cat([x[:, 1:], masked], dim=1))
         x = start = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
         tokens = [patches]
         for block in self.decoder_blocks:
