@@ -4,13 +4,10 @@ The plan comes from config.yaml by way of `mto.study`; the stages are in rules/,
 """
 
 
-configfile: "config.yaml"
-
-
 include: "rules/common.smk"
 
 
-study = read_study()
+study, source = read_study()
 prepare_shell()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
-from mto.config import load
+from mto.config.reading import load, read
 from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import jobs
@@ -17,9 +17,14 @@ from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Step, Study
 
 
 def read_study():
-    """The plan that config.yaml spells out; a mistake in it is one line, and nothing starts."""
+    """The plan that config.yaml spells out, and what was read; a mistake in it is one line, and nothing starts.
+
+    There is no `configfile:`, whose reader takes the last of two equal keys and knows no lines: Snakemake's `config` is
+    what the command line says (`--config`, `--configfile`).
+    """
     try:
-        return Study(load(config))
+        source = read("config.yaml", config)
+        return Study(load(source)), source
     except UserError as error:
         sys.exit(f"{error}")
 
@@ -94,7 +99,7 @@ def plan_rows():
 
 
 def report_job(wildcards):
-    return canonical(jobs.report_job(study, config, wildcards.name))
+    return canonical(jobs.report_job(study, source, wildcards.name))
 
 
 def is_imported(wildcards):

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from mto import MaskedTokenOptimization
+from mto.cli import SCHEMA, differences, main, schema
 from mto.config import Config, load
-from mto.config.cli import SCHEMA, differences, main, schema
+from mto.config.reading import read
 from mto.errors import UserError
 
 FILE = Path(__file__).parents[1] / "config.yaml"
@@ -70,7 +71,7 @@ def test_a_backbone_overrides_its_baseline() -> None:
 
 
 def test_the_official_recipe_differs_where_its_sources_do() -> None:
-    rows = {key: (paper, official) for key, paper, official in differences(RAW)}
+    rows = {key: (paper, official) for key, paper, official in differences(read(FILE))}
     assert rows["simmim-vitb.finetune.layer_decay"] == (0.9, 0.65)
     assert rows["simmim-vitb.pretrain.schedule.kind"] == ("cosine", "multistep")
     assert rows["mae-vitb.finetune.lr.base"] == (1e-3, 5e-4)
@@ -228,7 +229,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         load(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("seeds: [0\nscale: demo")
-    with pytest.raises(UserError, match=r"bad\.yaml: not YAML") as caught:
+    with pytest.raises(UserError, match=r"bad\.yaml:2: not YAML") as caught:
         load(tmp_path / "bad.yaml")
     assert "\n" not in str(caught.value)
 

@@ -218,7 +218,7 @@ def test_a_job_names_its_step(paper: Study) -> None:
 
 def test_no_hardware_in_a_job() -> None:
     hardware = {"gpu": 1, "cpus_per_task": 3, "mem_mb": 5, "runtime": 7, "workers": 9, "micro_batch": None}
-    other = study(resources=dict.fromkeys(STAGES, hardware))
+    other = study(resources=dict.fromkeys((*STAGES, "dataset"), hardware))
     assert jobs(other) == jobs(study())
     assert other.resources("coco").runtime == 7
 
@@ -241,7 +241,7 @@ def differing(keys: dict[str, Any], scale: str = "paper") -> set[tuple[str, str]
         ({"mto__presets__as_printed__r_weight": 0.5}, set()),
         ({"analysis__images": 7}, {("heterogeneity", "mae"), ("heterogeneity", "simmim")}),
         ({"official__mae__finetune__layer_decay": 0.5}, set()),
-        ({"scales__demo__img_size": 48}, set()),
+        ({"scales__demo__analysis__images": 48}, set()),
     ],
 )
 def test_an_edit_alters_the_jobs_that_it_touches(keys: dict[str, Any], altered: set[tuple[str, str]]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from mto.errors import UserError
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
-TOOLS = {"config": "mto.config.cli", "report": "mto.report.cli", "released": "mto.tasks.released"}
+TOOLS = {"config": "mto.cli", "report": "mto.report.cli", "released": "mto.tasks.released"}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

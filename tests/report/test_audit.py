@@ -3,15 +3,15 @@
 import re
 
 import pytest
-import yaml
 from made_up_results import CONFIG
 from test_tables import assert_balanced
 
 from mto.config.compare import differences
+from mto.config.reading import read
 from mto.report import audit, printed
 from mto.report.cli import main
 
-RECIPES = [list(row) for row in differences(yaml.safe_load(CONFIG.read_text()))]
+RECIPES = [list(row) for row in differences(read(CONFIG))]
 
 # Claim (its begin), verdict, what the arithmetic must show. Worked by hand from the paper's tables.
 EXPECTED = [

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mto.config.models import Config
-from mto.config.reading import resolve, validate
+from mto.config.reading import RECIPES, Source, resolve, validate
 
 
-def differences(raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(source: Source) -> list[tuple[str, Any, Any]]:
     """(run and key, paper, official) wherever a run's two recipes differ at the paper scale."""
-    paper, official = (_runs(validate(resolve(raw, scale="paper", recipe=recipe))) for recipe in ("paper", "official"))
+    paper, official = (_runs(validate(resolve(source, scale="paper", recipe=recipe))) for recipe in RECIPES)
     return [(key, paper[key], official[key]) for key in paper if paper[key] != official[key]]
 
 

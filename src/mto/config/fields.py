@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+#: No rate, weight or length of a recipe comes near it: what is above is a slip, and overflows somewhere in training.
+MOST = 1e6
 Unit = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NonNegative = Annotated[float, Field(ge=0, le=MOST)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's legacy generator takes no more
 Share = Annotated[float, Field(ge=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 Term = Literal["spa", "e", "r"]
@@ -34,6 +37,12 @@ def rising(values: list[float]) -> list[float]:
     return values
 
 
+def different(values: list[int]) -> list[int]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"seeds repeat: {values}")
+    return values
+
+
 def ordered(values: list[float]) -> list[float]:
     if values[0] > values[1]:
         raise ValueError(f"the first must not be above the second: {values}")
@@ -44,10 +53,11 @@ Epochs = Annotated[list[Epoch], Field(min_length=1), AfterValidator(rising)]
 Window = Annotated[list[Epoch], Field(min_length=2, max_length=2), AfterValidator(rising)]
 SomeBaselines = Annotated[list[Baseline], Field(min_length=1)]
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(ordered)]
+Areas = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(ordered)]
 Taps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4), AfterValidator(rising)]
 
 
 class Model(BaseModel):
-    """A block of config.yaml: immutable, and closed to unknown keys."""
+    """A block of config.yaml: immutable, closed to unknown keys, to .inf and .nan, and to `true` or "3" for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,4 +1,7 @@
-"""config.yaml as one strict model: MTO, hardware, data and analysis here, study and recipes beside; what must agree."""
+"""config.yaml as one strict model: MTO, hardware, data and analysis here, study and recipes beside.
+
+What single blocks cannot know of each other is in `agreement`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import copy
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from mto.config.fields import PRESET, Count, Model, NonNegative, Positive
-from mto.config.recipe import Backbone, BaselineConfig, Baselines, Mask
+from mto.config.fields import PRESET, Count, Model, NonNegative, Positive, Seed, different
+from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
 
 
@@ -97,14 +100,22 @@ class AllResources(Model):
     ade20k: Resources
     coco: Resources
     heterogeneity: Resources
+    dataset: Resources
 
 
 class Dataset(Model):
-    """Where a dataset lies; `demo` holds the arguments of its maker, or null for a dataset that must be there."""
+    """Where a dataset lies; `demo` holds the arguments of its maker, or null for a dataset that must be there.
 
-    root: str
-    num_classes: Count
-    demo: dict[str, int] | None
+    How it is checked and what becomes of a bad file is no part of any job: it alters no run but one that meets such a
+    file, whose metrics say so.
+    """
+
+    root: Annotated[str, Field(min_length=1)]
+    num_classes: Annotated[int, Field(ge=2)]
+    demo: dict[Literal["size", "train", "val", "seed"], Annotated[int, Field(ge=0)]] | None
+    verify: Literal["fast", "full"]
+    bad_files: Literal["stop", "skip"]
+    bad_files_limit: Count
 
 
 class Datasets(Model):
@@ -143,7 +154,7 @@ class Config(Model):
 
     scale: Literal["demo", "paper"]
     recipe: Literal["paper", "official"]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
     study: StudyPlan
     img_size: Count
     patch_size: Count
@@ -164,82 +175,3 @@ class Config(Model):
         recipe = getattr(self.baselines, baseline)
         over = recipe.backbones[backbone]
         return type(recipe).model_validate(merge(recipe.model_dump(), over)) if over else recipe
-
-    @model_validator(mode="after")
-    def _whole(self) -> Config:
-        if self.img_size % self.patch_size:
-            raise ValueError(f"img_size {self.img_size} must be a multiple of patch_size {self.patch_size}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds repeat: {self.seeds}")
-        for name, baseline in self.baselines:
-            for backbone in baseline.backbones:
-                try:
-                    recipe = self.of(name, backbone)
-                except ValidationError as error:
-                    problem = error.errors()[0]
-                    path = ".".join(map(str, ("baselines", name, "backbones", backbone, *problem["loc"])))
-                    message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-                    raise ValueError(f"{path}: {message} (the keys are those of baselines.{name})") from None
-                check_mask(f"baselines.{name}.mask", recipe.mask, self.img_size, self.patch_size)
-                depth = self.backbones[backbone].depth
-                check_depth(name, recipe, backbone, depth)
-                layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
-                for reading, preset in self.mto.presets.items():
-                    looked_at = preset.sparsity_layers
-                    if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):
-                        raise ValueError(
-                            f"mto.presets.{reading}.sparsity_layers {looked_at}: {name} has layers 0 to {layers}"
-                        )
-                lengths = {"pretrain": self.study.pretrain_epochs, "finetune": recipe.finetune.epochs}
-                for stage, epochs in (lengths | {"linear": recipe.linear.epochs}).items():
-                    warmup = getattr(recipe, stage).schedule.warmup_epochs
-                    if warmup >= epochs:
-                        raise ValueError(
-                            f"baselines.{name}.{stage}.schedule: warmup_epochs {warmup} of only {epochs} epochs"
-                        )
-                for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
-                    batch_size = getattr(recipe, stage).batch_size
-                    check_batch(f"baselines.{name}.{stage}", batch_size, getattr(self.resources, stage), stage)
-        return self
-
-
-def check_mask(where: str, mask: Mask, img_size: int, patch_size: int) -> None:
-    """Refuse cells that are no whole patches, or that do not tile the image."""
-    if mask.sampler != "cells":
-        return
-    if mask.cell_size is None or mask.cell_size % patch_size or img_size % mask.cell_size:
-        raise ValueError(
-            f"{where}.cell_size {mask.cell_size} must be a multiple of patch_size {patch_size} and divide "
-            f"img_size {img_size}"
-        )
-
-
-def check_depth(name: str, recipe: BaselineConfig, backbone: str, depth: int) -> None:
-    """Refuse layers and blocks that the backbone does not have."""
-    layer = recipe.linear.probe.layer
-    if isinstance(layer, int) and layer > depth:
-        raise ValueError(f"baselines.{name}.linear.probe.layer {layer} is above {backbone}'s depth {depth}")
-    blocks = {
-        "ade20k.out_indices": recipe.ade20k.out_indices,
-        "coco.out_indices": recipe.coco.out_indices,
-        "coco.global_blocks": recipe.coco.global_blocks,
-    }
-    for key, indices in blocks.items():
-        if max(indices, default=0) >= depth:
-            raise ValueError(
-                f"baselines.{name}.{key} {indices}: {backbone} has blocks 0 to {depth - 1} (backbones.{backbone}.depth)"
-            )
-
-
-def check_batch(where: str, batch_size: int, resources: Resources, stage: str) -> None:
-    """Refuse a batch that gpu · micro_batch does not divide, naming the nearest that it does."""
-    if resources.micro_batch is None:
-        return
-    gpus = max(resources.gpu, 1)
-    unit = gpus * min(resources.micro_batch, max(batch_size // gpus, 1))
-    if batch_size % unit:
-        below = max(batch_size // unit, 1) * unit
-        raise ValueError(
-            f"{where}.batch_size {batch_size} cannot be made of gpu {resources.gpu} × micro_batch "
-            f"{resources.micro_batch} (resources.{stage}); the nearest that can: {below} or {below + unit}"
-        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from mto.config.fields import Count, Model, NonNegative, Positive, Range, Share, Taps, Unit
+from mto.config.fields import Areas, Count, Model, NonNegative, Positive, Range, Share, Taps, Unit, rising
 
 
 class Backbone(Model):
@@ -42,7 +43,7 @@ class Schedule(Model):
     warmup_epochs: NonNegative = 0
     warmup_lr: NonNegative = 0
     min_lr: NonNegative = 0
-    milestones: list[NonNegative] = Field(default=[])
+    milestones: Annotated[list[NonNegative], AfterValidator(rising)] = Field(default=[])
     gamma: Positive = 0.1
     warmup_prefix: bool = True
     warmup_inclusive: bool = False
@@ -60,8 +61,8 @@ class Schedule(Model):
 class Pixels(Model):
     """Per-channel normalisation of RGB in [0, 1]."""
 
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[Unit], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
 class Mask(Model):
@@ -73,6 +74,21 @@ class Mask(Model):
     block_patches: Count | None = None
     min_block: Count | None = None
     max_block: Count | None = None
+
+
+def rand_augment(text: str) -> str:
+    """timm's words: magnitude, its deviation and bound, layers, probability, rising severity, weighted choice.
+
+    timm passes over what it does not know (`rand-foo` is magnitude 10).
+    """
+    words = r"m\d+|mstd\d+(\.\d+)?|mmax\d+|n[1-9]\d*|p(0(\.\d+)?|1(\.0+)?)|inc[01]|t(weights|3aw?)"
+    if not re.fullmatch(rf"rand(-({words}))+", text) or not re.search(r"-m\d", text):
+        raise ValueError(f"must be timm's, such as rand-m9-mstd0.5-inc1, not {text!r}")
+    return text
+
+
+#: The parameters that weight decay would reach, but for weights: named whole, or by their last part.
+Spared = Literal["cls_token", "mask_token", "pos_embed", "relative_position_bias_table"]
 
 
 class TeacherView(Model):
@@ -88,7 +104,7 @@ class TeacherView(Model):
 class Augment(Model):
     """Random resized crop and horizontal flip."""
 
-    crop_scale: Range
+    crop_scale: Areas
     interpolation: Literal["bilinear", "bicubic"]
     hflip: Unit
 
@@ -99,7 +115,7 @@ class PretrainAugment(Augment):
 
 class FinetuneAugment(Augment):
     color_jitter: NonNegative | None
-    rand_augment: Annotated[str, Field(pattern=r"^rand-")] | None
+    rand_augment: Annotated[str, AfterValidator(rand_augment)] | None
     reprob: Unit
     mixup: NonNegative
     cutmix: NonNegative
@@ -116,10 +132,10 @@ class Pretrain(Model):
     augment: PretrainAugment
     batch_size: Count
     lr: LearningRate
-    betas: tuple[Share, Share]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
     weight_decay: NonNegative
     clip_grad: Positive | None
-    no_decay: list[str]
+    no_decay: list[Spared]
     schedule: Schedule
 
 
@@ -127,7 +143,7 @@ class Finetune(Model):
     epochs: Count
     batch_size: Count
     lr: LearningRate
-    betas: tuple[Share, Share]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
     weight_decay: NonNegative
     clip_grad: Positive | None
     layer_decay: Annotated[float, Field(gt=0, le=1)]
@@ -174,7 +190,7 @@ class TransferStage(Model):
 
     batch_size: Count
     lr: LearningRate
-    betas: tuple[Share, Share]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
     weight_decay: NonNegative
     clip_grad: Positive | None
     layer_decay: Annotated[float, Field(gt=0, le=1)]

@@ -88,9 +88,9 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     if args.job is not None:
         chosen = [_given_job(args.job)]
     else:
-        raw = read(args.config)
-        study = Study(load(raw, **({"scale": args.scale} if args.scale else {})))
-        chosen = [jobs.report_job(study, raw, name) for name in args.names or args.known]
+        source = read(args.config, {"scale": args.scale} if args.scale else None)
+        study = Study(load(source))
+        chosen = [jobs.report_job(study, source, name) for name in args.names or args.known]
     for job in chosen:
         if job.get("name") not in args.known:
             raise UserError(

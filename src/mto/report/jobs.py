@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mto.config.compare import differences
+from mto.config.reading import Source
 from mto.study import AUDIT, Study
 
 
-def report_job(study: Study, raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """`Study.report_job`, and for the audit the rows in which the two recipes of config.yaml (`raw`) differ."""
+def report_job(study: Study, source: Source, name: str) -> dict[str, Any]:
+    """`Study.report_job`, and for the audit the rows in which the two recipes of config.yaml (`source`) differ."""
     job = study.report_job(name)
-    return job | {"recipes": [list(row) for row in differences(raw)]} if name == AUDIT else job
+    return job | {"recipes": [list(row) for row in differences(source)]} if name == AUDIT else job

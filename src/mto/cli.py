@@ -10,10 +10,10 @@ from typing import Any
 
 from mto.config.compare import differences
 from mto.config.models import Config
-from mto.config.reading import load, read, resolve, validate
+from mto.config.reading import RECIPES, load, read, resolve, validate
 from mto.study import Study
 
-SCHEMA = Path(__file__).parents[1] / "config.schema.json"
+SCHEMA = Path(__file__).with_name("config.schema.json")
 
 
 def schema() -> dict[str, Any]:
@@ -41,14 +41,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.action == "schema":
         SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")
         return
-    raw = read(args.file)
-    load(raw)
-    for recipe in ("paper", "official"):
-        for scale in raw["scales"]:
-            Study(validate(resolve(raw, scale=scale, recipe=recipe)))  # the plan refuses what no single key shows
+    source = read(args.file)
+    load(source)
+    for recipe in RECIPES:
+        for scale in source.raw["scales"]:
+            Study(validate(resolve(source, scale=scale, recipe=recipe)))  # the plan refuses what no single key shows
     if args.action == "diff":
         print("| key | paper | official |\n|---|---|---|")
-        for row in differences(raw):
+        for row in differences(source):
             print("| {} | {} | {} |".format(*row))
     else:
         print(f"{args.file}: good, at every scale and recipe", file=sys.stderr)

@@ -1,0 +1,191 @@
+"""What the blocks of config.yaml must agree on, which no block alone can know: each disagreement, and where it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from mto.config.models import Config, Resources
+from mto.config.recipe import BaselineConfig, Mask
+
+#: COCO's training images, where no demo says otherwise.
+COCO_IMAGES = 118_287
+
+
+class Disagreement(NamedTuple):
+    """Where a value stands, as a path from the top, the value as it is shown (if it is), and what is wrong."""
+
+    place: tuple[Any, ...]
+    value: str
+    message: str
+
+
+def disagreements(config: Config) -> Iterator[Disagreement]:
+    """All of them."""
+
+    def wrong(place: str, value: Any, message: str) -> Disagreement:
+        return Disagreement(tuple(place.split(".")), "" if value is None else f" {value}", message)
+
+    size, patch = config.img_size, config.patch_size
+    if size % patch:
+        yield wrong("img_size", size, f"must be a multiple of patch_size {patch}")
+        return  # nothing about patches can be said
+    look = config.evaluation
+    if look.crop != size:
+        yield wrong("evaluation.crop", look.crop, f"must be img_size, {size}: the networks take no other")
+    if look.resize < look.crop:
+        yield wrong("evaluation.resize", look.resize, f"must be at least evaluation.crop, {look.crop}")
+    for name, baseline in config.baselines:
+        place = f"baselines.{name}"
+        for backbone in baseline.backbones:
+            if backbone not in config.backbones:
+                yield wrong(f"{place}.backbones.{backbone}", None, f"backbones has no {backbone}")
+                continue
+            try:
+                recipe = config.of(name, backbone)
+            except ValidationError as error:
+                for problem in error.errors():
+                    message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+                    where = (*place.split("."), "backbones", backbone, *problem["loc"])
+                    yield Disagreement(where, "", f"{message} (the keys are those of {place})")
+                continue
+            for key, value, message in _recipe(config, name, recipe, backbone):
+                yield wrong(key if key.startswith("mto.") else f"{place}.{key}", value, message)
+
+
+Found = Iterator[tuple[str, Any, str]]
+
+
+def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) -> Found:
+    """Of one baseline with one backbone: key, value, message."""
+    depth = config.backbones[backbone].depth  # type: ignore[index]
+    yield from _mask(name, recipe.mask, config.img_size, config.patch_size)
+    yield from _layers(recipe, backbone, depth)
+    layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
+    for reading, preset in config.mto.presets.items():
+        looked_at = preset.sparsity_layers
+        if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):
+            yield f"mto.presets.{reading}.sparsity_layers", looked_at, f"{name} has layers 0 to {layers}"
+    yield from _lengths(config, recipe)
+    for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
+        yield from _batch(stage, getattr(recipe, stage).batch_size, getattr(config.resources, stage))
+
+
+def _mask(name: str, mask: Mask, img_size: int, patch_size: int) -> Found:
+    """Masks that the images' grid does not hold, that show or hide too little, or that the method cannot take."""
+    side = img_size // patch_size
+    patches = side * side
+    if mask.sampler == "cells":
+        cell = mask.cell_size
+        if cell is None or cell % patch_size or img_size % cell:
+            message = f"must be a multiple of patch_size {patch_size} and divide img_size {img_size}"
+            yield "mask.cell_size", cell if cell else "null", message
+            return
+        cells = (img_size // cell) ** 2
+        masked = math.ceil(cells * mask.ratio) * (cell // patch_size) ** 2
+    else:
+        masked = patches - int(patches * (1 - mask.ratio))
+    if mask.sampler == "block" and name in ("mae", "bootmae"):
+        yield (
+            "mask.sampler",
+            "block",
+            f"masks a varying number of patches, but {name} drops a fixed one: use block_random",
+        )
+    if mask.sampler in ("block", "block_random"):
+        yield from _blocks(mask, side, masked)
+    if masked < 1 or patches - masked < 2:
+        yield (
+            "mask.ratio",
+            mask.ratio,
+            f"leaves {patches - masked} of {patches} patches visible: at least 2, and 1 masked",
+        )
+
+
+def _blocks(mask: Mask, side: int, masked: int) -> Found:
+    """As `mto.methods.masking` would refuse them, with the proportions that it takes for what is not given."""
+    patches = side * side
+
+    def in_proportion(official: int) -> int:
+        return max(1, round(official * patches / 196))
+
+    whole = mask.block_patches or (max(int(mask.ratio * patches), 1) if mask.sampler == "block" else in_proportion(120))
+    least = mask.min_block or min(whole, in_proportion(16))
+    most = mask.max_block or (whole if mask.sampler == "block" else in_proportion(60))
+    if least > most:
+        yield "mask.min_block", least, f"must not be above max_block, {most}"
+    if least > (side - 1) ** 2:
+        yield "mask.min_block", least, f"must be at most {(side - 1) ** 2} on a grid of {side}×{side} patches"
+    if whole >= patches:
+        yield "mask.block_patches", whole, f"must leave a patch of the {patches} visible"
+    elif mask.sampler == "block_random" and whole > masked:
+        yield "mask.block_patches", whole, f"is more than ratio {mask.ratio} masks in all, {masked}"
+
+
+def _layers(recipe: BaselineConfig, backbone: str, depth: int) -> Found:
+    """Layers and blocks that the backbone does not have."""
+    layer = recipe.linear.probe.layer
+    if isinstance(layer, int) and layer > depth:
+        yield "linear.probe.layer", layer, f"is above {backbone}'s depth {depth}"
+    blocks = {
+        "ade20k.out_indices": recipe.ade20k.out_indices,
+        "coco.out_indices": recipe.coco.out_indices,
+        "coco.global_blocks": recipe.coco.global_blocks,
+    }
+    for key, indices in blocks.items():
+        if max(indices, default=0) >= depth:
+            yield key, indices, f"{backbone} has blocks 0 to {depth - 1} (backbones.{backbone}.depth)"
+
+
+def _lengths(config: Config, recipe: BaselineConfig) -> Found:
+    """Schedules that end before they have begun, or before they are measured."""
+    total = recipe.pretrain.schedule.total_epochs
+    last = config.study.measured_epochs[-1]
+    if total is not None and total < last:
+        yield "pretrain.schedule.total_epochs", total, f"ends before epoch {last}, which study.measured_epochs asks for"
+    lengths = {
+        "pretrain": total or config.study.pretrain_epochs,
+        "finetune": recipe.finetune.epochs,
+        "linear": recipe.linear.epochs,
+    }
+    for stage, epochs in lengths.items():
+        schedule, peak = getattr(recipe, stage).schedule, _peak(getattr(recipe, stage))
+        if schedule.min_lr > peak:
+            yield f"{stage}.schedule.min_lr", schedule.min_lr, f"is above the peak rate, {peak}"
+        if stage != "pretrain" and schedule.total_epochs is not None:
+            yield f"{stage}.schedule.total_epochs", schedule.total_epochs, f"is pretrain's alone: set {stage}.epochs"
+        if schedule.warmup_epochs >= epochs:
+            yield f"{stage}.schedule", None, f"warmup_epochs {schedule.warmup_epochs} of only {epochs} epochs"
+        if schedule.kind == "multistep" and schedule.milestones[-1] >= epochs:
+            yield f"{stage}.schedule.milestones", schedule.milestones, f"must lie before the last of {epochs} epochs"
+    demo = config.datasets.coco.demo
+    images = demo.get("train", COCO_IMAGES) if demo else COCO_IMAGES
+    iterations = {
+        "ade20k": recipe.ade20k.iterations,
+        "coco": recipe.coco.epochs * (images // recipe.coco.batch_size),
+    }
+    for stage, length in iterations.items():
+        warmup = getattr(recipe, stage).schedule.warmup_iterations
+        if warmup >= length:
+            yield f"{stage}.schedule", None, f"warmup_iterations {warmup} of only {length} iterations"
+
+
+def _peak(stage: Any) -> float:
+    return stage.lr.peak(stage.batch_size)
+
+
+def _batch(stage: str, batch_size: int, resources: Resources) -> Found:
+    """A batch that gpu · micro_batch does not divide; with the nearest that it does."""
+    if resources.micro_batch is None:
+        return
+    gpus = max(resources.gpu, 1)
+    unit = gpus * min(resources.micro_batch, max(batch_size // gpus, 1))
+    if batch_size % unit:
+        below = max(batch_size // unit, 1) * unit
+        message = (
+            f"cannot be made of gpu {resources.gpu} × micro_batch {resources.micro_batch} (resources.{stage}); the nearest "
+            f"that can: {below} or {below + unit}"
+        )
+        yield f"{stage}.batch_size", batch_size, message
