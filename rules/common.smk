@@ -13,7 +13,7 @@ from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import jobs
 from mto.report import plan as planning
-from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Step, Study
+from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Run, Step, Study
 
 
 def read_study():
@@ -53,6 +53,8 @@ keep_log() (
 
 def require_datasets():
     """Stop before the first job if a dataset that the planned jobs read is not there; every problem is one line."""
+    if workflow.cores == 0:
+        sys.exit("--cores 0: no job can run; use --cores all, or a number from 1")
     jobs = workflow.dag.needrun_jobs()
     datasets = sorted({dataset for job in jobs if (dataset := reads(job))})
     problems = []
@@ -74,7 +76,17 @@ def reads(job):
 
 # ---------------------------------------------------------------------------------------- what a step reads and is told
 def step_of(task, wildcards):
-    return Step(task, wildcards.run, int(wildcards.seed), int(wildcards.epoch))
+    """The step of a job. A file asked for by name may be one that the study does not have: that is one line."""
+    step = Step(task, wildcards.run, int(wildcards.seed), int(wildcards.epoch))
+    known = {"seed": study.config.seeds, "epoch": study.config.study.measured_epochs}
+    try:
+        Run.parse(step.run)
+        for name, values in known.items():
+            if getattr(step, name) not in values:
+                raise UserError(f"the study has no such {name} (config.yaml: {', '.join(map(str, values))})")
+    except UserError as error:
+        sys.exit(f"{study.folder(step)}: {error}")
+    return step
 
 
 def job(task):

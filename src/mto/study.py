@@ -45,7 +45,7 @@ DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage
 
 _RUN = re.compile(
     r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])"
-    rf"(?P<mto>-mto(_(?P<terms>[a-z_]+))?(@(?P<preset>{PRESET}))?)?(-depth(?P<depth>\d+))?"
+    rf"(?P<mto>-mto(_(?P<terms>[a-z_]+))?(@(?P<preset>{PRESET}))?)?(-depth(?P<depth>[1-9]\d*))?"
 )
 
 
@@ -134,6 +134,7 @@ class Study:
                     f"config.yaml: study asks for {run.name}, but baselines.{run.baseline}.backbones has: {known}"
                 )
             self.preset(run)
+            self._refuse_depth(run)
 
     def preset(self, run: Run) -> Preset:
         """The switches of a run with MTO.
@@ -150,6 +151,19 @@ class Study:
                 f"config.yaml: {run.name}: '{run.preset}' is mto.default, so that this run is called {name}"
             )
         return mto.presets[run.preset or mto.default]
+
+    def _refuse_depth(self, run: Run) -> None:
+        """A depth of a decoder that is not there, or the recipe's own, which would train one network twice."""
+        if run.decoder_depth is None:
+            return
+        own = getattr(self._recipe(run).method, "decoder_depth", None)
+        plain = replace(run, decoder_depth=None).name
+        if own is None:
+            raise UserError(f"config.yaml: study asks for {run.name}, but {run.baseline} has no decoder; take {plain}")
+        if own == run.decoder_depth:
+            raise UserError(
+                f"config.yaml: study asks for {run.name}, but {own} is {run.baseline}'s own depth: that is {plain}"
+            )
 
     # -------------------------------------------------------------------------------------------- cells and steps
     def cells(self, report: str) -> list[Cell]:

@@ -75,10 +75,14 @@ class Mto(Model):
 
 
 # ---------------------------------------------------------------------------------------------------------- the whole
+#: A mapping of what the user names, not of our keys (Figures 1 and 2): another one takes its place, as a list's does.
+LISTED = ("models",)
+
+
 def merge(base: Any, over: Any) -> Any:
     """`over` laid onto `base`: mappings are merged, anything else is replaced."""
     if isinstance(base, dict) and isinstance(over, dict):
-        return {**base, **{key: merge(base.get(key), value) for key, value in over.items()}}
+        return {**base, **{key: merge(None if key in LISTED else base.get(key), over[key]) for key in over}}
     return copy.deepcopy(over)
 
 
