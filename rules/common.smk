@@ -9,6 +9,7 @@ SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
 from mto.config.reading import load, read
+from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import jobs
@@ -33,10 +34,13 @@ def prepare_shell():
     """Let the rules' `python` be the one that runs Snakemake, here and on a cluster's node, and its `mto` this clone's.
 
     Set as the shell's prefix, which Snakemake does not compare: another place of the clone re-queues nothing. An
-    environment that Snakemake itself deploys (`--sdm conda`) brings its own Python.
+    environment that Snakemake itself deploys (`--sdm conda`) brings its own Python. What becomes of bad files goes the
+    same way: it is no part of a job.
     """
     python = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
-    prefix = f"{STRICT}export PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH\n{KEEP_LOG}"
+    passed_over = {name: d.bad_files_limit for name, d in study.config.datasets if d.bad_files == "skip"}
+    exports = f"PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH {VARIABLE}={shlex.quote(canonical(passed_over))}"
+    prefix = f"{STRICT}export {exports}\n{KEEP_LOG}"
     shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
@@ -104,6 +108,11 @@ def canonical(value):
 
 def dataset_job(wildcards):
     return canonical(study.data_job(wildcards.dataset))
+
+
+def level_of(wildcards):
+    """How closely a dataset is looked at: a resource, since a closer look must not re-queue what reads it."""
+    return getattr(study.config.datasets, wildcards.dataset).verify
 
 
 def plan_rows():

@@ -17,7 +17,7 @@ from pathlib import Path
 from mto.errors import UserError
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
-TOOLS = {"config": "mto.cli", "report": "mto.report.cli", "released": "mto.tasks.released"}
+TOOLS = {"config": "mto.cli", "report": "mto.report.cli", "released": "mto.tasks.released", "verify": "mto.tasks.data"}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -38,6 +38,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--micro-batch", type=_count, default=0, metavar="N", help="images per pass and GPU; 0: all at once (default)"
+    )
+    parser.add_argument(
+        "--verify", choices=["fast", "full"], default="fast", help="how closely the task data looks at its files"
     )
     parser.add_argument(
         "--processes", type=_positive, default=1, metavar="N", help="CPU processes that share the batch"
@@ -85,7 +88,7 @@ def _relaunch(argv: list[str], processes: int) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from mto.tasks.io import Task, read_job
+    from mto.tasks.io import IDENTITY, Task, read_job
     from mto.training.hardware import Hardware
     from mto.training.startup import lean
 
@@ -93,9 +96,12 @@ def _run(arguments: argparse.Namespace) -> None:
     inputs |= _inputs(arguments.inputs)
     if job.get("task", arguments.task) != arguments.task:
         raise UserError(f"--job: a job of the task '{job['task']}', not '{arguments.task}'")
+    known = ("dataset", "root", "demo") if arguments.task == "data" else (*IDENTITY, "data")
+    if lacking := [key for key in known if key not in job]:
+        raise UserError(f"--job: lacks {', '.join(lacking)}; a job.json beside a task's outputs is whole")
     hardware = Hardware(arguments.gpus, arguments.workers, arguments.micro_batch or None, arguments.processes)
     if arguments.task == "data":
-        import_module("mto.tasks.data").run(job, arguments.out)
+        import_module("mto.tasks.data").run(job, arguments.out, level=arguments.verify, workers=arguments.workers)
         return
     task = Task(arguments.task, job, inputs, arguments.out, hardware)
     task.start()

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The message names the file, the key and the remedy.
     """
+
+    def __init__(self, message: str) -> None:
+        # A loader's worker hands an exception over as one of the same type whose message is the whole traceback.
+        super().__init__(str(message).rpartition(f"{__name__}.UserError: ")[2].strip())

@@ -382,6 +382,7 @@ class Study:
             "scale": self.config.scale,
             "dataset": dataset,
             "root": source.root,
+            "num_classes": source.num_classes,
             "demo": source.demo,
         }
 

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mto.data.layout import IMAGE_SUFFIXES
+from mto.data.bad_files import policy
+from mto.data.images import read
+from mto.data.layout import IMAGE_SUFFIXES, class_images
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Transform, pretrain_transform
 from mto.errors import UserError
@@ -36,6 +38,8 @@ class ImageFolder:
     """
 
     def __init__(self, root: str | Path, split: str, num_classes: int) -> None:
+        self.split = split
+        self.policy = policy  # travels with the dataset into the loader's workers
         self.folder = Path(root) / split
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder; set datasets.imagenet.root in config.yaml to its parent")
@@ -45,14 +49,11 @@ class ImageFolder:
                 f"{self.folder}: {len(self.classes)} class folders, but datasets.imagenet.num_classes is {num_classes}"
             )
         with ThreadPoolExecutor(8) as pool:  # listing 1,000 folders waits on the file system
-            names = list(pool.map(self._images, self.classes))
+            names = list(pool.map(class_images, [self.folder / name for name in self.classes]))
         if not any(names):
             raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
         self.names = np.array([os.fsencode(name) for listed in names for name in listed])
         self.labels = np.repeat(np.arange(num_classes), [len(listed) for listed in names])
-
-    def _images(self, name: str) -> list[str]:
-        return sorted(file for file in os.listdir(self.folder / name) if file.lower().endswith(IMAGE_SUFFIXES))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -60,18 +61,27 @@ class ImageFolder:
     def path(self, index: int) -> Path:
         return self.folder / self.classes[self.labels[index]] / os.fsdecode(self.names[index])
 
-    def image(self, index: int) -> Image.Image:
-        """The image in RGB, at its own size.
+    def sample(self, index: int) -> tuple[Image.Image, int]:
+        """The image in RGB, at its own size, and its label.
+
+        Of an unreadable training image, where the config passes over those, the next one's (`mto.data.bad_files`).
 
         Raises:
             UserError: the file is no whole image.
         """
-        path = self.path(index)
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
-            raise UserError(f"{path}: not readable as an image ({error}); copy it again from the dataset") from error
+        for shift in range(len(self)):
+            path = self.path((index + shift) % len(self))
+            try:
+                return read(path), int(self.labels[(index + shift) % len(self)])
+            except UserError as error:
+                if self.split != "train":
+                    raise
+                self.policy.pass_over("imagenet", path, error)
+        raise UserError(f"{self.folder}: no image can be read")
+
+    def image(self, index: int) -> Image.Image:
+        """The image of a `sample`."""
+        return self.sample(index)[0]
 
 
 class PretrainDataset(Dataset):
@@ -126,8 +136,8 @@ class ClassificationDataset(Dataset):
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         with seeded(self.seed, "sample", epoch, index):
-            image = self.transform(self.images.image(index))
-        return {"image": image, "label": torch.tensor(self.images.labels[index])}
+            image, label = self.images.sample(index)
+            return {"image": self.transform(image), "label": torch.tensor(label)}
 
 
 def build_loader(

@@ -101,7 +101,7 @@ def _ade20k(root: Path, expected: Mapping[str, int]) -> Found:
             continue
         counts[split] = len(images & labels)
         if counts[split] != number or images ^ labels:
-            parts = f"{len(images)} images, {len(labels)} annotations"
+            parts = f"{len(images)} images, {len(labels)} annotations{_other_case(root / 'images' / split, '.jpg')}"
             problems.append(f"{split} holds {counts[split]} pairs instead of {number} ({parts})")
     return counts, problems
 
@@ -123,13 +123,36 @@ def _coco(root: Path, expected: Mapping[str, int]) -> Found:
 
 
 def _stems(folder: Path, suffix: str) -> set[str] | None:
-    """Names without suffix, or None where there is no folder. Only names are read: 118,287 of them take a second."""
+    """Names without suffix, or None where there is no folder. Only names are read: 118,287 of them take a second.
+
+    The suffix as it stands: mmsegmentation passes over `.JPG` in silence.
+    """
     if not folder.is_dir():
         return None
-    return {name[: -len(suffix)] for name in os.listdir(folder) if name.lower().endswith(suffix)}
+    return {name[: -len(suffix)] for name in os.listdir(folder) if name.endswith(suffix) and _is_seen(name)}
+
+
+def _other_case(folder: Path, suffix: str) -> str:
+    """A hint, where names end in the same suffix in capitals."""
+    other = [name for name in os.listdir(folder) if name.lower().endswith(suffix) and not name.endswith(suffix)]
+    return f"; {len(other)} end in capitals, e.g. {min(other)}: rename them to {suffix}" if other else ""
+
+
+def _is_seen(name: str) -> bool:
+    """Hidden files are none of a dataset's: macOS leaves `._x.png` beside `x.png`."""
+    return not name.startswith(".")
 
 
 def _some_image(folder: Path) -> bool:
     """Is one of the first names an image? A class folder of 1,300 files need not be listed to the end."""
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in islice(entries, 20))
+        return any(_is_image(entry.name) for entry in islice(entries, 20))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and _is_seen(name)
+
+
+def class_images(folder: str | Path) -> list[str]:
+    """The names of a class folder's images, sorted."""
+    return sorted(name for name in os.listdir(folder) if _is_image(name))

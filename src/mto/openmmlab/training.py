@@ -12,7 +12,9 @@ from torch import nn
 from mto.data.imagenet import build_loader
 from mto.data.rng import SeededDataset, seeded
 from mto.data.sampler import EpochSampler
+from mto.errors import UserError
 from mto.openmmlab.libraries import quiet
+from mto.openmmlab.readable import Readable
 from mto.tasks.io import Task
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
@@ -62,10 +64,10 @@ def train_dense(
         len(train_set), seed=job["seed"], shuffle=True, drop_last_to=plan.size, infinite=not by_epoch, **ranks
     )
     train_loader = build_loader(
-        SeededDataset(train_set, job["seed"]), order, plan.micro, hardware.workers, collate_fn=pseudo_collate
+        SeededDataset(Readable(train_set, task.name), job["seed"]), order, plan.micro, hardware.workers, collate_fn=pseudo_collate
     )
     val_loader = build_loader(
-        SeededDataset(val_set, job["seed"]),
+        SeededDataset(Readable(val_set, task.name), job["seed"]),
         EpochSampler(len(val_set), seed=job["seed"], shuffle=False, **ranks),
         1,  # test images differ in size
         hardware.workers,
@@ -121,7 +123,20 @@ def schedule_of(job: dict[str, Any], steps_per_unit: int) -> Schedule:
     )
 
 
-def last_validation(task: Task, name: str) -> dict[str, float]:
-    """The last row of the history that has a metric of this name."""
+def last_validation(task: Task, name: str, percent: float = 1.0) -> dict[str, float]:
+    """The last row of the history that has a metric of this name.
+
+    Args:
+        percent: what makes the metric one.
+
+    Raises:
+        UserError: nothing was measured: the libraries then say NaN, or -1.
+    """
     rows = [row for row in read_history(task.progress / HISTORY) if name in row]
+    value = percent * rows[-1][name]
+    if not 0 <= value <= 100:  # nor is NaN
+        raise UserError(
+            f"{task.name}: {name} is {value:g}, so nothing was measured: have the validation annotations of "
+            f"datasets.{task.name}.root any object of its classes? `python -m mto verify {task.name}` looks at them all"
+        )
     return rows[-1]

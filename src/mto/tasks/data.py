@@ -1,23 +1,48 @@
-"""The datasets' jobs: make one of the demo's datasets, or check that one of the paper's is there.
+"""The datasets' jobs: make one of the demo's datasets, or look over one of the paper's, every file of it.
 
-Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "demo": {"size": ...} | null}``.
-Makes ``manifest.json`` in the output folder, last: counts, class names and the job.
+Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "demo": {"size": ...} |
+null}``. Makes ``manifest.json`` in the output folder, last: counts, class names and the job. How closely it looks
+(``fast`` or ``full``) is no part of the job: a closer look re-queues nothing. ``python -m mto verify`` takes one at any time.
 """
 
+import argparse
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mto.data.bad_files import limits
+from mto.data.verify import Level
 from mto.errors import UserError
 
 Job = dict[str, Any]
+DATASETS = ("imagenet", "ade20k", "coco")
 
 
-def run(job: Job, out: Path) -> None:
-    """Make the dataset when the job says how (``demo``), else check the one at ``root``."""
-    make(job, out) if job["demo"] is not None else check(job, out)
+def run(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
+    """Make the dataset when the job says how (``demo``), else look over the one at ``root``."""
+    make(job, out) if job["demo"] is not None else check(job, out, level=level, workers=workers)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Look datasets over again, at any time: nothing is written, so nothing is re-queued."""
+    from mto.config import load
+
+    parser = argparse.ArgumentParser(prog="python -m mto verify", description=main.__doc__)
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(DATASETS)} (default: all)")
+    parser.add_argument("--level", choices=["fast", "full"], help="fast: heads, ends and annotations; full: all pixels")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
+    parser.add_argument("--scale", default="paper", help="default: paper")
+    args = parser.parse_args(argv)
+    if unknown := set(args.datasets) - set(DATASETS):
+        raise UserError(f"no such dataset: {', '.join(sorted(unknown))} (allowed: {', '.join(DATASETS)})")
+    config = load("config.yaml", scale=args.scale)
+    for name in args.datasets or DATASETS:
+        source = getattr(config.datasets, name)
+        job = {"dataset": name, "root": source.root, "num_classes": source.num_classes}
+        look_over(job, level=args.level or source.verify, workers=args.workers, made=source.demo is not None)
 
 
 def make(job: Job, out: Path) -> None:
@@ -51,19 +76,31 @@ def make(job: Job, out: Path) -> None:
     print(f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {out}", flush=True)
 
 
-def check(job: Job, out: Path) -> None:
-    """Count what the paper's dataset holds.
+def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
+    """Look over the paper's dataset, and write what it holds.
 
     Raises:
-        UserError: it is missing or incomplete.
+        UserError: it is missing, incomplete or damaged; with the files' names.
     """
-    from mto.data import layout
+    _write_manifest(job, out, look_over(job, level=level, workers=workers), None)
 
-    counts = layout.check(job["dataset"], job["root"])
-    _write_manifest(job, out, counts, None)
-    print(
-        f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {job['root']}", flush=True
-    )
+
+def look_over(job: Job, *, level: Level, workers: int = 1, made: bool = False) -> dict[str, int]:
+    """Its layout, then every file: `mto.data.verify`.
+
+    Args:
+        made: by the demo, in numbers of its own.
+    """
+    from mto.data import layout, verify
+
+    name, root = job["dataset"], job["root"]
+    counts = {} if made else layout.check(name, root)
+    faults = verify.verify(name, root, job["num_classes"], level, workers)
+    if said := verify.report(name, root, faults, spared=limits().get(name, 0)):
+        print(said, flush=True)
+    shown = ", ".join(f"{n} in {split}" for split, n in counts.items()) or "sound"
+    print(f"{name}: {shown}, in {root} ({level} look)", flush=True)
+    return counts
 
 
 def _write_manifest(job: Job, out: Path, counts: dict[str, int], classes: list[str] | None) -> None:

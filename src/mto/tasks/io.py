@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mto.data import bad_files
 from mto.errors import UserError
 from mto.training.hardware import Hardware
 
@@ -63,6 +64,7 @@ class Task:
                 raise UserError(f"--inputs {name}={path}: no such file; it is an output of an earlier job")
         if not self.hardware.rank:
             self._record()
+        bad_files.policy.record = self.progress / bad_files.RECORD
         if "data" in self.inputs:
             root = _read(self.inputs["data"])["job"]["root"]
             self.job = self.job | {"data": self.job["data"] | {"root": root}}
@@ -109,6 +111,8 @@ class Task:
         if history.exists():
             with replacing(self.out / "history.jsonl") as temporary:
                 shutil.copyfile(history, temporary)
+        if passed := bad_files.policy.passed():
+            metrics = {**metrics, "bad_files": len(passed)}
         usage = usage or {"wall_seconds": time.perf_counter() - self._started}
         write_json(
             self.out / "metrics.json",

@@ -1,0 +1,90 @@
+"""Image files: read one, or say in a few words what is wrong with it. Without torch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mto.errors import UserError
+
+#: The last bytes of a whole file. What ends otherwise may still be whole: it is decoded to find out.
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+ORIENTATION = 0x0112  # EXIF; from 5 on, width and height change places when the image is shown
+
+
+def read(path: str | Path) -> Image.Image:
+    """The image in RGB, at its own size; 16-bit grey by its upper 8 bits, where Pillow would clip it to white.
+
+    Raises:
+        UserError: the file is no whole image.
+    """
+    try:
+        with _quiet(), Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+        raise UserError(f"{path}: not readable as an image ({_words(error)}); copy it again from the dataset") from error
+
+
+def fault(path: str | Path, *, decode: bool, size: tuple[int, int] | None = None, label: bool = False) -> str | None:
+    """What is wrong with an image file, or None.
+
+    Args:
+        decode: read every pixel; else the head and the end.
+        size: (width, height) that it must have.
+        label: it is an annotation: one channel of 8 bits.
+    """
+    try:
+        with _quiet(), Image.open(path) as image:
+            if label and image.mode not in ("L", "P"):
+                return f"an annotation has one channel of 8 bits, this has mode {image.mode}"
+            if size is not None and image.size != size:
+                turned = image.getexif().get(ORIENTATION, 1) >= 5 and image.size[::-1] == size
+                if not turned:
+                    return f"is {_by(image.size)}, not {_by(size)}"
+            end = ENDS.get(image.format or "", None)
+            if decode or end is None or not _ends_with(path, end):
+                image.load()
+    except Exception as error:
+        return f"not readable as an image ({_words(error)})"
+    return None
+
+
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """(width, height) by the file's head; None if it has none."""
+    try:
+        with _quiet(), Image.open(path) as image:
+            return image.size
+    except Exception:
+        return None
+
+
+def _ends_with(path: str | Path, end: bytes) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-min(len(end), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read() == end
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]} pixels"
+
+
+def _words(error: Exception) -> str:
+    """The error's first line, without the path that the caller names."""
+    text = (str(error).splitlines() or [""])[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "no image format is known that begins so" if "cannot identify" in text else text or type(error).__name__
+
+
+class _quiet(warnings.catch_warnings):
+    """Pillow warns of large images and of odd metadata: neither is a fault."""
+
+    def __enter__(self) -> None:  # type: ignore[override]
+        super().__enter__()
+        warnings.simplefilter("ignore")

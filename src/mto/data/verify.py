@@ -1,0 +1,206 @@
+"""Reading a dataset before GPUs are paid for: every file once, in parallel, with a line of progress.
+
+``fast`` reads of every image the head (that it is one, and its size) and the end (that it is all there), every ADE20K
+annotation whole, and COCO's JSON with all its references. ``full`` decodes every image too. A fault of a training image
+that a job could do without is told from what no job should start with. Without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mto.data.images import fault, size_of
+from mto.data.layout import class_images
+from mto.errors import UserError
+
+Level = Literal["fast", "full"]
+CHUNK = 64
+
+
+class Fault(NamedTuple):
+    """A file and what is wrong with it; ``spare``: an unreadable training image."""
+
+    file: str
+    what: str
+    spare: bool = False
+
+
+class _File(NamedTuple):
+    """One file to look at: an image that may have a known size, or an ADE20K annotation of the image ``of``."""
+
+    path: str
+    size: tuple[int, int] | None = None
+    of: str | None = None
+    spare: bool = False
+
+
+def verify(dataset: str, root: str | Path, num_classes: int, level: Level = "fast", workers: int = 1) -> list[Fault]:
+    """Every fault of a dataset whose layout is there (`mto.data.layout.check`), in the order of its files.
+
+    Args:
+        dataset: "imagenet", "ade20k" or "coco".
+        num_classes: as the config has it.
+        workers: processes.
+    """
+    plan = {"imagenet": _imagenet, "ade20k": _ade20k, "coco": _coco}[dataset]
+    files, faults = plan(Path(root), num_classes)
+    labelled: dict[str, bool] = {}
+    look = partial(_look, num_classes=num_classes, decode=level == "full")
+    for file, (what, has_labels) in zip(files, _progress(dataset, look, files, workers), strict=True):
+        if what:
+            faults.append(Fault(file.path, what, file.spare))
+        if file.of is not None:
+            folder = str(Path(file.path).parent)
+            labelled[folder] = labelled.get(folder, False) or has_labels
+    faults += [Fault(folder, "no annotation has a class: all of it is 0") for folder, any_ in labelled.items() if not any_]
+    return faults
+
+
+def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: int) -> str | None:
+    """One line for each of the first faults and one for their number.
+
+    Args:
+        spared: how many training images may be unreadable; the rest must be sound.
+
+    Returns:
+        What is to be said of images that jobs will pass over, or None.
+
+    Raises:
+        UserError: the dataset must not be trained on.
+    """
+    if not faults:
+        return None
+    lines = [f"{fault.file}: {fault.what}" for fault in faults[:10]]
+    if len(faults) > 10:
+        lines.append(f"{root}: {len(faults) - 10} more")
+    grave = sum(not fault.spare for fault in faults)
+    if grave or len(faults) > spared:
+        limit = f"; datasets.{dataset}.bad_files: skip allows {spared} unreadable training images" if spared else ""
+        lines.append(f"datasets.{dataset}: {len(faults)} faults at {root}; copy these files again from the dataset{limit}")
+        raise UserError("\n".join(lines))
+    lines.append(f"datasets.{dataset}.bad_files: skip: a job that meets one of these takes its next neighbour, and counts it")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------- what there is to see
+Plan = tuple[list[_File], list[Fault]]
+
+
+def _imagenet(root: Path, num_classes: int) -> Plan:
+    files = []
+    for split in ("train", "val"):
+        for folder in sorted(entry.path for entry in os.scandir(root / split) if entry.is_dir()):
+            files += [_File(f"{folder}/{name}", spare=split == "train") for name in class_images(folder)]
+    return files, []
+
+
+def _ade20k(root: Path, num_classes: int) -> Plan:
+    files = []
+    for split in ("training", "validation"):
+        for name in sorted(os.listdir(root / "images" / split)):
+            if name.endswith(".jpg") and not name.startswith("."):
+                image = f"{root}/images/{split}/{name}"
+                annotation = f"{root}/annotations/{split}/{name[:-4]}.png"
+                files += [_File(image, spare=split == "training"), _File(annotation, of=image)]
+    return files, []
+
+
+def _coco(root: Path, num_classes: int) -> Plan:
+    files: list[_File] = []
+    faults: list[Fault] = []
+    categories = {}
+    for split in ("train2017", "val2017"):
+        path = root / "annotations" / f"instances_{split}.json"
+        try:
+            content = json.loads(path.read_bytes())
+            there = set(os.listdir(root / split))
+            found = list(_instances(content, num_classes, there))
+            faults += [Fault(f"{path}", what) for what in found[:20]]
+            if len(found) > 20:
+                faults.append(Fault(f"{path}", f"{len(found) - 20} more of these"))
+            categories[split] = {c["id"]: c["name"] for c in content["categories"]}
+            files += [
+                _File(f"{root}/{split}/{i['file_name']}", (i["width"], i["height"]), spare=split == "train2017")
+                for i in content["images"]
+                if i["file_name"] in there
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            faults.append(Fault(f"{path}", f"not COCO's instances as JSON ({type(error).__name__}: {error})"))
+    if len(categories) == 2 and categories["train2017"] != categories["val2017"]:
+        faults.append(Fault(f"{root}/annotations", "train2017 and val2017 have different categories"))
+    return files, faults
+
+
+def _instances(content: dict[str, Any], num_classes: int, there: set[str]) -> Iterator[str]:
+    """What does not join in an annotation file."""
+    images = {image["id"]: image for image in content["images"]}
+    categories = {category["id"]: category["name"] for category in content["categories"]}
+    if len(categories) != num_classes:
+        yield f"{len(categories)} categories, but datasets.coco.num_classes is {num_classes}"
+    for key, found in (("images", images), ("categories", categories)):
+        if len(found) != len(content[key]):
+            yield f"{key}: ids repeat"
+    for image in content["images"]:
+        if image["file_name"] not in there:
+            yield f"image {image['id']}: no file {image['file_name']}"
+    usable = 0
+    for annotation in content["annotations"]:
+        name = f"annotation {annotation['id']}"
+        if annotation["image_id"] not in images:
+            yield f"{name}: no image {annotation['image_id']}"
+        if annotation["category_id"] not in categories:
+            yield f"{name}: no category {annotation['category_id']}"
+        box = annotation["bbox"]
+        if len(box) != 4 or not all(math.isfinite(x) for x in box) or min(box[2:]) < 0:
+            yield f"{name}: bbox {box} is no x, y, width, height"
+        if not annotation.get("segmentation"):
+            yield f"{name}: no segmentation (Mask R-CNN needs polygons)"
+        usable += not annotation.get("iscrowd", 0)
+    if not usable:
+        yield "no annotation: nothing could be trained or measured"
+
+
+# ------------------------------------------------------------------------------------------------------ looking at files
+def _look(file: _File, *, num_classes: int, decode: bool) -> tuple[str | None, bool]:
+    """What is wrong with a file, and whether an annotation has any class."""
+    if file.of is None:
+        return fault(file.path, decode=decode, size=file.size), False
+    what = fault(file.path, decode=True, size=size_of(file.of), label=True)
+    if what:
+        return what, True
+    with Image.open(file.path) as image:
+        highest = int(np.asarray(image).max())
+    if highest > num_classes:
+        return f"value {highest} is above datasets.ade20k.num_classes, {num_classes} (0 is: no class)", True
+    return None, highest > 0
+
+
+def _look_at_some(look: Any, files: list[_File]) -> list[tuple[str | None, bool]]:
+    return [look(file) for file in files]
+
+
+def _progress(dataset: str, look: Any, files: list[_File], workers: int) -> Iterator[tuple[str | None, bool]]:
+    """``look`` at every file, in their order, over processes; a line every ten seconds."""
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    started = told = time.monotonic()
+    done = 0
+    with ProcessPoolExecutor(max(workers, 1)) as pool:
+        for results in pool.map(partial(_look_at_some, look), chunks, chunksize=8):
+            yield from results
+            done += len(results)
+            now = time.monotonic()
+            if now - told > 10:
+                told = now
+                left = (len(files) - done) * (now - started) / done
+                print(f"{dataset}: {done} of {len(files)} files read, {left / 60:.0f} min left", flush=True)

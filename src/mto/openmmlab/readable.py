@@ -1,0 +1,60 @@
+"""A dataset of mmseg or mmdet whose bad files are one line, or are passed over where the config says so."""
+
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from mto.data.bad_files import policy
+from mto.data.images import fault
+from mto.errors import UserError
+
+
+class Readable(Dataset):
+    """The dataset itself, but an exception on a file that cannot be read becomes a `UserError` that names the file.
+
+    Of an unreadable training image, where the config passes over those, the next one stands in (`mto.data.bad_files`).
+
+    Args:
+        dataset: mmseg's or mmdet's.
+        name: "ade20k" or "coco".
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset = dataset
+        self.name = name
+        self.policy = policy  # travels with the dataset into the loader's workers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        for shift in range(len(self)):
+            place = (index + shift) % len(self)
+            try:
+                return self.dataset[place]
+            except Exception as error:
+                path, what = self._fault(place)
+                if what is None:  # the files are sound: a mistake of the code keeps its traceback
+                    raise
+                known = UserError(f"{path}: {what}; copy it again from the dataset")
+                if self.dataset.test_mode:
+                    raise known from error
+                self.policy.pass_over(self.name, path, known)
+        raise UserError(f"datasets.{self.name}: no image can be read")
+
+    def _fault(self, index: int) -> tuple[str, str | None]:
+        """Of a sample's image, and of its annotation if that is a file too."""
+        info = self.dataset.get_data_info(index)
+        size = (info["width"], info["height"]) if "width" in info else None
+        path = info["img_path"]
+        what = fault(path, decode=True, size=size)
+        if what is None and "seg_map_path" in info:
+            path = info["seg_map_path"]
+            what = fault(path, decode=True, label=True)
+        return path, what
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names this wrapper lacks. While unpickling, `dataset` itself is not there yet.
+        if name == "dataset" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
