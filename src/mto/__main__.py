@@ -10,13 +10,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from mto.errors import UserError
+from mto.launch import BEGAN, launch, report_mistake
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
+#: The dense tasks' upsampling and region features have no deterministic form on a GPU.
+DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
 TOOLS = {"config": "mto.cli", "report": "mto.report.cli", "released": "mto.tasks.released", "verify": "mto.tasks.data"}
 
 
@@ -45,6 +51,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=_positive, default=1, metavar="N", help="CPU processes that share the batch"
     )
+    parser.add_argument(
+        "--deterministic",
+        choices=("strict", "warn", "off"),
+        help="kernels on a GPU: the deterministic ones, or an error (default); where they exist, attention's excepted "
+        "(ade20k, coco); the fastest",
+    )
     return parser.parse_args(argv)
 
 
@@ -65,30 +77,21 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, and turn a user's mistake into one line and exit code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    began = time.time()
     try:
         if argv and argv[0] in TOOLS:
             return import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
         arguments = parse(argv)
-        processes = max(arguments.gpus, arguments.processes)
-        if processes > 1 and "RANK" not in os.environ:
-            _relaunch(argv, processes)
-        _run(arguments)
+        return _run(arguments, argv, began)
     except UserError as error:
-        print(f"mto: error: {error}", file=sys.stderr)
+        report_mistake(f"mto: error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
-def _relaunch(argv: list[str], processes: int) -> None:
-    """Become torch's launcher of ``processes`` copies of this command."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "mto", *argv])
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    from mto.tasks.io import IDENTITY, Task, read_job
+def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
+    from mto.tasks.task import IDENTITY, Task, read_job
     from mto.training.hardware import Hardware
     from mto.training.startup import lean
 
@@ -99,20 +102,43 @@ def _run(arguments: argparse.Namespace) -> None:
     known = ("dataset", "root", "demo") if arguments.task == "data" else (*IDENTITY, "data")
     if lacking := [key for key in known if key not in job]:
         raise UserError(f"--job: lacks {', '.join(lacking)}; a job.json beside a task's outputs is whole")
-    hardware = Hardware(arguments.gpus, arguments.workers, arguments.micro_batch or None, arguments.processes)
+    hardware = Hardware(
+        arguments.gpus,
+        arguments.workers,
+        arguments.micro_batch or None,
+        arguments.processes,
+        arguments.deterministic or DETERMINISTIC.get(arguments.task, "strict"),
+    )
     if arguments.task == "data":
         import_module("mto.tasks.data").run(job, arguments.out, level=arguments.verify, workers=arguments.workers)
-        return
-    task = Task(arguments.task, job, inputs, arguments.out, hardware)
-    task.start()
-    if hardware.world_size == 1 and not hardware.gpus:
-        lean()
-    _limit_threads(hardware)
-    hardware.setup()
-    try:
-        import_module(f"mto.tasks.{arguments.task}").run(task)
-    finally:
-        hardware.close()
+        return 0
+    alone = "RANK" not in os.environ
+    began = began if alone else float(os.environ.get(BEGAN, began))
+    task = Task(arguments.task, job, inputs, arguments.out, hardware, began)
+    if alone and hardware.world_size > 1:
+        with task.lock:
+            task.start()
+            if task.publish_again():
+                return 0
+        return launch(argv, hardware.world_size, began)
+    with task.lock if hardware.rank == 0 else nullcontext():
+        task.start()
+        if alone and task.publish_again():
+            return 0
+        if hardware.world_size == 1 and not hardware.gpus:
+            lean()
+        _limit_threads(hardware)
+        hardware.setup()
+        try:
+            import_module(f"mto.tasks.{arguments.task}").run(task)
+        except RuntimeError as error:
+            if "deterministic" in str(error):  # torch's own words are long and advise to change the code
+                what = str(error).split(" does not have")[0]
+                raise UserError(f"{what} has no deterministic form on this device; use --deterministic warn") from error
+            raise
+        finally:
+            hardware.close()
+    return 0
 
 
 def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
@@ -130,7 +156,8 @@ def _limit_threads(hardware) -> None:
     """Threads of the CPU's kernels: what the scheduler granted, not what the machine has."""
     import torch
 
-    granted = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
+    # Slurm's word first: OMP_NUM_THREADS may come from the machine that submitted the job.
+    granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("OMP_NUM_THREADS")
     cores = int(granted) if granted else len(os.sched_getaffinity(0))
     torch.set_num_threads(max(cores // hardware.world_size, 1))
 

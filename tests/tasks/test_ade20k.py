@@ -14,7 +14,7 @@ from mto.data.rng import SeededDataset
 from mto.errors import UserError
 from mto.openmmlab.libraries import load_mmseg
 from mto.tasks import ade20k
-from mto.tasks.io import Task
+from mto.tasks.task import Task
 
 
 @pytest.fixture(scope="module")

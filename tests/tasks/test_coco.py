@@ -15,7 +15,7 @@ from mto.data.rng import SeededDataset
 from mto.errors import UserError
 from mto.openmmlab.libraries import load_mmdet
 from mto.tasks import coco
-from mto.tasks.io import Task
+from mto.tasks.task import Task
 
 
 @pytest.fixture(scope="module")

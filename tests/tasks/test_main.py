@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny import linear_steps, pretrain_job
 
 from mto.__main__ import main
-from mto.tasks.io import read_job
+from mto.tasks.task import read_job
 
 
 def mto(*arguments: object, **env: str) -> subprocess.CompletedProcess:

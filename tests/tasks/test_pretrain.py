@@ -11,9 +11,9 @@ from tiny import METHODS, linear_steps, pretrain_job, run
 from mto.data.imagenet import PretrainDataset
 from mto.methods.encoder import build_encoder
 from mto.tasks.pretrain import build_model
-from mto.training.engine import load_state
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
+from mto.training.state import load_state
 
 
 @pytest.mark.parametrize("baseline", METHODS)
@@ -21,7 +21,11 @@ def test_outputs_of_a_baseline(pretrained, baseline):
     out = pretrained(baseline)
     names = {path.name for path in out.iterdir()}
     assert names == {"encoder.safetensors", "state.pth", "metrics.json", "history.jsonl", "job.json", "progress"}
-    assert {path.name for path in (out / "progress").iterdir()} == {"tensorboard"}
+    kept = {"tensorboard", "attempts", "finished", "origin.json"}
+    assert {path.name for path in (out / "progress").iterdir()} == kept
+    for path in (out / "progress" / "finished").iterdir():
+        assert path.samefile(out / path.name)  # a second name, no second copy
+    assert {path.name for path in (out / "progress" / "finished").iterdir()} == names - {"job.json", "progress"}
 
     size = {k: v for k, v in METHODS[baseline].items() if k in ("img_size", "patch_size", "embed_dim", "depth")}
     encoder = build_encoder(
@@ -133,7 +137,7 @@ def test_accumulated_steps_equal_whole_ones(images, tmp_path, baseline):
 
 def test_progress_of_another_job_is_dropped(images, tmp_path):
     """A killed job's progress must not be continued by an edited job."""
-    from mto.tasks.io import Task
+    from mto.tasks.task import Task
 
     job = pretrain_job(images, "mae")
     Task("pretrain", job, {}, tmp_path).start()

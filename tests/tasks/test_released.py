@@ -15,9 +15,9 @@ from mto.errors import UserError
 from mto.study import Step, Study
 from mto.tasks import pretrain
 from mto.tasks.heterogeneity import load_model
-from mto.tasks.io import Task
 from mto.tasks.pretrain import build_method
 from mto.tasks.released import import_checkpoint, main, read
+from mto.tasks.task import Task
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import torch
 from mmengine.hooks import Hook
 from toy import fit
 
-from mto.training.engine import load_state
 from mto.training.log import read_history
+from mto.training.state import load_state
 
 
 def same_bits(a: Path, b: Path) -> None:
     a, b = load_state(a / "last.pth"), load_state(b / "last.pth")
     assert a["meta"]["epoch"] == b["meta"]["epoch"]
-    assert a["meta"]["iter"] == b["meta"]["iter"]
+    assert a["meta"]["step"] == b["meta"]["step"]
     assert a["state_dict"].keys() == b["state_dict"].keys()
     for name, value in a["state_dict"].items():
         assert torch.equal(value, b["state_dict"][name]), name
@@ -44,7 +44,7 @@ def test_segments_equal_an_unbroken_run(tmp_path):
     fit(tmp_path / "whole")
     fit(tmp_path / "first", stop_at=2)
     state = load_state(tmp_path / "first" / "last.pth")
-    assert (state["meta"]["epoch"], state["meta"]["iter"]) == (2, 6)
+    assert (state["meta"]["epoch"], state["meta"]["step"]) == (2, 6)
     fit(tmp_path / "second", resume_from=tmp_path / "first" / "last.pth")
     same_bits(tmp_path / "whole", tmp_path / "second")
     rows = without_speed(tmp_path / "first") + without_speed(tmp_path / "second")
@@ -64,7 +64,7 @@ def test_dies_and_resumes(tmp_path, length):
     fit(tmp_path / "whole", **length)
     with pytest.raises(SystemExit):
         fit(tmp_path / "broken", hooks=[DieIn(7)], **length)
-    assert load_state(tmp_path / "broken" / "last.pth")["meta"]["iter"] == 6
+    assert load_state(tmp_path / "broken" / "last.pth")["meta"]["step"] == 6
     fit(tmp_path / "broken", **length)
     same_bits(tmp_path / "whole", tmp_path / "broken")
     assert without_speed(tmp_path / "broken") == without_speed(tmp_path / "whole")

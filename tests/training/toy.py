@@ -70,7 +70,7 @@ def fit(
         drop_last_to=batch,
         rank=hardware.rank,
         world_size=hardware.world_size,
-        infinite=iters is not None,
+        infinite=True,
     )
     wrapper = StepWrapper(
         build_optimizer(parameter_groups(model, weight_decay=0.05), {"lr": 0.05}),

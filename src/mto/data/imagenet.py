@@ -17,6 +17,7 @@ from mto.data.images import read
 from mto.data.layout import IMAGE_SUFFIXES, class_images
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Transform, pretrain_transform
+from mto.data.workers import ignore_signals
 from mto.errors import UserError
 
 Key = int | tuple[int, int]
@@ -147,6 +148,7 @@ def build_loader(
     workers: int = 0,
     *,
     collate_fn: Callable[[list[Any]], Any] | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """A loader of this rank's micro-batches; the sampler decides on the order and on what is dropped.
 
@@ -154,6 +156,7 @@ def build_loader(
         batch_size: samples of one micro-batch on this rank.
         workers: loader processes; 0 loads in this process. The samples are the same.
         collate_fn: mmseg's and mmdet's datasets need `mmengine.dataset.pseudo_collate`.
+        pin_memory: for a GPU; it opens a CUDA context in this process.
     """
     return DataLoader(
         dataset,
@@ -161,7 +164,8 @@ def build_loader(
         sampler=sampler,
         num_workers=workers,
         collate_fn=collate_fn,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # its own: an iterator over the loader draws a seed, else from the global one

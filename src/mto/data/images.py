@@ -28,7 +28,9 @@ def read(path: str | Path) -> Image.Image:
                 image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
             return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-        raise UserError(f"{path}: not readable as an image ({_words(error)}); copy it again from the dataset") from error
+        raise UserError(
+            f"{path}: not readable as an image ({_words(error)}); copy it again from the dataset"
+        ) from error
 
 
 def fault(path: str | Path, *, decode: bool, size: tuple[int, int] | None = None, label: bool = False) -> str | None:

@@ -63,7 +63,9 @@ def verify(dataset: str, root: str | Path, num_classes: int, level: Level = "fas
         if file.of is not None:
             folder = str(Path(file.path).parent)
             labelled[folder] = labelled.get(folder, False) or has_labels
-    faults += [Fault(folder, "no annotation has a class: all of it is 0") for folder, any_ in labelled.items() if not any_]
+    faults += [
+        Fault(folder, "no annotation has a class: all of it is 0") for folder, any_ in labelled.items() if not any_
+    ]
     return faults
 
 
@@ -87,9 +89,13 @@ def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: i
     grave = sum(not fault.spare for fault in faults)
     if grave or len(faults) > spared:
         limit = f"; datasets.{dataset}.bad_files: skip allows {spared} unreadable training images" if spared else ""
-        lines.append(f"datasets.{dataset}: {len(faults)} faults at {root}; copy these files again from the dataset{limit}")
+        lines.append(
+            f"datasets.{dataset}: {len(faults)} faults at {root}; copy these files again from the dataset{limit}"
+        )
         raise UserError("\n".join(lines))
-    lines.append(f"datasets.{dataset}.bad_files: skip: a job that meets one of these takes its next neighbour, and counts it")
+    lines.append(
+        f"datasets.{dataset}.bad_files: skip: a job that meets one of these takes its next neighbour, and counts it"
+    )
     return "\n".join(lines)
 
 

@@ -1,50 +1,58 @@
 """What the two dense tasks share: seeded loaders, parameter groups, rates per iteration, one call of the engine."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from mto.data.imagenet import build_loader
 from mto.data.rng import SeededDataset, seeded
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
+from mto.lock import Lock
 from mto.openmmlab.libraries import quiet
 from mto.openmmlab.readable import Readable
-from mto.tasks.io import Task
-from mto.training.engine import train
+from mto.training.engine import Engine, train
+from mto.training.hardware import Hardware
 from mto.training.log import HISTORY, read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
 
 def train_dense(
-    task: Task,
     *,
+    job: dict[str, Any],
+    hardware: Hardware,
+    weights: dict[str, Tensor],
+    work_dir: Path,
+    lock: Lock,
     build_model: Callable[..., BaseModel],
     train_set: BaseDataset,
     val_set: BaseDataset,
     metric: BaseMetric,
     no_decay: frozenset[str] = frozenset(),
     decay_vectors: bool = False,
-) -> dict[str, float]:
+) -> Engine:
     """Trains for the job's ``iterations`` or ``epochs``, evaluates at the end; the history has the result.
 
     Args:
+        weights: of the pre-trained encoder.
+        work_dir, lock: see `mto.training.engine.train`.
         build_model: of (job, weights).
         no_decay, decay_vectors: see `parameter_groups`.
 
     Returns:
-        Seconds and images, of all attempts (`LogHook.usage`).
+        The finished runner.
     """
-    job, hardware, optim = task.job, task.hardware, task.job["optim"]
+    optim = job["optim"]
     plan = hardware.plan(optim["batch_size"])
     with seeded(job["seed"], "init"), quiet():
-        model = build_model(job, task.read_encoder())
+        model = build_model(job, weights)
         model.init_weights()  # of the heads; PlainViT has no such method and keeps the encoder's
     if hardware.world_size > 1 and hardware.gpus:  # SyncBN exists on GPUs alone
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -60,23 +68,22 @@ def train_dense(
     by_epoch = "epochs" in job
     cv2.setNumThreads(0)  # its threads would compete with the loader's workers
     ranks: dict[str, Any] = {"rank": hardware.rank, "world_size": hardware.world_size}
-    order = EpochSampler(
-        len(train_set), seed=job["seed"], shuffle=True, drop_last_to=plan.size, infinite=not by_epoch, **ranks
-    )
-    train_loader = build_loader(
-        SeededDataset(Readable(train_set, task.name), job["seed"]), order, plan.micro, hardware.workers, collate_fn=pseudo_collate
-    )
+    loading: dict[str, Any] = {"collate_fn": pseudo_collate, "pin_memory": hardware.gpus > 0}
+    order = EpochSampler(len(train_set), seed=job["seed"], shuffle=True, drop_last_to=plan.size, infinite=True, **ranks)
+    readable = SeededDataset(Readable(train_set, job["task"]), job["seed"])
+    train_loader = build_loader(readable, order, plan.micro, hardware.workers, **loading)
     val_loader = build_loader(
-        SeededDataset(Readable(val_set, task.name), job["seed"]),
+        SeededDataset(Readable(val_set, job["task"]), job["seed"]),
         EpochSampler(len(val_set), seed=job["seed"], shuffle=False, **ranks),
         1,  # test images differ in size
         hardware.workers,
-        collate_fn=pseudo_collate,
+        **loading,
     )
     steps_per_epoch = len(train_set) // plan.size
     length: dict[str, Any] = {"max_epochs": job["epochs"]} if by_epoch else {"max_iters": job["iterations"]}
     interval = job["epochs"] if by_epoch else job["iterations"]
-    runner = train(
+    metric.collect_dir = str(work_dir / "collected")  # else mmengine leaves a folder where Snakemake was started
+    return train(
         model=model,
         train_loader=train_loader,
         val_loader=val_loader,
@@ -90,7 +97,9 @@ def train_dense(
             device=hardware.device,
         ),
         schedule=schedule_of(job, steps_per_epoch if by_epoch else 1),
-        work_dir=task.progress,
+        work_dir=work_dir,
+        job=job,
+        lock=lock,
         seed=job["seed"],
         hardware=hardware,
         batch_size=plan.size,
@@ -98,7 +107,6 @@ def train_dense(
         save_interval=min(job.get("save_interval", interval), interval),
         **length,
     )
-    return runner.log_hook.usage
 
 
 def schedule_of(job: dict[str, Any], steps_per_unit: int) -> Schedule:
@@ -123,20 +131,22 @@ def schedule_of(job: dict[str, Any], steps_per_unit: int) -> Schedule:
     )
 
 
-def last_validation(task: Task, name: str, percent: float = 1.0) -> dict[str, float]:
+def last_validation(progress: Path, dataset: str, name: str, percent: float = 1.0) -> dict[str, float]:
     """The last row of the history that has a metric of this name.
 
     Args:
+        progress: the folder of the history.
+        dataset: what was evaluated on.
         percent: what makes the metric one.
 
     Raises:
         UserError: nothing was measured: the libraries then say NaN, or -1.
     """
-    rows = [row for row in read_history(task.progress / HISTORY) if name in row]
+    rows = [row for row in read_history(progress / HISTORY) if name in row]
     value = percent * rows[-1][name]
     if not 0 <= value <= 100:  # nor is NaN
         raise UserError(
-            f"{task.name}: {name} is {value:g}, so nothing was measured: have the validation annotations of "
-            f"datasets.{task.name}.root any object of its classes? `python -m mto verify {task.name}` looks at them all"
+            f"{dataset}: {name} is {value:g}, so nothing was measured: have the validation annotations of "
+            f"datasets.{dataset}.root any object of its classes? `python -m mto verify {dataset}` looks at them all"
         )
     return rows[-1]

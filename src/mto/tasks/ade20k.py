@@ -6,7 +6,7 @@ windows: ``mIoU``, ``mAcc``, ``aAcc``. The job's keys are explained in ``mto.ope
 
 from __future__ import annotations
 
-from mto.tasks.io import Task
+from mto.tasks.task import Task
 
 METRICS = ("mIoU", "mAcc", "aAcc")
 
@@ -22,13 +22,17 @@ def run(task: Task) -> None:
 
     with quiet():
         train_set, val_set = (build_dataset(task.job, split) for split in ("training", "validation"))
-    usage = train_dense(
-        task,
+    runner = train_dense(
+        job=task.job,
+        hardware=task.hardware,
+        weights=task.read_encoder(),
+        work_dir=task.progress,
+        lock=task.lock,
         build_model=build_model,
         train_set=train_set,
         val_set=val_set,
         metric=IoUMetric(iou_metrics=["mIoU"], prefix="ade20k"),
     )
     if task.hardware.rank == 0:
-        measured = last_validation(task, "ade20k/mIoU")
-        task.finish({name: measured[f"ade20k/{name}"] for name in METRICS}, usage)
+        measured = last_validation(task.progress, task.name, "ade20k/mIoU")
+        task.finish({name: measured[f"ade20k/{name}"] for name in METRICS}, runner.log_hook.usage)

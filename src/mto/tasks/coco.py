@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mto.tasks.io import Task
+from mto.tasks.task import Task
 
 #: our names -> CocoMetric's
 METRICS = {
@@ -40,7 +40,18 @@ def run(task: Task) -> None:
     with quiet():
         train_set, val_set = (build_dataset(task.job, split) for split in ("train2017", "val2017"))
         metric = QuietCocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"])
-    usage = train_dense(task, build_model=build_model, train_set=train_set, val_set=val_set, metric=metric, **DECAY)
+    runner = train_dense(
+        job=task.job,
+        hardware=task.hardware,
+        weights=task.read_encoder(),
+        work_dir=task.progress,
+        lock=task.lock,
+        build_model=build_model,
+        train_set=train_set,
+        val_set=val_set,
+        metric=metric,
+        **DECAY,
+    )
     if task.hardware.rank == 0:
-        measured = last_validation(task, METRICS["box_ap"], percent=100)
-        task.finish({name: 100 * measured[key] for name, key in METRICS.items()}, usage)
+        measured = last_validation(task.progress, task.name, METRICS["box_ap"], percent=100)
+        task.finish({name: 100 * measured[key] for name, key in METRICS.items()}, runner.log_hook.usage)

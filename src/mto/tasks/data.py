@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mto verify", description=main.__doc__)
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(DATASETS)} (default: all)")
     parser.add_argument("--level", choices=["fast", "full"], help="fast: heads, ends and annotations; full: all pixels")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)"
+    )
     parser.add_argument("--scale", default="paper", help="default: paper")
     args = parser.parse_args(argv)
     if unknown := set(args.datasets) - set(DATASETS):

@@ -19,7 +19,7 @@ from mto.data.rng import seeded
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, finetune_train_transform
 from mto.methods.encoder import build_classifier, load_encoder
-from mto.tasks.io import Task
+from mto.tasks.task import Task
 from mto.training.classifier import Accuracy, FineTuned, WeightAverageHook
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
@@ -66,6 +66,8 @@ def run(task: Task) -> None:
         seed=job["seed"],
         hardware=hardware,
         batch_size=plan.size,
+        job=job,
+        lock=task.lock,
         max_epochs=job["epochs"],
         log_interval=job["log_interval"],
         hooks=[] if job.get("ema_decay") is None else [WeightAverageHook()],
@@ -80,11 +82,14 @@ def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoa
     ranks: dict[str, Any] = {"rank": hardware.rank, "world_size": hardware.world_size}
     train_data = ClassificationDataset(job, "train", transform)
     val_data = ClassificationDataset(job, "val", eval_transform(job))
-    train_sampler = EpochSampler(len(train_data), seed=job["seed"], shuffle=True, drop_last_to=batch_size, **ranks)
+    train_sampler = EpochSampler(
+        len(train_data), seed=job["seed"], shuffle=True, drop_last_to=batch_size, infinite=True, **ranks
+    )
+    pin = hardware.gpus > 0
     val_sampler = EpochSampler(len(val_data), seed=job["seed"], shuffle=False, **ranks)
     return (
-        build_loader(train_data, train_sampler, micro, hardware.workers),
-        build_loader(val_data, val_sampler, micro, hardware.workers),
+        build_loader(train_data, train_sampler, micro, hardware.workers, pin_memory=pin),
+        build_loader(val_data, val_sampler, micro, hardware.workers, pin_memory=pin),
         Accuracy(),
     )
 

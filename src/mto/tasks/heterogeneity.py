@@ -24,13 +24,14 @@ from torch import Tensor
 from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
 from mto.errors import UserError
+from mto.files import replacing
 from mto.methods import Stream
 from mto.objectives import MaskedTokenOptimization
 from mto.study import IMPORTED
-from mto.tasks.io import Task, replacing
 from mto.tasks.pretrain import build_model
-from mto.training.engine import load_state
+from mto.tasks.task import Task
 from mto.training.mim import MaskedImageModel
+from mto.training.state import load_state
 
 
 class Row(NamedTuple):

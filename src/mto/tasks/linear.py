@@ -16,7 +16,7 @@ from mto.data.rng import seeded
 from mto.data.transforms import linear_train_transform
 from mto.methods.encoder import build_encoder, load_encoder
 from mto.tasks.finetune import loaders
-from mto.tasks.io import Task
+from mto.tasks.task import Task
 from mto.training.classifier import LinearProbe
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
@@ -61,6 +61,8 @@ def run(task: Task) -> None:
         seed=job["seed"],
         hardware=hardware,
         batch_size=plan.size,
+        job=job,
+        lock=task.lock,
         max_epochs=job["epochs"],
         log_interval=job["log_interval"],
         hooks=[SyncBuffersHook()],  # evaluate, and resume, with one and the same statistics on every rank

@@ -14,19 +14,26 @@ from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.rng import generator, seeded
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
+from mto.files import link_or_copy
 from mto.methods import Method
 from mto.study import IMPORTED
-from mto.tasks.io import Task, link_or_copy, replacing
+from mto.tasks.task import Task
 from mto.training.engine import Engine, train, unwrap
-from mto.training.hooks import CHECKPOINT
 from mto.training.log import HISTORY, read_history
 from mto.training.mim import MaskedImageModel, PretrainHook
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.resume import CHECKPOINT
 from mto.training.schedule import Schedule
+from mto.weights import save_weights
 
 
 def run(task: Task) -> None:
     job, hardware = task.job, task.hardware
+    if job["epoch"] > job["epochs"]:
+        raise UserError(
+            f"epoch {job['epoch']} of {job['run']} lies beyond its schedule of {job['epochs']} epochs: in config.yaml "
+            f"raise baselines.{job['baseline']}.pretrain.schedule.total_epochs, or measure earlier epochs"
+        )
     if "state" in task.inputs and (origin := task.input("state").with_name(IMPORTED)).exists():
         raise UserError(
             f"{origin.parent}: imported, and a published checkpoint has no optimiser state to continue from"
@@ -40,6 +47,7 @@ def run(task: Task) -> None:
         drop_last_to=plan.size,
         rank=hardware.rank,
         world_size=hardware.world_size,
+        infinite=True,
     )
     model = build_model(job, dataset)
     groups = parameter_groups(
@@ -47,7 +55,7 @@ def run(task: Task) -> None:
         weight_decay=job["optim"]["weight_decay"],
         no_decay=set(job["optim"].get("no_decay") or ()),
     )
-    loader = build_loader(dataset, sampler, plan.micro, hardware.workers)
+    loader = build_loader(dataset, sampler, plan.micro, hardware.workers, pin_memory=hardware.gpus > 0)
     runner = train(
         model=model,
         train_loader=loader,
@@ -63,11 +71,13 @@ def run(task: Task) -> None:
         seed=job["seed"],
         hardware=hardware,
         batch_size=plan.size,
+        job={key: value for key, value in job.items() if key != "epoch"},  # one run, in segments
+        lock=task.lock,
         max_epochs=job["epochs"],
         stop_at=job["epoch"],
         resume_from=task.inputs.get("state"),
         log_interval=job["log_interval"],
-        hooks=[PretrainHook(job["epochs"], len(loader) // plan.accumulation)],
+        hooks=[PretrainHook(job["epochs"], sampler.used // plan.size)],
     )
     if hardware.rank == 0:
         save(task, runner)
@@ -95,6 +105,7 @@ def build_model(job: dict[str, Any], dataset: PretrainDataset) -> MaskedImageMod
 
 def save(task: Task, runner: Engine) -> None:
     """The declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
+    task.lock.check()
     save_encoder(task, unwrap(runner.model))
     link_or_copy(task.progress / CHECKPOINT, task.out / "state.pth")
     task.finish(last_epoch(task.progress / HISTORY), runner.log_hook.usage)
@@ -102,14 +113,9 @@ def save(task: Task, runner: Engine) -> None:
 
 def save_encoder(task: Task, model: MaskedImageModel) -> None:
     """encoder.safetensors, under timm's names; its metadata says which run it is of."""
-    from safetensors.torch import save_file
-
-    state = {
-        name: value.detach().cpu().contiguous() for name, value in model.method.encoder_state(model.teacher).items()
-    }
-    metadata = {key: str(task.job[key]) for key in ("run", "epoch", "seed")} | {"format": "pt"}
-    with replacing(task.out / "encoder.safetensors") as temporary:
-        save_file(state, temporary, metadata)
+    encoder = model.method.encoder_state(model.teacher)
+    state = {name: value.detach().cpu().contiguous() for name, value in encoder.items()}
+    save_weights(task.out / "encoder.safetensors", state, {key: str(task.job[key]) for key in ("run", "epoch", "seed")})
 
 
 def last_epoch(history: Path) -> dict[str, float]:

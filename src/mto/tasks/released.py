@@ -15,6 +15,7 @@ from typing import Any
 
 from mto.config import load
 from mto.errors import UserError
+from mto.files import replacing, write_json
 from mto.study import IMPORTED, Step, Study
 
 
@@ -55,12 +56,11 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     Raises:
         UserError: the run exists; the file is missing, would run code, or holds another network.
     """
-    import torch
-
     from mto.objectives import MaskedTokenOptimization
-    from mto.tasks.io import Task, replacing, write_json
     from mto.tasks.pretrain import build_method, save_encoder
+    from mto.tasks.task import Task
     from mto.training.mim import MaskedImageModel
+    from mto.training.state import save_state
 
     if (out / "metrics.json").exists():
         raise UserError(f"{out}: this run exists; remove the folder to import another in its place")
@@ -74,8 +74,7 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     task = Task("pretrain", job, {"checkpoint": checkpoint}, out)
     task.start()
     save_encoder(task, model)
-    with replacing(out / "state.pth") as temporary:
-        torch.save({"state_dict": {} if encoder_only else model.state_dict()}, temporary)
+    save_state(out / "state.pth", {"state_dict": {} if encoder_only else model.state_dict()}, {})
     with replacing(out / "history.jsonl") as temporary:
         temporary.touch()  # nothing was trained here
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -95,7 +94,11 @@ def read(checkpoint: Path) -> dict[str, Any]:
     """
     import torch
 
+    from mto.training.state import guard_size
+
     try:
+        if checkpoint.exists():
+            guard_size(checkpoint)
         # The repositories save their settings beside the weights, SimMIM's as a mapping of yacs; both are data.
         with torch.serialization.safe_globals([argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]):
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mto.errors import UserError
 
@@ -58,12 +58,22 @@ def plan_batch(size: int, world_size: int, micro_batch: int | None = None) -> Ba
 
 @dataclass(frozen=True)
 class Hardware:
-    """Devices of one job. ``gpus=0`` is the CPU, on which ``processes`` (default 1) share the batch over gloo."""
+    """Devices of one job. ``gpus=0`` is the CPU, on which ``processes`` (default 1) share the batch over gloo.
+
+    ``deterministic`` is about kernels on a GPU; those of the CPU are deterministic.
+
+    * ``strict``: only deterministic ones, so that a resumed run equals an unbroken one bit for bit; an operator that
+      has none is an error.
+    * ``warn``: deterministic ones where torch has them, a warning elsewhere. Attention's backward pass belongs to
+      "elsewhere": torch picks its deterministic kernel in strict mode alone.
+    * ``off``: whatever is fastest on this device.
+    """
 
     gpus: int = 0
     workers: int = 0
     micro_batch: int | None = None
     processes: int = 1
+    deterministic: Literal["strict", "warn", "off"] = "strict"
 
     @property
     def world_size(self) -> int:
@@ -83,7 +93,7 @@ class Hardware:
         return plan_batch(batch_size, self.world_size, self.micro_batch)
 
     def setup(self) -> None:
-        """Check the devices, choose deterministic kernels, join the other processes.
+        """Check the devices, choose the kind of kernels, join the other processes.
 
         Raises:
             UserError: GPUs were asked for and too few are visible.
@@ -95,11 +105,10 @@ class Hardware:
             if visible < self.gpus:
                 raise UserError(f"--gpus {self.gpus}: {visible} CUDA device(s) visible here; use --gpus 0 for the CPU")
             torch.cuda.set_device(self.device)
-            # A resumed run equals an unbroken one bit for bit; where a kernel has no deterministic form, torch warns.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.backends.cudnn.benchmark = False
+            torch.use_deterministic_algorithms(self.deterministic != "off", warn_only=self.deterministic == "warn")
+            torch.backends.cudnn.benchmark = self.deterministic == "off"
         if self.world_size > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.gpus else "gloo")
 

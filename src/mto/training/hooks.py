@@ -1,8 +1,8 @@
-"""What happens around the iterations of every stage: rates, seeds, checkpoints, the end of a segment, signals."""
+"""What happens around the steps of every stage: rates, noise, the state on disk."""
 
-import os
+from __future__ import annotations
+
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ import torch
 from mmengine.hooks import Hook
 
 from mto.data.rng import seed_of
+from mto.files import link_or_copy, sync
+from mto.lock import Lock
+from mto.training.log import HISTORY
+from mto.training.resume import CHECKPOINT, PREVIOUS
 from mto.training.schedule import Schedule
-
-CHECKPOINT = "last.pth"
+from mto.training.state import fingerprint, save_state
 
 
 class ScheduleHook(Hook):
     """Set every group's rate before each optimiser step, as a function of the step alone.
 
     Args:
-        schedule: in units of epochs or of iterations.
-        steps_per_unit: optimiser steps per epoch; 1 for a schedule in iterations.
+        schedule: in units of epochs or of steps.
+        steps_per_unit: optimiser steps per epoch; 1 for a schedule in steps.
     """
 
     priority = "VERY_HIGH"
@@ -31,107 +34,73 @@ class ScheduleHook(Hook):
         self.steps_per_unit = steps_per_unit
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        wrapper = runner.optim_wrapper
-        if runner.iter % wrapper.accumulation:
+        if batch_idx:
             return
-        step = runner.iter // wrapper.accumulation
-        for group in wrapper.optimizer.param_groups:
+        for group in runner.optim_wrapper.optimizer.param_groups:
             group["lr"] = self.schedule.lr(
-                step / self.steps_per_unit, group["peak_lr"], group["multiplier"], 1 / self.steps_per_unit
+                runner.step / self.steps_per_unit, group["peak_lr"], group["multiplier"], 1 / self.steps_per_unit
             )
 
 
 class SeedHook(Hook):
-    """Re-seed the model-side noise (drop path, mixup) each round from (seed, round, rank).
+    """Re-seed the model-side noise (drop path, mixup) at each step from (seed, step, rank).
 
-    Rounds are where checkpoints are written, so a resumed run draws what the unbroken one drew.
+    So a run that is resumed at any step draws what the unbroken one drew, without a state of generators to keep.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, seed: int, by_epoch: bool) -> None:
+    def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.by_epoch = by_epoch
 
-    def before_train_epoch(self, runner) -> None:
-        if self.by_epoch:
-            self._reseed(runner.epoch, runner.rank)
-
-    def before_round(self, runner) -> None:
-        self._reseed(runner.iter, runner.rank)
-
-    def _reseed(self, round_number: int, rank: int) -> None:
-        number = seed_of(self.seed, "noise", round_number, rank)
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if batch_idx:
+            return
+        number = seed_of(self.seed, "noise", runner.step, runner.rank)
         random.seed(number)
         np.random.seed(number % 2**32)  # noqa: NPY002  (timm's mixup draws from the legacy generator)
         torch.manual_seed(number)
 
 
 class CheckpointHook(Hook):
-    """Keep the last state in ``work_dir/last.pth``, replaced atomically after each round; end a segment.
+    """Keep the run's state in ``last.pth`` after each round, and the one before it in ``previous.pth``.
 
     Args:
-        directory: where the checkpoint is kept.
-        stop_at: completed epochs after which this segment ends; None: the schedule's end.
+        directory: where they are kept.
+        record: whose states these are (`describe_run`).
+        lock: of the folder; None: nobody else can be at work in it.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, directory: Path, stop_at: int | None) -> None:
+    def __init__(self, directory: Path, record: dict[str, Any], lock: Lock | None) -> None:
         self.directory = directory
-        self.stop_at = stop_at
-
-    def before_train(self, runner) -> None:
-        self._stop_if_done(runner)  # an earlier attempt may have died between its last checkpoint and its outputs
+        self.record = record
+        self.lock = lock
 
     def after_round(self, runner) -> None:
-        # The loop has counted this epoch (iteration) already.
-        meta = {"epoch": runner.epoch, "iter": runner.iter}
-        runner.save_checkpoint(str(self.directory), CHECKPOINT + ".tmp", meta=meta)
-        if runner.rank == 0:
-            os.replace(self.directory / (CHECKPOINT + ".tmp"), self.directory / CHECKPOINT)
-        self._stop_if_done(runner)
+        self.save(runner)
 
-    def _stop_if_done(self, runner) -> None:
-        if self.stop_at is not None and runner.epoch >= self.stop_at:
-            runner.train_loop.stop_training = True
-
-
-class Interrupted(SystemExit):
-    """The job was asked to stop (scheduler's time limit, Ctrl-C on the cluster): exit code 128 + signal."""
-
-
-class SignalHook(Hook):
-    """On SIGTERM or SIGUSR1 finish the iteration and leave; a rerun starts from the last round's checkpoint."""
-
-    priority = "LOWEST"
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def before_train(self, runner) -> None:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._previous[number] = signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.received = number
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._leave(runner)
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._leave(runner)
-
-    def _leave(self, runner) -> None:
-        if self.received is not None:
-            name = signal.Signals(self.received).name
-            print(
-                f"mto: stopped by {name} in epoch {runner.epoch}: run again to continue from the last checkpoint",
-                flush=True,
-            )
-            raise Interrupted(128 + self.received)
-
-    def after_train(self, runner) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def save(self, runner) -> None:
+        """Of every rank at once. The parameters are rank 0's; what ranks do not share is gathered."""
+        state = runner.state()
+        if runner.rank:
+            return
+        if self.lock:
+            self.lock.check()
+        loop = runner.train_loop
+        record = self.record | {
+            "step": loop.step,
+            "samples": loop.step * self.record["batch_size"],
+            "epoch": loop.epoch,
+            "round_open": loop.round_open,
+        }
+        if loop.step == loop.stop_step and not loop.round_open:
+            record["fingerprint"] = fingerprint(state["state_dict"])
+        history = self.directory / HISTORY
+        if history.exists():
+            sync(history)  # its rows belong to the state
+        last, previous = self.directory / CHECKPOINT, self.directory / PREVIOUS
+        if last.exists():
+            link_or_copy(last, previous)
+        save_state(last, state, record)

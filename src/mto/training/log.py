@@ -7,12 +7,15 @@ import json
 import math
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce_dict
 from mmengine.hooks import Hook
 from torch import Tensor
+
+from mto.files import replacing
 
 HISTORY = "history.jsonl"
 
@@ -49,6 +52,18 @@ class Averages:
         self.sums, self.counts = {}, {}
         return {name: float(value) for name, value in means.items()}
 
+    def state(self) -> dict[str, tuple[float, int]]:
+        """Sum and count of each name, of this rank."""
+        return {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
+
+    def load(self, states: list[dict[str, tuple[float, int]]], rank: int, world_size: int) -> None:
+        """Of the ranks' states this one's; among another number of ranks, their mean."""
+        own = states[rank % len(states)]
+        if len(states) != world_size:
+            own = {name: (fmean(state[name][0] for state in states), count) for name, (_, count) in own.items()}
+        self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, (total, _) in own.items()}
+        self.counts = {name: count for name, (_, count) in own.items()}
+
 
 class LogHook(Hook):
     """Average what each iteration returns; write a row every ``log_interval`` optimiser steps and at each round's end.
@@ -76,10 +91,9 @@ class LogHook(Hook):
         self.steps_per_epoch = steps_per_epoch
         self.stop_step = stop_step
         self.averages = Averages()
-        #: Seconds of training and of everything, images seen; over all attempts of this segment.
-        self.usage = {"train_seconds": 0.0, "wall_seconds": 0.0, "images": 0}
-        self._started = time.perf_counter()
-        self._since: float | None = self._started  # None while validating
+        #: Seconds of training and images seen in them, over all attempts of this segment.
+        self.usage = {"train_seconds": 0.0, "images": 0}
+        self._since: float | None = time.perf_counter()  # None while validating
         self._done = 0
         self._writer: Any = None
 
@@ -89,23 +103,24 @@ class LogHook(Hook):
 
     # ------------------------------------------------------------------ what a resumed run needs to know
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        now = time.perf_counter()
-        self.usage["wall_seconds"] += now - self._started
-        self._started = now
         checkpoint["usage"] = {**self.usage, "stop_step": self.stop_step}
+        checkpoint["averages"] = runner.gather(self.averages.state())
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        usage = checkpoint.get("usage", {})
-        if usage.get("stop_step") == self.stop_step:  # the same segment goes on
-            self.usage = {name: usage[name] for name in self.usage}
+        self.averages.load(checkpoint["averages"], runner.rank, runner.world_size)
+        if checkpoint["usage"]["stop_step"] == self.stop_step:  # the same segment goes on
+            self.usage = {name: checkpoint["usage"][name] for name in self.usage}
 
     def before_train(self, runner) -> None:
-        self._done = runner.iter // runner.optim_wrapper.accumulation
+        self._done = runner.step
         if runner.rank == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
             path = self.directory / HISTORY
-            kept = [json.dumps(row) + "\n" for row in read_history(path) if row["step"] <= self._done]
-            path.write_text("".join(kept))
+            # A round that is still open has its validation ahead.
+            open_at = self._done if runner.train_loop.round_open else None
+            rows = [row for row in read_history(path) if row["step"] <= self._done]
+            kept = [json.dumps(row) + "\n" for row in rows if "lr" in row or row["step"] != open_at]
+            with replacing(path) as temporary:
+                temporary.write_text("".join(kept))
 
     # ------------------------------------------------------------------ measuring
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
@@ -115,9 +130,9 @@ class LogHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.averages.add(outputs)
         wrapper = runner.optim_wrapper
-        if (runner.iter + 1) % wrapper.accumulation:
+        if batch_idx + 1 < wrapper.accumulation:
             return
-        step = (runner.iter + 1) // wrapper.accumulation
+        step = runner.step + 1
         if wrapper.grad_norm is not None:
             self.averages.add({"grad_norm": wrapper.grad_norm})
         if self.is_logged(step):
@@ -127,7 +142,7 @@ class LogHook(Hook):
         self._since = None  # validation does not count as training time
 
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        step = runner.iter // runner.optim_wrapper.accumulation
+        step = runner.step
         scalars = {name: float(value) for name, value in (metrics or {}).items()}
         self._write(runner, {"step": step, "epoch": self._epoch(step)} | scalars)
         shown = "  ".join(f"{name} {value:.2f}" for name, value in scalars.items())

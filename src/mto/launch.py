@@ -1,0 +1,73 @@
+"""Several processes of one job, by torch's elastic launcher, and quietly: one line for a mistake, none for a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Where the first process that meets a user's mistake writes it.
+MISTAKE = "MTO_MISTAKE"
+#: When the job began, in seconds since 1970: its processes start later.
+BEGAN = "MTO_BEGAN"
+#: Seconds that processes have to finish a step and save once they are asked to stop.
+PATIENCE = 600
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def launch(argv: Sequence[str], processes: int, began: float) -> int:
+    """Run ``python -m mto ARGV`` in ``processes`` processes on this machine, which share the job.
+
+    Returns:
+        The exit code: 2 for a user's mistake, printed once; 128 + signal where one ended it.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle=SIGNALS,
+        shutdown_timeout=PATIENCE,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        mistake = Path(folder) / "mistake"
+        os.environ |= {MISTAKE: str(mistake), BEGAN: str(began)}
+        try:
+            elastic_launch(config, sys.executable)("-m", "mto", *argv)
+        except SignalException as signal:
+            return 128 + int(signal.sigval)
+        except ChildFailedError as error:
+            if mistake.exists():
+                print(mistake.read_text(), file=sys.stderr)
+                return 2
+            _, failure = error.get_first_failure()
+            code = failure.exitcode
+            if code < 0:
+                print(f"mto: a process was killed by signal {-code} (9: out of memory?)", file=sys.stderr)
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def report_mistake(line: str) -> None:
+    """Print a user's mistake; of several processes that meet one, the first has its line printed by the launcher."""
+    path = os.environ.get(MISTAKE)
+    if path is None or "RANK" not in os.environ:
+        print(line, file=sys.stderr)
+        return
+    try:
+        with open(path, "x") as file:
+            file.write(line)
+    except FileExistsError:
+        pass

@@ -1,0 +1,204 @@
+"""What every task shares: its job, its inputs, its folder, the progress in it, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mto.data import bad_files
+from mto.errors import UserError
+from mto.files import digest, link_or_copy, read_json, replacing, write_json
+from mto.lock import NAME as LOCK
+from mto.lock import Lock
+from mto.tasks.provenance import Attempts, provenance
+from mto.training.hardware import Hardware
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IDENTITY = ("task", "scale", "run", "baseline", "backbone", "seed", "epoch")
+
+#: In the progress folder: the outputs of an attempt that reached its end, by hard link.
+FINISHED = "finished"
+#: In the progress folder: somebody wants this job to start over (`snakemake --forcerun`).
+RESTART = "restart"
+#: What stays of the progress when a job is done.
+KEPT = (FINISHED, "tensorboard", "attempts", "origin.json")
+
+
+@dataclass
+class Task:
+    """One job and where it works.
+
+    Attributes:
+        job: all that the task computes from; plain JSON.
+        inputs: files of earlier jobs, by name.
+        out: folder of the declared outputs.
+        hardware: devices and workers, never part of the job.
+        began: when its first process started, in seconds since 1970.
+    """
+
+    name: str
+    job: dict[str, Any]
+    inputs: dict[str, Path]
+    out: Path
+    hardware: Hardware = field(default_factory=Hardware)
+    began: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(self.progress / "attempts", self.hardware.gpus, self.began)
+        self.lock = Lock(self.out, on_beat=self._on_beat)
+
+    def _on_beat(self) -> None:
+        if self.progress.exists():
+            self.attempts.note()
+
+    @property
+    def progress(self) -> Path:
+        """State, history and curves: survives a failed attempt, since Snakemake does not know of it."""
+        return self.out / "progress"
+
+    def start(self) -> None:
+        """Make the folder, write ``job.json``, by which the job can be run again, and learn where the dataset lies.
+
+        The dataset's place comes from its manifest (the input ``data``), not from the job.
+
+        Raises:
+            UserError: an input is not there.
+        """
+        for name, path in self.inputs.items():
+            if not path.exists():
+                raise UserError(f"--inputs {name}={path}: no such file; it is an output of an earlier job")
+        if not self.hardware.rank:
+            self._record()
+        bad_files.policy.record = self.progress / bad_files.RECORD
+        if "data" in self.inputs:
+            root = (read_json(self.inputs["data"]) or {}).get("job", {}).get("root")
+            if root is None:
+                raise UserError(f"{self.inputs['data']}: damaged, names no dataset; remove it and run again")
+            self.job = self.job | {"data": self.job["data"] | {"root": root}}
+
+    def _record(self) -> None:
+        paths = {name: str(path) for name, path in self.inputs.items()}
+        inputs = {name: _identity(path) for name, path in self.inputs.items() if name != "data"}
+        # Progress of another job, or on other inputs, must not be continued.
+        origin = {"task": self.name, "job": self.job, "inputs": inputs}
+        restart = (self.progress / RESTART).exists()
+        if self.progress.exists() and (restart or self._read_origin() != origin):
+            shutil.rmtree(self.progress)
+        write_json(self.progress / "origin.json", origin)
+        write_json(self.out / "job.json", {"task": self.name, "job": self.job, "inputs": paths})
+        self.attempts.note()
+
+    def _read_origin(self) -> Any:
+        try:
+            return read_json(self.progress / "origin.json")
+        except UserError as error:
+            raise UserError(f"{self.progress}/origin.json: damaged; remove {self.progress} to start over") from error
+
+    def input(self, name: str) -> Path:
+        """The path of an input.
+
+        Raises:
+            UserError: it was not given.
+        """
+        if name not in self.inputs:
+            raise UserError(f"{self.name} needs --inputs {name}=PATH")
+        return self.inputs[name]
+
+    def read_encoder(self) -> dict[str, Tensor]:
+        """The tensors of the input ``encoder``, under timm's names."""
+        from mto.weights import load_weights
+
+        return load_weights(self.input("encoder"))
+
+    def finish(self, metrics: dict[str, float], usage: dict[str, float] | None = None) -> None:
+        """Write ``history.jsonl`` (if there is one) and ``metrics.json``; of the progress, keep what a rerun needs.
+
+        Args:
+            usage: of the engine (`LogHook.usage`), which counts earlier attempts too.
+        """
+        if self.hardware.rank:
+            return
+        self.lock.check()
+        history = self.progress / "history.jsonl"
+        if history.exists():
+            with replacing(self.out / "history.jsonl") as temporary:
+                shutil.copyfile(history, temporary)
+        if passed := bad_files.policy.passed():
+            metrics = {**metrics, "bad_files": len(passed)}
+        write_json(
+            self.out / "metrics.json",
+            {key: self.job[key] for key in IDENTITY if key in self.job}
+            | {
+                "task": self.name,
+                "metrics": metrics,
+                "provenance": provenance(self.hardware, self.attempts, usage or {}),
+            },
+        )
+        draft = self.progress / f"{FINISHED}.tmp"
+        shutil.rmtree(draft, ignore_errors=True)
+        for path in self.out.iterdir():
+            if path.is_file() and path.name not in ("job.json", LOCK) and not path.name.startswith("."):
+                link_or_copy(path, draft / path.name)
+        shutil.rmtree(self.progress / FINISHED, ignore_errors=True)
+        draft.rename(self.progress / FINISHED)
+        for path in self.progress.iterdir():
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def publish_again(self) -> bool:
+        """Put the outputs of this very job in their places once more, if an earlier attempt had finished it.
+
+        A scheduler that lost sight of a job reports it failed, and Snakemake deletes what the job had made. The names
+        in the progress folder hold it; nothing is computed twice. ``snakemake --forcerun`` still computes anew.
+        """
+        finished = self.progress / FINISHED
+        if not finished.is_dir():
+            return False
+        for path in sorted(finished.iterdir()):
+            link_or_copy(path, self.out / path.name)
+            os.utime(self.out / path.name)  # newer than the inputs, or Snakemake would come again
+        print(f"mto: {self.out}: this job had finished; its outputs are in their places again", flush=True)
+        return True
+
+
+def _identity(path: Path) -> str:
+    """Of an input: the fingerprint that a training state carries, which outlives its moments; else the content's."""
+    if path.suffix == ".pth":
+        from mto.training.state import Damaged, read_record
+
+        with suppress(Damaged):  # whoever loads it says so
+            if fingerprint := read_record(path).get("fingerprint"):
+                return fingerprint
+    return digest(path)
+
+
+def read_job(text: str) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A job and its inputs from JSON text, or from the path of a file with either a job or a ``job.json``.
+
+    Raises:
+        UserError: no such file, or no JSON object.
+    """
+    shown = "--job"
+    if not text.lstrip().startswith("{"):
+        shown = f"--job {text}"
+        try:
+            text = Path(text).read_text()
+        except OSError as error:
+            raise UserError(f"{shown}: {error.strerror}; give a job.json, or the job itself as JSON") from error
+    try:
+        job = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{shown}: not JSON ({error})") from error
+    if not isinstance(job, dict):
+        raise UserError(f"{shown}: a job is a JSON object, not {type(job).__name__}")
+    if isinstance(job.get("job"), dict):
+        return job["job"], {name: Path(path) for name, path in job.get("inputs", {}).items()}
+    return job, {}

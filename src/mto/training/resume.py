@@ -1,0 +1,99 @@
+"""Which state a run goes on from, and whether that state is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mto.errors import UserError
+from mto.training.state import Damaged, State, load_state
+
+#: The newest state of a run, and the one before it.
+CHECKPOINT = "last.pth"
+PREVIOUS = "previous.pth"
+
+
+def describe_run(
+    job: dict[str, Any], *, dataset_size: int, batch_size: int, steps_per_epoch: int | None, total_steps: int
+) -> dict[str, Any]:
+    """What a state says of the run that it belongs to: only a run of which all of this is true may continue it."""
+    job = {**job, "data": {k: v for k, v in job.get("data", {}).items() if k != "root"}}  # where the files lie
+    sizes = {"dataset_size": dataset_size, "batch_size": batch_size}
+    return {"job": job, **sizes, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+
+
+def find_state(
+    directory: Path,
+    inherited: Path | None,
+    record: dict[str, Any],
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> State | None:
+    """The state to go on from: the newest in ``directory`` that is whole, else the one ``inherited``, if any.
+
+    Args:
+        record: the run, of `describe_run`.
+        device: for the tensors.
+        quiet: do not say that a damaged state was passed over.
+
+    Raises:
+        UserError: it is of another run, dataset or schedule; or damaged, with no older one.
+    """
+    kept = [path for path in (directory / CHECKPOINT, directory / PREVIOUS) if path.exists()]
+    problems = []
+    for path in kept:
+        try:
+            state = load_state(path, device)
+        except Damaged as error:
+            problems.append(str(error))
+            continue
+        check_state(path, state, record, f"remove {directory} to start this job over")
+        for problem in [] if quiet else problems:
+            print(f"mto: {problem}; going on from {path}, step {state['meta']['step']}", flush=True)
+        return state
+    if problems:
+        raise UserError(f"{problems[0]}, and there is no older state; remove {directory} to start this job over")
+    if inherited is None:
+        return None
+    remedy = f"make it again: snakemake --forcerun {inherited}"
+    try:
+        state = load_state(inherited, device)
+    except Damaged as error:
+        raise UserError(f"{error}; {remedy}") from error
+    check_state(inherited, state, record, remedy)
+    return state
+
+
+def check_state(path: Path, state: State, record: dict[str, Any], remedy: str) -> None:
+    """Refuse a state that another run left.
+
+    Raises:
+        UserError: one line that says what differs.
+    """
+    found = state["meta"]
+    if "step" not in found:
+        raise UserError(f"{path}: no training state, nothing can be continued from it; {remedy}")
+    if differences := list(differing(found["job"], record["job"])):
+        raise UserError(f"{path}: of another job ({', '.join(differences[:3])}); {remedy}")
+    for key, what in (
+        ("dataset_size", "training images"),
+        ("batch_size", "images a step"),
+        ("steps_per_epoch", "steps an epoch"),
+        ("total_steps", "steps in the whole schedule"),
+    ):
+        if found[key] != record[key]:
+            raise UserError(f"{path}: made with {found[key]} {what}, but there are {record[key]} now; {remedy}")
+    if "optimizer" not in state:
+        raise UserError(f"{path}: its optimiser's part was dropped when the next segment was finished; {remedy}")
+
+
+def differing(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """``optim.lr 0.1 there, 0.2 here`` for each value of two nested mappings that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from differing(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+    elif there != here:
+        yield f"{name} {there} there, {here} here"

@@ -1,0 +1,124 @@
+"""Training states on disk: one file that says whose it is, is checked when written and read, and never runs code.
+
+A state is torch's own zip file, whose members carry a CRC-32 each, and one member more, ``run.json``: the job, the
+size of the dataset, the length of the schedule, the step. ``unzip -p state.pth archive/run.json`` shows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mto.errors import UserError
+from mto.files import replacing
+
+RECORD = "archive/run.json"  # torch wants all members in one folder
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, NotImplementedError, RuntimeError, OSError)
+
+State = dict[str, Any]
+
+
+class Damaged(UserError):
+    """The file is not what was written."""
+
+
+def save_state(path: Path, content: State, record: dict[str, Any]) -> None:
+    """Write ``content`` (tensors and plain values) with its ``record``; ``path`` changes only once the file is whole.
+
+    Raises:
+        UserError: the disk is full.
+        Damaged: what was written reads back otherwise.
+    """
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(zipfile.ZipInfo(RECORD), json.dumps(record, sort_keys=True))
+        verify(temporary)
+
+
+def load_state(path: Path, device: torch.device | str = "cpu") -> State:
+    """What was saved, on ``device``, and under ``meta`` the record (empty in a file that is not of this module).
+
+    Raises:
+        Damaged: a checksum is wrong, or the file is cut short.
+        UserError: it would run code.
+    """
+    verify(path)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words advise to load it with weights_only=False
+        raise UserError(f"{path}: holds more than tensors and plain values; nothing of it was run") from None
+    except DAMAGE as error:
+        raise Damaged(f"{path}: damaged ({_first_line(error)})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a training state")
+    return state | {"meta": read_record(path)}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The state's ``run.json``, without reading the tensors; empty if it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(RECORD)) if RECORD in archive.namelist() else {}
+    except DAMAGE as error:
+        raise Damaged(f"{path}: damaged ({_first_line(error)})") from error
+
+
+def verify(path: Path) -> None:
+    """Read the file once and compare every member with its CRC-32.
+
+    Raises:
+        Damaged: one differs, or the file is no whole state.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    guard_size(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except DAMAGE as error:
+        raise Damaged(f"{path}: damaged ({_first_line(error)})") from error
+    if broken is not None:
+        raise Damaged(f"{path}: damaged (the checksum of {broken} is wrong)")
+
+
+def guard_size(path: Path) -> None:
+    """Refuse a zip file that unpacks to more than it holds: torch compresses nothing.
+
+    Raises:
+        UserError: it is such a file.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except DAMAGE as error:
+        raise Damaged(f"{path}: damaged ({_first_line(error)})") from error
+    size = os.path.getsize(path)
+    if unpacked > size:
+        raise UserError(f"{path}: its {size:,} bytes unpack to {unpacked:,}, which no file of weights does; not read")
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Of names, shapes, types and bits."""
+    total = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return total.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
