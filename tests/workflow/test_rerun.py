@@ -9,7 +9,7 @@ import time
 from workflow_clone import Clone
 
 from mto.config import load
-from mto.study import IMPORTED, Step, Study
+from mto.study import IMPORTED, TABLES, Step, Study
 
 RESULTS = "results/demo/"
 FORMS = {"table": ("tables", ("csv", "md", "tex", "json")), "fig": ("figures", ("png", "pdf"))}
@@ -19,7 +19,7 @@ def reports(*names: str) -> set[str]:
     """The files of results.csv and of these tables and figures."""
     files = {f"{RESULTS}results.csv"}
     for name in names:
-        folder, forms = FORMS["table" if name.startswith("table") else "fig"]
+        folder, forms = FORMS["table" if name in TABLES else "fig"]
         files |= {f"{RESULTS}{folder}/{name}.{form}" for form in forms}
     return files
 
@@ -34,8 +34,6 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     finished.set("scales.demo.resources.pretrain.cpus_per_task", 2)
     finished.set("scales.demo.resources.pretrain.micro_batch", 16)
     finished.set("scales.demo.resources.linear.gpu", 1)
-    finished.set("official.mae.finetune.layer_decay", 0.5)
-    finished.set("baselines.mae.finetune.lr.base", 0.123)  # the demo has its own
     for file in (finished.path / "rules").iterdir():
         file.write_text(f"# another comment\n{file.read_text()}")
     future = time.time() + 60
@@ -43,6 +41,13 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
         file.write_text(f"{file.read_text()}\n# another comment\n")
         os.utime(file, (future, future))
     assert finished.planned() == set()
+
+
+def test_what_another_scale_or_recipe_uses_alters_the_audit_alone(finished: Clone) -> None:
+    """The audit compares the two recipes at the paper scale; no job of this scale sees these keys."""
+    finished.set("official.mae.finetune.layer_decay", 0.5)
+    finished.set("baselines.mae.finetune.lr.base", 0.123)  # the demo has its own
+    assert finished.planned() == reports("audit") - {f"{RESULTS}results.csv"}
 
 
 def test_another_dataset_reruns_what_reads_it(finished: Clone) -> None:
