@@ -1,6 +1,7 @@
 # From a bare clone, with only Python >= 3.11, pip and make: `make demo`, `make test`.
 #
-#   make demo       the whole study at demo scale: every table and figure under results/demo/
+#   make demo       the whole study at demo scale: every table and figure, and results/demo/report.html, which shows them
+#   make report     the report of whatever is finished, which trains nothing (make report SCALE=paper)
 #   make test       lint, then the tests
 #   make test-slow  the checks at true size
 #   make lint       ruff, snakefmt, snakemake --lint, mypy
@@ -11,6 +12,7 @@
 #   make clean      remove what the tools left behind; results/ and .venv stay
 
 PYTHON ?= python3
+SCALE ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -19,10 +21,15 @@ SMK := Snakefile $(wildcard rules/*.smk)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint format schema dag lock clean setup
+.PHONY: demo report test test-slow lint format schema dag lock clean setup
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
+	@echo "The report: file://$(CURDIR)/results/demo/report.html"
+
+report: $(READY)
+	$(BIN)/python -m mto report page --remake --results results/$(SCALE)
+	@echo "The report: file://$(CURDIR)/results/$(SCALE)/report.html"
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -43,6 +43,7 @@ rule all:
         rules.results.output,
         collect("<results>/tables/{name}.{form}", name=TABLES, form=["csv", "md", "tex"]),
         collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
+        rules.report.output,
     message:
         "The whole study is done"
 

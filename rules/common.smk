@@ -12,7 +12,7 @@ from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
-from mto.report import jobs
+from mto.report import jobs, page
 from mto.report import plan as planning
 from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Run, Step, Study
 
@@ -117,6 +117,10 @@ def level_of(wildcards):
 
 def plan_rows():
     return canonical(planning.rows(study))
+
+
+def page_job():
+    return canonical(page.job(study))
 
 
 def report_job(wildcards):

@@ -1,7 +1,10 @@
-"""results.csv, the tables, the figures and the plan. Cheap: run where Snakemake runs, without torch.
+"""results.csv, the tables, the figures, the report that shows them all, and the plan. Cheap: run where Snakemake runs,
+without torch.
 
-Needs: each table and figure the metrics of its own cells and of no other; results.csv all of them.
-Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex,json}, <results>/figures/<name>.{png,pdf}, <results>/plan.csv.
+Needs: each table and figure the metrics of its own cells and of no other; results.csv all of them; the report all of
+       these, and the histories beside the metrics.
+Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex,json}, <results>/figures/<name>.{png,pdf},
+       <results>/report.html, <results>/plan.csv.
 """
 
 
@@ -63,6 +66,27 @@ rule figure:
         "Figure {wildcards.name}"
     shell:
         "python -m mto report figure --job {params.job:q} --results {params.results:q} --out {params.out:q} 2>&1 | keep_log {log:q}"
+
+
+rule report:
+    input:
+        rules.results.output,
+        collect("<results>/tables/{name}.{form}", name=TABLES, form=["csv", "md", "tex", "json"]),
+        collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
+    output:
+        "<results>/report.html",
+    log:
+        "<logs>/report/report.log",
+    localrule: True
+    conda:
+        "../envs/mto.yaml"
+    params:
+        job=page_job(),
+        results=subpath(output[0], parent=True),
+    message:
+        "The report, as {output}"
+    shell:
+        "python -m mto report page --job {params.job:q} --results {params.results:q} --out {output:q} 2>&1 | keep_log {log:q}"
 
 
 rule plan:

@@ -25,6 +25,7 @@ SAME = {
     "results": 1,
     "table": 6,
     "figure": 6,
+    "report": 1,
     "all": 1,
 }
 

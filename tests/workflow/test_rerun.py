@@ -16,8 +16,8 @@ FORMS = {"table": ("tables", ("csv", "md", "tex", "json")), "fig": ("figures", (
 
 
 def reports(*names: str) -> set[str]:
-    """The files of results.csv and of these tables and figures."""
-    files = {f"{RESULTS}results.csv"}
+    """The files of results.csv, of the report, and of these tables and figures."""
+    files = {f"{RESULTS}results.csv", f"{RESULTS}report.html"}
     for name in names:
         folder, forms = FORMS["table" if name in TABLES else "fig"]
         files |= {f"{RESULTS}{folder}/{name}.{form}" for form in forms}
@@ -91,7 +91,9 @@ def test_another_seed_plans_its_own_jobs(finished: Clone) -> None:
     finished.set("seeds", [0, 1])
     first = {file for file in finished.made() if "/seed0/" in file}
     shown = {
-        file for file in finished.made() if "/tables/" in file or "/figures/" in file or file.endswith("results.csv")
+        file
+        for file in finished.made()
+        if "/tables/" in file or "/figures/" in file or file.endswith(("results.csv", "report.html"))
     }
     of_no_run = {file for file in shown if "fig3_method" in file or "audit" in file}
     assert finished.planned() == {file.replace("/seed0/", "/seed1/") for file in first} | shown - of_no_run

@@ -30,7 +30,7 @@ if task == os.environ.get("FAIL"):
     sys.exit(f"{task} fails")
 if task == "report":
     import json
-    if arguments[1] == "results":
+    if arguments[1] in ("results", "page"):
         files = [out]
     else:
         job = json.loads(arguments[arguments.index("--job") + 1])

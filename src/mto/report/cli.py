@@ -1,4 +1,4 @@
-"""`python -m mto report`: results.csv, one table, one figure, or the profile of heterogeneity.csv files."""
+"""`python -m mto report`: results.csv, one table, one figure, the report page, or the profile of heterogeneity.csv."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mto.config.reading import load, read
+from mto.config.reading import Source, load, read
 from mto.errors import UserError
 from mto.report import jobs, metrics
 from mto.study import FIGURES, TABLES, Study
@@ -46,6 +46,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help=f"default: <results>/{kind}s")
         command.set_defaults(action=_table if kind == "table" else _figure, kind=kind, known=known)
 
+    page = commands.add_parser("page", help="the report: one HTML file of whatever is finished")
+    page.add_argument("--results", type=Path, required=True, help="results/<scale>")
+    page.add_argument("--out", type=Path, help="the page (default: report.html in that folder)")
+    page.add_argument("--remake", action="store_true", help="first make results.csv and every table and figure anew")
+    plan = page.add_mutually_exclusive_group()
+    plan.add_argument("--config", default="config.yaml", help="where the plan is (default: config.yaml)")
+    plan.add_argument("--job", help="the plan itself, as the workflow gives it: JSON")
+    page.set_defaults(action=_page)
+
     profile = commands.add_parser("profile", help="which reading of Eq. 2 gives a heterogeneity that falls with depth")
     profile.add_argument(
         "--from", dest="folders", type=Path, nargs="+", required=True, help="folders with heterogeneity.csv"
@@ -77,6 +86,47 @@ def _figure(args: argparse.Namespace) -> None:
         style.save(module.draw(report), out, report.name)
 
 
+def _page(args: argparse.Namespace) -> None:
+    from mto.report import page
+    from mto.report.page import render
+
+    if not args.results.is_dir():
+        raise UserError(f"--results {args.results}: no such folder; run `snakemake` first")
+    out = args.out or args.results / "report.html"
+    if args.job:
+        if args.remake:
+            raise UserError("--remake takes the plan from --config, not from --job")
+        print(f"{out}: {render.write(_json(args.job), args.results, out)}", file=sys.stderr)
+        return
+    source = read(args.config)
+    study = _study(source, args.results)
+    problems = _remake(study, source, args.results) if args.remake else {}
+    print(f"{out}: {render.write(page.job(study), args.results, out, problems)}", file=sys.stderr)
+
+
+def _study(source: Source, results: Path) -> Study:
+    """The plan at the scale that the folder is named after, with the seeds that are found in it."""
+    study = Study(load(source, scale=results.name))
+    found = {int(folder.name[4:]) for folder in results.glob("*/*/seed*") if folder.name[4:].isdigit()}
+    seeds = sorted(found | set(study.config.seeds))
+    return Study(study.config.model_copy(update={"seeds": seeds}))
+
+
+def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
+    """Make results.csv and every table and figure as far as their cells are there; the reasons where that fails."""
+    problems = {}
+    if any(results.glob("*/*/seed*/epoch*/metrics.json")):
+        main(["results", "--out", str(results / "results.csv"), "--from-dir", str(results)])
+    for kind, names in (("table", TABLES), ("figure", FIGURES)):
+        for name in names:
+            job = json.dumps(jobs.report_job(study, source, name))
+            try:
+                main([kind, "--job", job, "--results", str(results), "--out", str(results / f"{kind}s")])
+            except UserError as error:
+                problems[name] = str(error)
+    return problems
+
+
 def _profile(args: argparse.Namespace) -> None:
     from mto.report import profiles
 
@@ -86,7 +136,7 @@ def _profile(args: argparse.Namespace) -> None:
 def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     """Each report that is asked for, by its job or by names, and the folder that it is written to."""
     if args.job is not None:
-        chosen = [_given_job(args.job)]
+        chosen = [_json(args.job)]
     else:
         source = read(args.config, {"scale": args.scale} if args.scale else None)
         study = Study(load(source))
@@ -103,7 +153,8 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
         print(out / report.name, *report.missing_notes, sep="  ", file=sys.stderr)
 
 
-def _given_job(given: str) -> dict[str, Any]:
+def _json(given: str) -> dict[str, Any]:
+    """A job: JSON, or a file of it."""
     try:
         job = json.loads(given if given.lstrip().startswith("{") else Path(given).read_text())
     except FileNotFoundError:

@@ -30,6 +30,12 @@ def run_name(run: str) -> str:
     return f"{baseline_name(run)} + MTO{preset}{terms}"
 
 
+def full_name(run: str) -> str:
+    """`run_name`, and the decoder's depth where it is varied: `MAE ViT-B + MTO, decoder depth 2`."""
+    depth = Run.parse(run).decoder_depth
+    return run_name(run) + ("" if depth is None else f", decoder depth {depth}")
+
+
 def stream_name(stream: str) -> str:
     """`encoder`, `decoder`, `pixel decoder`, `feature decoder`."""
     return STREAMS.get(stream, stream)

@@ -1,0 +1,33 @@
+"""The report: one HTML file of everything that lies under results/<scale>/, finished or not.
+
+findings.py    what is finished, what it took, and the headline: does MTO save epochs here
+histories.py   the training curves of every run, thinned; charts.py draws them as inline SVG
+choices.py     what is chosen where the paper is silent, and why
+render.py      all of it, with the tables and figures, into page.html (style.css, equations.html)
+
+Only what the plan says is needed to know what is missing; `job` is that plan, small enough for a command line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mto.study import FIGURES, REPORTS, TABLES, Study
+
+
+def job(study: Study) -> dict[str, Any]:
+    """What the page is to show: the plan's identity, MTO's settings, and the steps behind every table and figure.
+
+    ``cells`` maps a table's or figure's name to its [task, run, epoch], without seeds.
+    """
+    steps = {name: [(c.task, c.run, c.epoch) for c in study.cells(name)] for name in REPORTS}
+    return {
+        "scale": study.config.scale,
+        "recipe": study.config.recipe,
+        "seeds": study.config.seeds,
+        "pretrain_epochs": study.config.study.pretrain_epochs,
+        "mto": {"preset": study.config.mto.preset, **study.config.mto.arguments()},
+        "tables": list(TABLES),
+        "figures": list(FIGURES),
+        "cells": {name: [list(step) for step in dict.fromkeys(steps[name])] for name in REPORTS},
+    }

@@ -1,0 +1,90 @@
+"""What is chosen where the paper is silent or contradicts itself: every key of `mto` in config.yaml, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+#: Key of `mto` in config.yaml: what the paper leaves open, and the reason for the default.
+CHOICES = {
+    "preset": (
+        "One word for the whole reading",
+        "as_printed takes Eq. 3 and Eq. 5 to the letter; default reads them as the text asks.",
+    ),
+    "rank_direction": (
+        "The sign of Eq. 5",
+        "As printed, H would rise with depth, against Sections 3.2 and 4, which ask for a fall.",
+    ),
+    "rank_reduction": ("Eq. 5 over the layers", "A sum is printed; a mean would compare decoders of unequal depth."),
+    "sparsity_reduction": (
+        "Eq. 3 over the visible rows",
+        "The printed sum is 50 to 65 times the other losses at ViT-B; Eq. 2 carries a mean too.",
+    ),
+    "sparsity_columns": ("The columns of Eq. 3", "p is an element of the softmax over all tokens, masked and visible."),
+    "sparsity_self": ("A token's affinity to itself in Eq. 3", "The printed formula keeps it."),
+    "sparsity_layers": (
+        "Where Eq. 3 acts",
+        "Section 4 ties it to the initial embedding; deeper layers shall let masked tokens take part.",
+    ),
+    "sparsity_object": (
+        "What Eq. 3 makes sparse",
+        "The formula names the affinity of tokens; Figure 3's words could also mean attention.",
+    ),
+    "affinity": (
+        "Scaling inside the softmax of Eq. 2",
+        "None is mentioned; D^-1/2 or cosine leave L_e and L_r without effect in SimMIM.",
+    ),
+    "temperature": ("A temperature in Eq. 2", "None is mentioned."),
+    "tokens": ("Normalisation of the tokens in Eq. 2", "None is mentioned."),
+    "position": (
+        "Layer 0 before or after the position embedding",
+        "The proof needs identical masked tokens, and they are so only before it is added.",
+    ),
+    "final_norm": ("The last layer before or after the final norm", "Eq. 2 speaks of the layers' own tokens."),
+    "batch_reduction": ("Eq. 4 and Eq. 5 over a batch", "Both are written for one image; their mean is taken after."),
+    "detach_visible": ("Gradient through the visible tokens of H", "Algorithm 1 updates all parameters."),
+    "detach_encoder": ("Gradient into MAE's and BootMAE's encoder", "Algorithm 1 updates all parameters."),
+    "streams": ("BootMAE's two decoders", "MTO is adopted for both (Section 5.2); their terms are added."),
+    "spa_weight": ("Weight of L_spa", "Algorithm 1 adds the terms without weights."),
+    "e_weight": ("Weight of L_e", "Algorithm 1 adds the terms without weights."),
+    "r_weight": ("Weight of L_r", "Algorithm 1 adds the terms without weights."),
+    "warmup_epochs": ("A warm-up of the weights", "None is mentioned."),
+    "eps": ("The ε of Eq. 4", "“A small value”; H stays far above it."),
+}
+
+
+class Choice(NamedTuple):
+    key: str
+    open: str
+    value: str
+    why: str
+
+
+def listed(settings: dict[str, Any]) -> list[Choice]:
+    """The settings of `mto`, in the order of CHOICES; one without a reason comes last."""
+    keys = sorted(settings, key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES))
+    return [Choice(key, *_put(key, json.dumps(settings[key]).strip('"'))) for key in keys]
+
+
+def _put(key: str, value: str) -> tuple[str, str, str]:
+    question, why = CHOICES.get(key, ("", ""))
+    return question, value, why
+
+
+def disagreeing(settings: dict[str, Any], results: Path) -> list[str]:
+    """One sentence for every key that a finished run with MTO has otherwise (its job.json), as after an edit."""
+    others: dict[str, dict[str, set[str]]] = {}
+    for path in sorted(results.glob("pretrain/*-mto*/seed*/epoch*/job.json")):
+        try:
+            used = json.loads(path.read_text())["job"]["mto"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # an unfinished write; the run's own check names it
+        for key, value in used.items():
+            if key in settings and value != settings[key]:
+                others.setdefault(key, {}).setdefault(json.dumps(value), set()).add(path.parts[-4])
+    return [
+        f"{key} is {json.dumps(settings[key])} in config.yaml, but {value} in {', '.join(sorted(runs))}."
+        for key, values in others.items()
+        for value, runs in sorted(values.items())
+    ]

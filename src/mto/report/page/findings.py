@@ -1,0 +1,297 @@
+"""What lies under results/<scale>/: the finished steps, what they took, what is missing; and the headline."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mto.report import metrics
+from mto.report.curves import Curve, Saving, epochs_saved
+from mto.report.labels import baseline_name, full_name
+from mto.report.tables import spread
+from mto.study import STAGES, TERMS, Run, Step
+
+#: The figure whose fine-tuning curves answer whether MTO saves epochs.
+CURVES = "fig4_epochs"
+VERB = {
+    "pretrain": "pre-training",
+    "finetune": "fine-tuning",
+    "linear": "linear probe",
+    "ade20k": "UPerNet on ADE20K",
+    "coco": "Mask R-CNN on COCO",
+    "heterogeneity": "heterogeneity",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the study: its steps, and what the finished ones took."""
+
+    name: str
+    planned: int
+    done: int
+    gpu_hours: float
+    wall_hours: float
+    images_per_second: str
+    devices: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether MTO saves epochs for one baseline; texts as shown, "—" where nothing is measured."""
+
+    baseline: str
+    verdict: str  # yes | no | mixed | open
+    sentence: str
+    seeds: int
+    final: int
+    plain: str
+    mto: str
+    to_match: str
+    saved: str
+    percent: str
+    share: float | None  # of the epochs, needed: the mean over seeds; None where one does not reach
+    bound: bool  # reached at the first checkpoint already, so that the share is an upper bound
+
+
+class Findings:
+    """The study as far as it is done.
+
+    Args:
+        job: of the page (`mto.report.page.job`).
+        results: results/<scale>.
+
+    Raises:
+        UserError: a metrics.json is broken, naming it.
+    """
+
+    def __init__(self, job: dict[str, Any], results: Path) -> None:
+        self.job = job
+        self.results = results
+        self.records: dict[Step, dict[str, Any]] = {}
+        for path in sorted(results.glob("*/*/seed*/epoch*/metrics.json")):
+            task, run, seed, epoch = path.parts[-5:-1]
+            if task in STAGES:
+                self.records[Step(task, run, int(seed[4:]), int(epoch[5:]))] = metrics.read(path)
+
+    # --------------------------------------------------------------------------------------------- planned and done
+    def steps(self, name: str) -> list[Step]:
+        """The measuring steps of a table or figure, over all seeds."""
+        cells = self.job["cells"].get(name, [])
+        return [Step(task, run, seed, epoch) for task, run, epoch in cells for seed in self.job["seeds"]]
+
+    @cached_property
+    def planned(self) -> list[Step]:
+        """Every step of the plan, pre-training first."""
+        steps = dict.fromkeys(step for name in self.job["cells"] for step in self.steps(name))
+        return [*dict.fromkeys(step._replace(task="pretrain") for step in steps), *steps]
+
+    def missing(self, name: str) -> list[Step]:
+        """The steps that a table or figure still needs."""
+        return [step for step in self.steps(name) if step not in self.records]
+
+    @cached_property
+    def unplanned(self) -> int:
+        """Finished steps that the plan does not have: other seeds, epochs or runs."""
+        return len(self.records.keys() - set(self.planned))
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        return [self._stage(name) for name in STAGES]
+
+    def _stage(self, name: str) -> Stage:
+        done = [self._provenance(step) for step in self.records if step.task == name]
+        rates = sorted(p["images_per_second"] for p in done if p.get("images_per_second"))
+        rate = f"{rates[0]:.0f} to {rates[-1]:.0f}" if len(rates) > 1 else "".join(f"{rate:.0f}" for rate in rates)
+        planned = [step for step in self.planned if step.task == name]
+        return Stage(
+            name=VERB[name],
+            planned=len(planned),
+            done=sum(step in self.records for step in planned),
+            gpu_hours=sum(p.get("gpu_hours") or 0.0 for p in done),
+            wall_hours=sum(p.get("wall_seconds") or 0.0 for p in done) / 3600,
+            images_per_second=rate,
+            devices=", ".join(listed(_device(p) for p in done)),
+        )
+
+    def _provenance(self, step: Step) -> dict[str, Any]:
+        return self.records[step].get("provenance") or {}
+
+    @cached_property
+    def commits(self) -> Counter[str]:
+        return Counter(self._provenance(step).get("commit") or "unknown" for step in self.records)
+
+    @cached_property
+    def devices(self) -> list[str]:
+        return listed(_device(self._provenance(step)) for step in self.records)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Package to its version; to all of them where steps differ."""
+        found: dict[str, list[str]] = {}
+        for step in self.records:
+            for package, version in (self._provenance(step).get("versions") or {}).items():
+                found.setdefault(package, []).append(version)
+        return {package: ", ".join(listed(versions)) for package, versions in sorted(found.items())}
+
+    def provenance_rows(self) -> list[list[str]]:
+        """One row a finished step: task, run, seed, epoch, commit, device, wall seconds, GPU-hours."""
+        order = {stage: number for number, stage in enumerate(STAGES)}
+        rows = []
+        for step in sorted(self.records, key=lambda step: (order[step.task], step[1:])):
+            given = self._provenance(step)
+            wall, hours = given.get("wall_seconds"), given.get("gpu_hours")
+            rows.append(
+                [
+                    *(VERB[step.task], full_name(step.run), str(step.seed), str(step.epoch)),
+                    *(short(given.get("commit") or "unknown"), _device(given)),
+                    *("" if wall is None else f"{wall:.0f}", "" if hours is None else f"{hours:.2f}"),
+                ]
+            )
+        return rows
+
+    # ----------------------------------------------------------------------------------------------- the headline
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """One for each baseline of Figure 4, in its order."""
+        runs = dict.fromkeys(run for task, run, _ in self.job["cells"].get(CURVES, []) if task == "finetune")
+        plain = [run for run in runs if not Run.parse(run).terms]
+        return [self._answer(run) for run in plain]
+
+    def _answer(self, plain: str) -> Answer:
+        parsed = Run.parse(plain)
+        run = Run(parsed.baseline, parsed.backbone, TERMS).name
+        final = max(epoch for _, name, epoch in self.job["cells"][CURVES] if name == plain)
+        savings: list[Saving] = []
+        ends: list[tuple[float, float | None]] = []
+        complete = True
+        for seed in self.job["seeds"]:
+            base, mto = self._curve(plain, seed), self._curve(run, seed)
+            if final not in base or not mto:
+                continue
+            savings.append(epochs_saved(base, mto))
+            ends.append((base[final], mto.get(final)))
+            complete &= final in mto
+        texts = _shown(savings)
+        ended = [mto for _, mto in ends if mto is not None]
+        verdict, sentence = _verdict(savings, complete)
+        return Answer(
+            baseline=baseline_name(plain),
+            verdict=verdict,
+            sentence=sentence,
+            seeds=len(savings),
+            final=final,
+            plain=spread([base for base, _ in ends]) if ends else "—",
+            mto=spread(ended) if ended and len(ended) == len(ends) else "—",
+            to_match=texts[0],
+            saved=texts[1],
+            percent=texts[2],
+            share=_share(savings),
+            bound=any(saving.at_first for saving in savings),
+        )
+
+    def _curve(self, run: str, seed: int) -> Curve:
+        """Epoch to fine-tuning top-1, over the checkpoints of Figure 4 that are measured."""
+        epochs = [epoch for task, name, epoch in self.job["cells"][CURVES] if (task, name) == ("finetune", run)]
+        found = {epoch: self.records.get(Step("finetune", run, seed, epoch)) for epoch in epochs}
+        values = {epoch: record["metrics"].get("top1") for epoch, record in found.items() if record}
+        return {epoch: value for epoch, value in values.items() if value is not None and math.isfinite(value)}
+
+    @cached_property
+    def headline(self) -> str:
+        """Whether MTO saves epochs here, in one sentence; and one on how sure that is."""
+        told = Counter(answer.verdict for answer in self.answers)
+        measured = len(self.answers) - told["open"]
+        if not measured:
+            return "No baseline is fine-tuned at its last epoch both without and with MTO yet, so nothing can be said."
+        each = "" if len(self.job["seeds"]) == 1 else " in every seed"
+        text = f"With MTO, {told['yes']} of {measured} baselines reach their own final accuracy in fewer epochs{each}"
+        text += self._extent
+        if told["mixed"]:
+            text += f", {told['mixed']} in some seeds only"
+        if told["no"]:
+            text += f", and {told['no']} {'does' if told['no'] == 1 else 'do'} not"
+        text += "."
+        if told["open"]:
+            waiting = "is" if told["open"] == 1 else "are"
+            text += f" {told['open']} more {waiting} not measured yet."
+        return text
+
+    @property
+    def _extent(self) -> str:
+        """By how much, over the baselines where the answer is yes."""
+        winners = [answer for answer in self.answers if answer.verdict == "yes" and answer.share is not None]
+        if not winners:
+            return ""
+        saved = sorted(round(100 * (1 - (answer.share or 0.0))) for answer in winners)
+        least = "at least " if any(answer.bound for answer in winners) else ""
+        extent = f"{saved[0]} %" if saved[0] == saved[-1] else f"{saved[0]} to {saved[-1]} %"
+        return f", saving {least}{extent} of them"
+
+    @property
+    def certainty(self) -> str:
+        """How sure the headline is, said plainly."""
+        seeds = len(self.job["seeds"])
+        if seeds == 1:
+            return (
+                "Each number comes from one seed: nothing here tells how much of it is chance. "
+                "Add seeds in config.yaml for an error bar."
+            )
+        return f"± is the sample standard deviation over the seeds that are finished, of {seeds} planned."
+
+
+def _shown(savings: list[Saving]) -> tuple[str, str, str]:
+    """Texts of epochs to match, epochs saved and percent, over seeds."""
+    missed = sum(saving.epoch is None for saving in savings)
+    if not savings:
+        return "—", "—", "—"
+    if missed:
+        return "not reached" if missed == len(savings) else f"not reached in {missed} of {len(savings)}", "—", "—"
+    columns = [[s.epoch or 0.0 for s in savings], [s.epochs for s in savings], [s.percent for s in savings]]
+    texts = [spread(values, digits=1) for values in columns]
+    bounds = ("≤ ", "≥ ", "≥ ") if any(saving.at_first for saving in savings) else ("", "", "")
+    return bounds[0] + texts[0], bounds[1] + texts[1], bounds[2] + texts[2]
+
+
+def _verdict(savings: list[Saving], complete: bool) -> tuple[str, str]:
+    if not savings:
+        return "open", "not measured yet"
+    wins = sum(saving.epoch is not None and saving.epochs > 0 for saving in savings)
+    seeds = f"{len(savings)} seeds" if len(savings) > 1 else "one seed"
+    if wins == len(savings):
+        return "yes", f"fewer epochs in all {seeds}" if len(savings) > 1 else "fewer epochs, in one seed"
+    if not complete:
+        return "open", "not reached so far; training with MTO goes on"
+    if wins:
+        return "mixed", f"fewer epochs in {wins} of {seeds}"
+    return "no", f"no epochs saved in {seeds}"
+
+
+def _share(savings: list[Saving]) -> float | None:
+    shares = [saving.epoch / saving.of for saving in savings if saving.epoch is not None]
+    return sum(shares) / len(shares) if shares and len(shares) == len(savings) else None
+
+
+def _device(provenance: dict[str, Any]) -> str:
+    gpus, device = provenance.get("gpus") or 0, provenance.get("device") or "unknown"
+    return f"{gpus} × {device}" if gpus else f"{device} (no GPU)"
+
+
+def listed(values: Iterable[str]) -> list[str]:
+    """Without repetition, in order of appearance."""
+    return list(dict.fromkeys(values))
+
+
+def short(commit: str) -> str:
+    """The first ten digits of a commit, its -dirty kept."""
+    return commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
+def describe(step: Step) -> str:
+    """`fine-tuning of MAE ViT-B + MTO at epoch 8, seed 0`."""
+    return f"{VERB[step.task]} of {full_name(step.run)} at epoch {step.epoch}, seed {step.seed}"

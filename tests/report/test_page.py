@@ -1,0 +1,354 @@
+"""The report page from made-up results: complete, partial and empty; its headline, its choices, its downloads."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import tomllib
+from fnmatch import fnmatch
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_up_results import CONFIG, make_tree
+
+from mto.config import load
+from mto.errors import UserError
+from mto.report import page
+from mto.report.cli import main
+from mto.report.metrics import folder
+from mto.report.page import choices, render
+from mto.report.page.findings import Findings
+from mto.report.sheet import Column, Sheet
+from mto.study import FIGURES, TABLES, Study
+
+
+class Reader(HTMLParser):
+    """What the tests look for in a page: ids, links and sources, the cells of its tables, and all of its text."""
+
+    VOID = ("meta", "link", "img", "br", "input", "col")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.downloads: dict[str, str] = {}
+        self.images: list[str] = []
+        self.cells: dict[str, list[list[str]]] = {}
+        self.text = ""
+        self._open: list[str] = []
+        self._article = ""
+        self.feed(text)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.text += " "
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "article":
+            self._article = given["id"]
+        if tag == "tr":
+            self.cells.setdefault(self._article, []).append([])
+        if tag == "td":
+            self.cells[self._article][-1].append("")
+        if tag == "img":
+            self.images.append(self._article)
+        for name in ("href", "src"):
+            if name in given:
+                self.addresses.append(given[name])
+        if "download" in given:
+            self.downloads[given["download"]] = given["href"]
+
+    def handle_startendtag(self, tag, attrs):
+        pass  # of SVG and MathML
+
+    def handle_endtag(self, tag):
+        assert self._open, f"</{tag}> was never opened"
+        assert self._open.pop() == tag
+        if tag == "article":
+            self._article = ""
+
+    def handle_data(self, data):
+        if "body" in self._open:
+            self.text += data
+        if "td" in self._open:
+            self.cells[self._article][-1][-1] += data
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def rendered(study: Study, results: Path, out: Path, problems: dict[str, str] | None = None) -> Reader:
+    render.write(page.job(study), results, out, problems)
+    return Reader(out.read_text())
+
+
+def test_every_table_and_figure_is_there(complete):
+    study, results = complete
+    read = Reader((results / "report.html").read_text())
+    assert set(read.images) == set(FIGURES)
+    assert len(read.ids) == len(set(read.ids))
+    assert {*TABLES, *FIGURES} <= set(read.ids)
+    for name in TABLES:
+        rows = [row for row in read.cells[name] if row]
+        assert rows == Sheet.read(results / f"tables/{name}.json").rows
+    for step in study.segments():
+        assert f"run-{step.run}-seed{step.seed}" in read.ids
+    assert "Not made yet" not in read.words()
+    assert "Partial" not in read.words()
+
+
+def test_it_names_nothing_outside_itself(complete):
+    read = Reader((complete[1] / "report.html").read_text())
+    inside = {address.removeprefix("#") for address in read.addresses if address.startswith("#")}
+    assert inside <= set(read.ids)
+    assert not [address[:40] for address in read.addresses if not address.startswith(("#", "data:"))]
+    assert "<script" not in (complete[1] / "report.html").read_text()
+
+
+def test_downloads_are_the_files(complete):
+    results = complete[1]
+    read = Reader((results / "report.html").read_text())
+    expected = {f"{name}.{form}": results / "tables" for name in TABLES for form in ("csv", "tex", "md")}
+    expected |= {f"{name}.pdf": results / "figures" for name in FIGURES} | {"results.csv": results}
+    assert read.downloads.keys() == expected.keys()
+    for name, folder_ in expected.items():
+        assert base64.b64decode(read.downloads[name].split("base64,")[1]) == (folder_ / name).read_bytes()
+
+
+def test_it_says_what_was_run(complete):
+    words = Reader((complete[1] / "report.html").read_text()).words()
+    steps = len(complete[0].segments()) + len(complete[0].steps())
+    assert f"Steps {steps} of {steps} finished" in words
+    for fact in ("Scale demo", "Recipe paper", "Seeds 0", "Commit 0123abc", "Hardware cpu (no GPU)", "GPU-hours 0.0"):
+        assert fact in words
+    assert "cannot be compared with the paper's" in words
+    assert "Each number comes from one seed" in words
+
+
+def test_equal_inputs_give_equal_bytes(complete, tmp_path):
+    study, results = complete
+    rendered(study, results, tmp_path / "one.html")
+    rendered(study, results, tmp_path / "two.html")
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------------- partial studies
+def test_a_partial_study_names_what_is_missing(complete, tmp_path):
+    """Only MAE is done, and no table or figure is made."""
+    study, whole = complete
+    results = tmp_path / "demo"
+    for path in whole.glob("*/mae-*"):
+        shutil.copytree(path, results / path.relative_to(whole))
+    read = rendered(study, results, tmp_path / "page.html")
+    assert {*TABLES, *FIGURES} <= set(read.ids)
+    words = read.words()
+    assert "needs" in words
+    assert "fine-tuning of SimMIM ViT-B at epoch 8, seed 0" in words
+    assert "fine-tuning of MAE ViT-B at epoch 8" not in words
+    assert "SimMIM ViT-B + MTO (spa, e) (seed 0)" in words
+    assert "With MTO, 2 of 2 baselines reach their own final accuracy in fewer epochs" in words
+    assert "3 more are not measured yet." in words
+
+
+def test_a_reason_is_shown(complete, tmp_path):
+    study, _ = complete
+    (tmp_path / "demo").mkdir()
+    name = next(name for name in FIGURES if not page.job(study)["cells"][name])
+    read = rendered(study, tmp_path / "demo", tmp_path / "page.html", {name: "the pen is dry"})
+    assert "Not made yet: the pen is dry" in read.words()
+
+
+def test_of_nothing_it_says_so(complete, tmp_path):
+    (tmp_path / "demo").mkdir()
+    words = rendered(complete[0], tmp_path / "demo", tmp_path / "page.html").words()
+    assert "No baseline is fine-tuned at its last epoch both without and with MTO yet" in words
+    assert "0 of " in words
+    assert "Not trained yet: " in words
+
+
+def test_a_table_that_misses_measurements_is_called_partial(complete, tmp_path):
+    study, whole = complete
+    results = tmp_path / "demo"
+    shutil.copytree(whole, results)
+    name = next(name for name in TABLES if page.job(study)["cells"].get(name))
+    task, run, epoch = page.job(study)["cells"][name][0]
+    (folder(results, task, run, 0, epoch) / "metrics.json").unlink()
+    assert "Partial: needs 1 more measurement" in rendered(study, results, tmp_path / "page.html").words()
+
+
+def test_sheets_and_tables_of_any_name_are_shown(complete, tmp_path):
+    results = tmp_path / "demo"
+    sheet = Sheet(
+        "own_table", "Table X", "Of <b>our</b> own.", "", [Column("a", "g"), Column("b", "g")], [["<i>", "2"]]
+    )
+    (results / "tables").mkdir(parents=True)
+    sheet.write(results / "tables")
+    (results / "tables/audit.csv").write_text("claim,verdict\n1 < 2,holds\n")
+    read = rendered(complete[0], results, tmp_path / "page.html")
+    assert [row for row in read.cells["own_table"] if row] == [["<i>", "2"]]
+    assert "Of <b>our</b> own." in read.words()
+    if "audit" in TABLES:
+        assert [row for row in read.cells["audit"] if row] == [["1 < 2", "holds"]]
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+def test_the_command_makes_what_is_missing_and_takes_the_seeds_it_finds(tmp_path, capsys):
+    results = tmp_path / "results" / "demo"
+    _, made = make_tree(tmp_path / "tree", "demo", [0, 3])
+    for task in ("finetune", "linear"):
+        shutil.copytree(made / task, results / task)
+    main(["page", "--results", str(results), "--remake", "--config", str(CONFIG)])
+    read = Reader((results / "report.html").read_text())
+    assert "Seeds 0, 3" in read.words()
+    assert Sheet.read(results / "tables/table2_linear.json").rows
+    assert "fig4_epochs" in read.images
+    assert "results.csv" in read.downloads
+    assert "needs" in read.words()  # the transfer tables
+    assert "training curves" in capsys.readouterr().err
+
+
+def test_the_workflow_s_job_gives_the_same_page(complete, tmp_path):
+    study, results = complete
+    job = json.dumps(page.job(study), sort_keys=True, separators=(",", ":"))
+    assert len(job) < 64_000  # one argument of a command line: 128 KiB
+    main(["page", "--results", str(results), "--out", str(tmp_path / "page.html"), "--job", job])
+    assert (tmp_path / "page.html").read_bytes() == (results / "report.html").read_bytes()
+
+
+def test_the_paper_s_job_fits_on_a_command_line():
+    assert len(json.dumps(page.job(Study(load(CONFIG, scale="paper"))))) < 64_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--results", "nowhere"], "nowhere: no such folder"),
+        (["--results", "."], "no such scale"),
+        (["--results", ".", "--job", "{"], "--job: not JSON"),
+        (["--results", ".", "--job", "{}", "--remake"], "--remake takes the plan from --config"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
+    shutil.copy(CONFIG, tmp_path / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main(["page", *arguments])
+
+
+# ------------------------------------------------------------------------------------------------------- the headline
+def answered(tmp_path, curves, seeds=(0,)):
+    """The answer for one baseline with these fine-tuning curves: (run, seed) to {epoch: top-1}."""
+    results = tmp_path / "results"
+    for (run, seed), curve in curves.items():
+        for epoch, value in curve.items():
+            out = folder(results, "finetune", run, seed, epoch)
+            out.mkdir(parents=True)
+            identity = {"scale": "demo", "task": "finetune", "run": run, "seed": seed, "epoch": epoch}
+            (out / "metrics.json").write_text(json.dumps({**identity, "metrics": {"top1": value}}))
+    results.mkdir(exist_ok=True)
+    cells = [["finetune", run, epoch] for run in ("mae-vitb", "mae-vitb-mto") for epoch in (1, 2, 4, 8)]
+    job = {"seeds": list(seeds), "pretrain_epochs": 8, "cells": {"fig4_epochs": cells}}
+    found = Findings(job, results)
+    (answer,) = found.answers
+    return answer, found
+
+
+BASE = {1: 50.0, 2: 60.0, 4: 70.0, 8: 80.0}
+
+
+def test_saved_epochs(tmp_path):
+    answer, found = answered(tmp_path, {("mae-vitb", 0): BASE, ("mae-vitb-mto", 0): {**BASE, 4: 75.0, 8: 85.0}})
+    assert (answer.verdict, answer.to_match, answer.saved, answer.percent) == ("yes", "6.0", "2.0", "25.0")
+    assert (answer.plain, answer.mto, answer.seeds) == ("80.00", "85.00", 1)
+    assert answer.share == pytest.approx(0.75)
+    assert found.headline == (
+        "With MTO, 1 of 1 baselines reach their own final accuracy in fewer epochs, saving 25 % of them."
+    )
+    assert "one seed" in found.certainty
+
+
+def test_reached_at_once_is_a_bound(tmp_path):
+    answer, found = answered(tmp_path, {("mae-vitb", 0): BASE, ("mae-vitb-mto", 0): {1: 80.0, 8: 81.0}})
+    assert (answer.to_match, answer.saved, answer.percent) == ("≤ 1.0", "≥ 7.0", "≥ 87.5")
+    assert "saving at least 88 % of them" in found.headline
+
+
+def test_never_reached(tmp_path):
+    answer, found = answered(tmp_path, {("mae-vitb", 0): BASE, ("mae-vitb-mto", 0): {1: 10.0, 8: 79.0}})
+    assert (answer.verdict, answer.to_match, answer.saved, answer.share) == ("no", "not reached", "—", None)
+    assert "0 of 1 baselines reach their own final accuracy in fewer epochs, and 1 does not." in found.headline
+
+
+def test_equal_at_the_end_saves_nothing(tmp_path):
+    answer, _ = answered(tmp_path, {("mae-vitb", 0): BASE, ("mae-vitb-mto", 0): BASE})
+    assert (answer.verdict, answer.to_match, answer.saved) == ("no", "8.0", "0.0")
+
+
+def test_seeds_that_disagree_and_the_spread_of_those_that_agree(tmp_path):
+    better, worse = {4: 75.0, 8: 85.0}, {4: 60.0, 8: 70.0}
+    curves = {("mae-vitb", seed): BASE for seed in (0, 1)}
+    mixed, found = answered(
+        tmp_path / "a", curves | {("mae-vitb-mto", 0): better, ("mae-vitb-mto", 1): worse}, seeds=(0, 1)
+    )
+    assert (mixed.verdict, mixed.to_match, mixed.saved) == ("mixed", "not reached in 1 of 2", "—")
+    assert "0 of 1 baselines" in found.headline
+    assert ", 1 in some seeds only" in found.headline
+    best = {4: 78.0, 8: 82.0}
+    same, found = answered(
+        tmp_path / "b", curves | {("mae-vitb-mto", 0): better, ("mae-vitb-mto", 1): best}, seeds=(0, 1)
+    )
+    assert (same.verdict, same.to_match, same.saved) == ("yes", "6.0 ± 0.0", "2.0 ± 0.0")
+    assert same.mto == "83.50 ± 2.12"
+    assert "sample standard deviation" in found.certainty
+
+
+def test_what_is_not_measured_is_open(tmp_path):
+    nothing, found = answered(tmp_path / "a", {("mae-vitb", 0): {4: 70.0}, ("mae-vitb-mto", 0): {8: 90.0}})
+    assert (nothing.verdict, nothing.seeds, nothing.to_match) == ("open", 0, "—")
+    assert "nothing can be said" in found.headline
+    going, _ = answered(tmp_path / "b", {("mae-vitb", 0): BASE, ("mae-vitb-mto", 0): {4: 70.0}})
+    assert (going.verdict, going.sentence) == ("open", "not reached so far; training with MTO goes on")
+    there, _ = answered(tmp_path / "c", {("mae-vitb", 0): BASE, ("mae-vitb-mto", 0): {2: 70.0, 4: 90.0}})
+    assert (there.verdict, there.to_match, there.mto) == ("yes", "3.0", "—")
+
+
+def test_a_step_without_a_value_is_not_measured(tmp_path):
+    answer, _ = answered(tmp_path, {("mae-vitb", 0): {**BASE, 8: None}, ("mae-vitb-mto", 0): BASE})
+    assert answer.verdict == "open"
+
+
+# -------------------------------------------------------------------------------------------------------- the choices
+def test_every_switch_of_mto_has_its_reason_and_no_other():
+    settings = page.job(Study(load(CONFIG)))["mto"]
+    assert settings.keys() == choices.CHOICES.keys()
+    listed = {choice.key: choice for choice in choices.listed(settings)}
+    assert all(choice.open and choice.why for choice in listed.values())
+    assert (listed["rank_direction"].value, listed["sparsity_layers"].value) == ("decreasing", "[0]")
+    assert choices.listed({**settings, "newcomer": 1})[-1] == choices.Choice("newcomer", "", "1", "")
+
+
+def test_a_run_with_other_settings_is_named(complete):
+    study, results = complete
+    settings = page.job(study)["mto"]
+    assert choices.disagreeing(settings, results) == []
+    (sentence,) = choices.disagreeing({**settings, "eps": 0.5}, results)
+    assert sentence.startswith("eps is 0.5 in config.yaml, but 1e-06 in ")
+    assert "mae-vitb-mto" in sentence
+
+
+# ------------------------------------------------------------------------------------------------------------ the rest
+def test_the_package_carries_its_templates():
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mto"]
+    package = root / "src/mto"
+    files = [str(f.relative_to(package)) for f in package.rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")]
+    assert "report/page/page.html" in files
+    unshipped = [
+        f for f in files if not any(fnmatch(f, pattern) for pattern in patterns) and not f.endswith("README.md")
+    ]
+    assert not unshipped
