@@ -124,7 +124,14 @@ def test_it_says_what_was_run(complete):
     words = Reader((complete[1] / "report.html").read_text()).words()
     steps = len(complete[0].segments()) + len(complete[0].steps())
     assert f"Steps {steps} of {steps} finished" in words
-    for fact in ("Scale demo", "Recipe paper", "Seeds 0", "Commit 0123abc", "Hardware cpu (no GPU)", "GPU-hours 0.0"):
+    for fact in (
+        "Scale demo",
+        "Recipe paper",
+        "Seeds 0",
+        "Commit 0123abc",
+        "Hardware cpu (no GPU)",
+        f"GPU-hours {1.5 * steps:,.1f}",
+    ):
         assert fact in words
     assert "cannot be compared with the paper's" in words
     assert "Each number comes from one seed" in words
@@ -325,19 +332,25 @@ def test_a_step_without_a_value_is_not_measured(tmp_path):
 # -------------------------------------------------------------------------------------------------------- the choices
 def test_every_switch_of_mto_has_its_reason_and_no_other():
     settings = page.job(Study(load(CONFIG)))["mto"]
-    assert settings.keys() == choices.CHOICES.keys()
+    assert settings["presets"][settings["default"]].keys() == choices.CHOICES.keys()
     listed = {choice.key: choice for choice in choices.listed(settings)}
     assert all(choice.open and choice.why for choice in listed.values())
-    assert (listed["rank_direction"].value, listed["sparsity_layers"].value) == ("decreasing", "[0]")
-    assert choices.listed({**settings, "newcomer": 1})[-1] == choices.Choice("newcomer", "", "1", "")
+    assert (listed["rank_direction"].text, listed["sparsity_layers"].text) == ("decreasing", "[0]")
+    newcomer = {"default": "mine", "presets": {"mine": {"eps": 0.1, "newcomer": 1}, "text": {"eps": 0.2}}}
+    assert choices.listed(newcomer)[-1] == choices.Choice("newcomer", "", "null", "1", "")
+    assert choices.listed(newcomer)[0][2:4] == ("0.2", "0.1")
 
 
 def test_a_run_with_other_settings_is_named(complete):
     study, results = complete
     settings = page.job(study)["mto"]
     assert choices.disagreeing(settings, results) == []
-    (sentence,) = choices.disagreeing({**settings, "eps": 0.5}, results)
-    assert sentence.startswith("eps is 0.5 in config.yaml, but 1e-06 in ")
+    default = settings["default"]
+    edited = json.loads(json.dumps(settings))
+    before = edited["presets"][default]["eps"]
+    edited["presets"][default]["eps"] = 0.5
+    (sentence,) = choices.disagreeing(edited, results)
+    assert sentence.startswith(f"mto.presets.{default}.eps is 0.5 in config.yaml, but {json.dumps(before)} in ")
     assert "mae-vitb-mto" in sentence
 
 

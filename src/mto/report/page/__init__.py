@@ -16,7 +16,7 @@ from mto.study import FIGURES, REPORTS, TABLES, Study
 
 
 def job(study: Study) -> dict[str, Any]:
-    """What the page is to show: the plan's identity, MTO's settings, and the steps behind every table and figure.
+    """What the page is to show: the plan's identity, MTO's presets, and the steps behind every table and figure.
 
     ``cells`` maps a table's or figure's name to its [task, run, epoch], without seeds.
     """
@@ -26,7 +26,7 @@ def job(study: Study) -> dict[str, Any]:
         "recipe": study.config.recipe,
         "seeds": study.config.seeds,
         "pretrain_epochs": study.config.study.pretrain_epochs,
-        "mto": {"preset": study.config.mto.preset, **study.config.mto.arguments()},
+        "mto": study.config.mto.model_dump(),
         "tables": list(TABLES),
         "figures": list(FIGURES),
         "cells": {name: [list(step) for step in dict.fromkeys(steps[name])] for name in REPORTS},

@@ -1,4 +1,4 @@
-"""What is chosen where the paper is silent or contradicts itself: every key of `mto` in config.yaml, and why."""
+"""What is chosen where the paper is silent or contradicts itself: every switch of a preset of MTO, and what speaks for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-#: Key of `mto` in config.yaml: what the paper leaves open, and the reason for the default.
+from mto.study import Run
+
+#: Switch of `mto.presets` in config.yaml: what the paper leaves open, and what speaks for the value of `text`.
 CHOICES = {
-    "preset": (
-        "One word for the whole reading",
-        "as_printed takes Eq. 3 and Eq. 5 to the letter; default reads them as the text asks.",
-    ),
     "rank_direction": (
         "The sign of Eq. 5",
         "As printed, H would rise with depth, against Sections 3.2 and 4, which ask for a fall.",
@@ -55,36 +53,41 @@ CHOICES = {
 
 
 class Choice(NamedTuple):
+    """A switch: what is open, its value in the paper's `text`, in the study's default preset, and what speaks for `text`."""
+
     key: str
     open: str
-    value: str
+    text: str
+    default: str
     why: str
 
 
-def listed(settings: dict[str, Any]) -> list[Choice]:
-    """The settings of `mto`, in the order of CHOICES; one without a reason comes last."""
-    keys = sorted(settings, key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES))
-    return [Choice(key, *_put(key, json.dumps(settings[key]).strip('"'))) for key in keys]
+def listed(mto: dict[str, Any]) -> list[Choice]:
+    """The switches of the block `mto` of config.yaml, in the order of CHOICES; one without a reason comes last."""
+    default = mto["presets"][mto["default"]]
+    text = mto["presets"].get("text", default)
+    keys = sorted(default, key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES))
+    shown = ((key, *(json.dumps(preset.get(key)).strip('"') for preset in (text, default))) for key in keys)
+    return [Choice(key, CHOICES.get(key, ("", ""))[0], a, b, CHOICES.get(key, ("", ""))[1]) for key, a, b in shown]
 
 
-def _put(key: str, value: str) -> tuple[str, str, str]:
-    question, why = CHOICES.get(key, ("", ""))
-    return question, value, why
-
-
-def disagreeing(settings: dict[str, Any], results: Path) -> list[str]:
-    """One sentence for every key that a finished run with MTO has otherwise (its job.json), as after an edit."""
-    others: dict[str, dict[str, set[str]]] = {}
+def disagreeing(mto: dict[str, Any], results: Path) -> list[str]:
+    """One sentence for every switch that a finished run with MTO has otherwise (its job.json), as after an edit."""
+    others: dict[tuple[str, str], dict[str, set[str]]] = {}
     for path in sorted(results.glob("pretrain/*-mto*/seed*/epoch*/job.json")):
+        run = path.parts[-4]
+        name = Run.parse(run).preset or mto["default"]
         try:
             used = json.loads(path.read_text())["job"]["mto"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # an unfinished write; the run's own check names it
+        preset = mto["presets"].get(name, {})
         for key, value in used.items():
-            if key in settings and value != settings[key]:
-                others.setdefault(key, {}).setdefault(json.dumps(value), set()).add(path.parts[-4])
+            if key in preset and value != preset[key]:
+                others.setdefault((name, key), {}).setdefault(json.dumps(value), set()).add(run)
     return [
-        f"{key} is {json.dumps(settings[key])} in config.yaml, but {value} in {', '.join(sorted(runs))}."
-        for key, values in others.items()
+        f"mto.presets.{name}.{key} is {json.dumps(mto['presets'][name][key])} in config.yaml, but {value} in "
+        f"{', '.join(sorted(runs))}."
+        for (name, key), values in others.items()
         for value, runs in sorted(values.items())
     ]
