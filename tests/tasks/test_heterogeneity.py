@@ -59,6 +59,7 @@ def test_table_and_maps(images, pretrained, tmp_path, baseline):
     assert names | {"num_masked"} == set(arrays)
     assert all(arrays[name].shape == (2, patches, patches) for name in names)
     metrics = json.loads((out / "metrics.json").read_text())["metrics"]
+    assert metrics.pop("images") == 5
     assert len(metrics) == len(names)
 
 

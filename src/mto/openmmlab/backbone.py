@@ -6,11 +6,13 @@ position bias, attention in windows, LayerScale, features of several blocks at s
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
+from safetensors.torch import load_file
 from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
@@ -112,7 +114,9 @@ class PlainViT(nn.Module):
     Args:
         encoder: keyword arguments of ``mto.methods.encoder.build_encoder`` at the pre-training image size, with
             ``baseline``. Its ``init_values``, where the pre-trained blocks have no LayerScale, adds one.
-        weights: the pre-trained encoder's state; every key must be there and be used. None keeps the initialisation.
+        weights: the pre-trained encoder's state, or the path of an encoder.safetensors; every key must be there and be
+            used. None keeps the initialisation.
+        init_cfg: the same in mmengine's words, ``{"type": "Pretrained", "checkpoint": PATH}``, instead of ``weights``.
         image_size: the largest image, in pixels.
         out_indices: the four blocks (from 0) whose outputs are used, without final norm and class token.
         norm: the pyramid's norm, see :class:`Pyramid`.
@@ -131,7 +135,8 @@ class PlainViT(nn.Module):
         self,
         *,
         encoder: dict[str, Any],
-        weights: dict[str, Tensor] | None,
+        weights: dict[str, Tensor] | str | Path | None = None,
+        init_cfg: dict[str, Any] | None = None,
         image_size: int,
         out_indices: Sequence[int],
         norm: str,
@@ -146,6 +151,12 @@ class PlainViT(nn.Module):
         if window_size is not None and class_token:
             raise ValueError("attention in windows has no place for a class token: class_token must be False")
         vit = build_encoder(**encoder)
+        if init_cfg is not None:
+            if weights is not None or init_cfg.get("type") != "Pretrained":
+                raise ValueError("init_cfg: only {'type': 'Pretrained', 'checkpoint': PATH}, and only without weights")
+            weights = init_cfg["checkpoint"]
+        if isinstance(weights, str | Path):
+            weights = load_file(weights)
         if weights is not None:
             try:
                 vit.load_state_dict(weights, strict=True)

@@ -90,8 +90,8 @@ class _Bridge(types.ModuleType):
         _average_only(pool_mode)
         grad_input.copy_(
             torch.ops.torchvision._roi_align_backward(
-                grad_output,
-                rois,
+                _at_least_float32(grad_output),
+                _at_least_float32(rois),
                 spatial_scale,
                 aligned_height,
                 aligned_width,

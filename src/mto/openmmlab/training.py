@@ -131,22 +131,19 @@ def schedule_of(job: dict[str, Any], steps_per_unit: int) -> Schedule:
     )
 
 
-def last_validation(progress: Path, dataset: str, name: str, percent: float = 1.0) -> dict[str, float]:
+def last_validation(progress: Path, dataset: str, name: str) -> dict[str, float]:
     """The last row of the history that has a metric of this name.
 
     Args:
         progress: the folder of the history.
         dataset: what was evaluated on.
-        percent: what makes the metric one.
 
     Raises:
-        UserError: nothing was measured: the libraries then say NaN, or -1.
+        UserError: there is none: mmdet's metric says nothing where a network detected nothing in any image.
     """
     rows = [row for row in read_history(progress / HISTORY) if name in row]
-    value = percent * rows[-1][name]
-    if not 0 <= value <= 100:  # nor is NaN
+    if not rows:
         raise UserError(
-            f"{dataset}: {name} is {value:g}, so nothing was measured: have the validation annotations of "
-            f"datasets.{dataset}.root any object of its classes? `python -m mto verify {dataset}` looks at them all"
+            f"{dataset}: the network found nothing in any image, so {name} was not measured; see {progress / HISTORY}"
         )
     return rows[-1]

@@ -150,7 +150,7 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
         report = metrics.Report(job, results)
         out = args.out or results / f"{args.kind}s"
         yield report, out
-        print(out / report.name, *report.missing_notes, sep="  ", file=sys.stderr)
+        print(out / report.name, *report.missing_notes, *report.commit_notes, sep="  ", file=sys.stderr)
 
 
 def _json(given: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +23,7 @@ COLUMNS = (
 )
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
 PAPER_EPOCHS = 800
+PERCENT = re.compile(r"top[15]|mIoU|mAcc|aAcc|(box|mask)_ap")
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
 SHOWN_MISSING = 12  # steps that a note names before it only counts
 
@@ -46,7 +49,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: naming the file, if it is missing, is not JSON, lacks a key, or holds a metric that is no number.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `snakemake` so that its job makes it") from None
     except ValueError as error:
@@ -57,7 +60,14 @@ def read(path: Path) -> dict[str, Any]:
     for name, value in record["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise UserError(f"{path}: metrics.{name} must be a number, not {value!r}")
+        if value is not None and PERCENT.match(name) and not 0 <= value <= 100:
+            raise UserError(f"{path}: metrics.{name} is in percent, and cannot be {value}; delete it and run `snakemake`")
     return record
+
+
+def _refuse(constant: str) -> float:
+    """JSON has no NaN and no infinity: what writes them has measured nothing."""
+    raise ValueError(f"{constant} is no number")
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -173,9 +183,8 @@ class Report:
         path = self.folder(cell, seed) / "metrics.json"
         if path not in self._read:
             record = read(path) if path.exists() else None
-            for key, expected in zip(
-                ("task", "run", "seed", "epoch"), (cell.task, cell.run, seed, cell.epoch), strict=True
-            ):
+            said = {"scale": self.job["scale"], "task": cell.task, "run": cell.run, "seed": seed, "epoch": cell.epoch}
+            for key, expected in said.items():
                 if record is not None and record[key] != expected:
                     raise UserError(f"{path}: {key} is {record[key]!r}, but its folder says {expected!r}")
             self._read[path] = record
@@ -235,6 +244,16 @@ class Report:
                     return None
                 total += hours
         return total
+
+    @property
+    def commit_notes(self) -> list[str]:
+        """One sentence, if what was read so far was measured by more than one state of the code."""
+        records = filter(None, self._read.values())
+        commits = Counter(str((record.get("provenance") or {}).get("commit"))[:12] for record in records)
+        if len(commits) < 2:
+            return []
+        parts = ", ".join(f"{number} at {commit}" for commit, number in commits.most_common())
+        return [f"measured by {len(commits)} commits of the code: {parts}; results.csv says which."]
 
     @property
     def missing_notes(self) -> list[str]:

@@ -6,6 +6,7 @@ rows whose entropy has collapsed).
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def read(folder: Path) -> pd.DataFrame:
     """The heterogeneity.csv of a folder.
 
     Raises:
-        UserError: if it is missing, empty, or lacks a column.
+        UserError: if it is missing, empty, lacks a column, or was cut.
     """
     path = folder / "heterogeneity.csv"
     try:
@@ -35,7 +36,22 @@ def read(folder: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: {'lacks ' + ', '.join(lacking) if lacking else 'no rows'}; delete it and run `snakemake analysis`"
         )
+    if cut := _cut(table, folder / "metrics.json"):
+        raise UserError(f"{path}: cut off ({cut}); delete it and run `snakemake analysis`")
     return table
+
+
+def _cut(table: pd.DataFrame, metrics: Path) -> str | None:
+    """What a whole file has and this one lacks: every layer under every variant, for every image that was measured."""
+    if table[COLUMNS].isna().any(axis=None):
+        return "a value is missing"
+    images = table["image"].nunique()
+    a_layer = table.groupby(["stream", "variant", "layer"], sort=False).size()
+    layers = table.groupby(["stream", "variant"], sort=False)["layer"].nunique().groupby("stream").nunique()
+    if (a_layer != images).any() or (layers != 1).any():
+        return f"not every layer and variant has its {images} images"
+    measured = json.loads(metrics.read_text())["metrics"].get("images", images) if metrics.exists() else images
+    return None if images == measured else f"{images} of {measured} images"
 
 
 def over_layers(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ windows: ``mIoU``, ``mAcc``, ``aAcc``. The job's keys are explained in ``mto.ope
 
 from __future__ import annotations
 
+from mto.tasks.measured import percentages
 from mto.tasks.task import Task
 
 METRICS = ("mIoU", "mAcc", "aAcc")
@@ -35,4 +36,5 @@ def run(task: Task) -> None:
     )
     if task.hardware.rank == 0:
         measured = last_validation(task.progress, task.name, "ade20k/mIoU")
-        task.finish({name: measured[f"ade20k/{name}"] for name in METRICS}, runner.log_hook.usage)
+        metrics = {name: measured[f"ade20k/{name}"] for name in METRICS}
+        task.finish(percentages(task.name, metrics), runner.log_hook.usage)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mto.tasks.measured import percentages
 from mto.tasks.task import Task
 
 #: our names -> CocoMetric's
@@ -53,5 +54,6 @@ def run(task: Task) -> None:
         **DECAY,
     )
     if task.hardware.rank == 0:
-        measured = last_validation(task.progress, task.name, METRICS["box_ap"], percent=100)
-        task.finish({name: 100 * measured[key] for name, key in METRICS.items()}, runner.log_hook.usage)
+        measured = last_validation(task.progress, task.name, METRICS["box_ap"])
+        metrics = {name: 100 * measured[key] for name, key in METRICS.items()}
+        task.finish(percentages(task.name, metrics), runner.log_hook.usage)

@@ -3,7 +3,7 @@
 In: ``method``, a state.pth (of this study, or imported). Out: heterogeneity.csv (stream, layer, variant, image, H in
 nats, H_over_lnV, saturated), affinity.npz (``<stream>/<layer>``: (images, N, N) inner products x_i . x_j, masked tokens
 first, then visible, each in raster order; ``num_masked``), metrics.json with the first variant's mean H,
-``heterogeneity_<l>``. The images are spread evenly over the validation set; a mask is a function of (seed, index).
+``heterogeneity_<l>``, and the number of ``images``. The images are spread evenly over the validation set; a mask is a function of (seed, index).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def run(task: Task) -> None:
         print(f"image {start + len(samples)}/{count}", flush=True)
     write(task.out, rows, maps, masked)
     first = next(iter(readings))
-    task.finish(means(rows, first))
+    task.finish(means(rows, first) | {"images": count})
 
 
 def variant_name(variant: dict[str, Any]) -> str:
@@ -149,7 +149,7 @@ def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set
     if len(masked) > 1:
         raise UserError(f"affinity maps: images mask {sorted(masked)} patches; set analysis.affinity_images to 1")
     with replacing(out / "heterogeneity.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
         writer.writerows(rows)
     with replacing(out / "affinity.npz") as temporary, temporary.open("wb") as file:

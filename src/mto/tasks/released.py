@@ -95,7 +95,10 @@ def read(checkpoint: Path) -> dict[str, Any]:
     import torch
 
     from mto.training.state import guard_size
+    from mto.weights import load_weights
 
+    if checkpoint.suffix == ".safetensors" and checkpoint.is_file():
+        return load_weights(checkpoint)
     try:
         if checkpoint.exists():
             guard_size(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def read(folder: Path) -> list[tuple[str, dict[int, NDArray[Any]], int]]:
         arrays = dict(np.load(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `snakemake analysis`") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not an npz file ({error}); delete it and run `snakemake analysis`") from None
     if "num_masked" not in arrays:
         raise UserError(f"{path}: lacks num_masked; delete it and run `snakemake analysis`")
