@@ -23,6 +23,8 @@ def read_study():
     There is no `configfile:`, whose reader takes the last of two equal keys and knows no lines: Snakemake's `config` is
     what the command line says (`--config`, `--configfile`).
     """
+    if {"{", "}"} & set(workflow.basedir):
+        sys.exit(f"{workflow.basedir}: Snakemake takes braces in a path for wildcards; move the clone to one without")
     try:
         source = read("config.yaml", config)
         return Study(load(source)), source
