@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from workflow_clone import ROOT, Clone
+from workflow_clone import ROOT, Clone, copy_workflow
 
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "sklearn", "matplotlib")
 
@@ -107,6 +107,34 @@ def test_every_mistake_in_the_config_is_one_line(clone: Clone) -> None:
     assert len([line for line in printed if re.match(r"config.yaml:\d+: ", line)]) == 2
     assert "Building DAG" not in "\n".join(printed)
     assert "Traceback" not in "\n".join(printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-n", "results/demo/finetune/mae-vitb/seed0/epoch0005/metrics.json"], "the study has no such epoch"),
+        (["-n", "results/demo/finetune/mae-vitb/seed7/epoch0008/metrics.json"], "the study has no such seed"),
+        (["-n", "results/demo/finetune/mae-vitb-mto-depth0/seed0/epoch0008/metrics.json"], "no such run: "),
+        (["-n", "--config", "scale=[demo]"], "no such scale: ['demo']"),
+        (["--cores", "0", "plan"], "--cores 0: no job can run"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(clone: Clone, arguments: list[str], expected: str) -> None:
+    printed = clone.snakemake(*arguments, code=1)
+    assert expected in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+
+
+def test_braces_in_the_clones_path(tmp_path: Path) -> None:
+    printed = copy_workflow(tmp_path / "a{b}" / "clone").snakemake("-n", code=1)
+    assert "Snakemake takes braces in a path for wildcards" in printed
+    assert "Traceback" not in printed
+
+
+def test_how_closely_data_is_looked_at_re_queues_nothing(finished: Clone) -> None:
+    for key, value in {"verify": "full", "bad_files": "skip", "bad_files_limit": 3}.items():
+        finished.set(f"scales.demo.datasets.imagenet.{key}", value)
+    assert finished.planned() == set()
 
 
 def test_a_failing_task_fails_the_run_and_keeps_its_log_and_progress(clone: Clone) -> None:

@@ -36,13 +36,15 @@ def read(folder: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: {'lacks ' + ', '.join(lacking) if lacking else 'no rows'}; delete it and run `snakemake analysis`"
         )
-    if cut := _cut(table, folder / "metrics.json"):
+    if cut := _cut(path, table, folder / "metrics.json"):
         raise UserError(f"{path}: cut off ({cut}); delete it and run `snakemake analysis`")
     return table
 
 
-def _cut(table: pd.DataFrame, metrics: Path) -> str | None:
+def _cut(path: Path, table: pd.DataFrame, metrics: Path) -> str | None:
     """What a whole file has and this one lacks: every layer under every variant, for every image that was measured."""
+    if not path.read_bytes().endswith(b"\n"):
+        return "its last line has no end"
     if table[COLUMNS].isna().any(axis=None):
         return "a value is missing"
     images = table["image"].nunique()
