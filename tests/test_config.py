@@ -263,3 +263,12 @@ def test_check_and_diff_on_the_command_line(capsys: pytest.CaptureFixture[str]) 
     assert "good" in capsys.readouterr().err
     main(["diff", "--file", str(FILE)])
     assert "| simmim-vitb.finetune.layer_decay | 0.9 | 0.65 |" in capsys.readouterr().out
+
+
+def test_the_command_line_gives_words_that_are_read_as_the_file_s() -> None:
+    """Snakemake hands over `--config seeds=[0,1] study={pretrain_epochs: 800}` with words for numbers."""
+    given = {"scale": "paper", "seeds": ["0", "1"], "mto": {"presets": {"text": {"eps": "1e-3"}}}}
+    config = load(read(FILE, given))
+    assert (config.scale, config.seeds, config.mto.presets["text"].eps) == ("paper", [0, 1], 1e-3)
+    with pytest.raises(UserError, match=r"--config: seeds\.0: .*not 'one'"):
+        load(read(FILE, {"seeds": ["one"]}))

@@ -69,7 +69,12 @@ VALUES = [
     ("26", "baselines.bootmae.mask.max_block", 8, ["mask.min_block 16", "max_block, 8"]),
     ("26", "baselines.bootmae.mask.block_patches", 190, ["mask.block_patches 190", "more than ratio 0.75", "147"]),
     ("27", "study.fig2_affinity.models", {"mae-vitb-mto-depth0": [800]}, ["mae-vitb-mto-depth0"]),
-    ("27", "study.fig2_affinity.models", {"simmim-vitb-mto-depth2": [800]}, ["simmim has no decoder", "simmim-vitb-mto"]),
+    (
+        "27",
+        "study.fig2_affinity.models",
+        {"simmim-vitb-mto-depth2": [800]},
+        ["simmim has no decoder", "simmim-vitb-mto"],
+    ),
     ("27", "study.fig2_affinity.models", {"mae-vitb-mto-depth8": [800]}, ["8 is mae's own depth", "mae-vitb-mto"]),
     ("27", "baselines.mae.pretrain.schedule.warmup_epochs", 900, ["pretrain.schedule", "900.0 of only 800 epochs"]),
     ("27", "baselines.mae.ade20k.schedule.warmup_iterations", 10**6, ["1000000 of only 160000 iterations"]),
@@ -79,13 +84,23 @@ VALUES = [
     ("28", "seeds", ["1"], ["seeds.0", "valid integer", "'1'"]),
     ("28", "baselines.mae.pretrain.batch_size", "1:08:16", ["pretrain.batch_size", "valid integer", "'1:08:16'"]),
     ("28", "baselines.mae.pixels.mean", [123.7, 0.5, 0.5], ["pixels.mean.0", "less than or equal to 1", "123.7"]),
-    ("28", "baselines.mae.finetune.schedule.min_lr", 1.0, ["finetune.schedule.min_lr 1.0", "above the peak rate, 0.004"]),
+    (
+        "28",
+        "baselines.mae.finetune.schedule.min_lr",
+        1.0,
+        ["finetune.schedule.min_lr 1.0", "above the peak rate, 0.004"],
+    ),
     ("29", "scale", ["demo"], ["scale: no such scale: ['demo']", "paper, demo"]),
     ("29", "scales", ["demo"], ["scales: must be a mapping"]),
     ("29", "official", ["mae"], ["official: must be a mapping"]),
     ("31", "scales.demo.sedes", [0], ["scales.demo.sedes: unknown key", "'seeds'"]),
     ("31", "scales.demo.baselines.mae.mask.ratoi", 1, ["scales.demo.baselines.mae.mask.ratoi: unknown key", "'ratio'"]),
-    ("31", "scales.demo.each_baseline.finetune.lrr", 1, ["scales.demo.each_baseline.finetune.lrr: unknown key", "'lr'"]),
+    (
+        "31",
+        "scales.demo.each_baseline.finetune.lrr",
+        1,
+        ["scales.demo.each_baseline.finetune.lrr: unknown key", "'lr'"],
+    ),
     ("31", "official.mae.finetune.lrr", 1, ["official.mae.finetune.lrr: unknown key", "'lr'"]),
     ("31", "scales.demo.img_size", 26, ["scales.demo.img_size 26", "patch_size 4"]),
     ("-", "datasets.imagenet.verify", "slow", ["datasets.imagenet.verify", "'fast' or 'full'"]),
@@ -150,10 +165,25 @@ TEXTS = [
     ("22", "{embed_dim: 768, ", "{embed_dim: 768, embed_dim: 768, ", ["backbones.vitb.embed_dim: this key is in line"]),
     ("29", "\nimg_size: 224", "\nimg_size: [224", ["not YAML"]),
     ("30", "\nimg_size: 224", "\n\timg_size: 224", ["not YAML", "tab"]),
-    ("31", "    evaluation: {resize: 24, crop: 24}", "    evaluation: {resize: 24, crop: 20}", ["scales.demo.evaluation.crop 20"]),
-    ("31", "        mask: {cell_size: 8}", "        mask: {cell_sise: 8}", ["scales.demo.baselines.simmim.mask.cell_sise"]),
+    (
+        "31",
+        "    evaluation: {resize: 24, crop: 24}",
+        "    evaluation: {resize: 24, crop: 20}",
+        ["scales.demo.evaluation.crop 20"],
+    ),
+    (
+        "31",
+        "        mask: {cell_size: 8}",
+        "        mask: {cell_sise: 8}",
+        ["scales.demo.baselines.simmim.mask.cell_sise"],
+    ),
     ("31", "    precision: fp32", "    precision: fp8", ["scales.demo.precision", "'bf16'"]),
-    ("31", "layer_decay: 0.6  ", "layer_decay: 6  ", ["official.bootmae.finetune.layer_decay", "less than or equal to 1"]),
+    (
+        "31",
+        "layer_decay: 0.6  ",
+        "layer_decay: 6  ",
+        ["official.bootmae.finetune.layer_decay", "less than or equal to 1"],
+    ),
 ]
 
 
@@ -186,7 +216,17 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str) -> N
 def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
     text = "a: 1e-4\nb: 1:08:16\nc: 010\nd: -.inf\ne: 1_000\nf: .5\ng: 2024-13-40\nh: yes\ni: 0x1F\nj: 1.0e+6\nk: 3\n"
     (tmp_path / "x.yaml").write_text(text)
-    values = {"a": 1e-4, "b": "1:08:16", "c": "010", "d": -INF, "e": 1000, "f": 0.5, "g": "2024-13-40", "h": True, "i": 31}
+    values = {
+        "a": 1e-4,
+        "b": "1:08:16",
+        "c": "010",
+        "d": -INF,
+        "e": 1000,
+        "f": 0.5,
+        "g": "2024-13-40",
+        "h": True,
+        "i": 31,
+    }
     assert read(tmp_path / "x.yaml").raw == values | {"j": 1e6, "k": 3}
 
 
@@ -200,7 +240,28 @@ def test_what_the_command_line_gives_is_named_so() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- any mistake
-WRONG = [None, True, 0, -1, 2.5, NAN, INF, 1e30, "", "x", [], [1], {}, {"a": 1}, {1: 2}, [[]], [None], 2**40, [1, "a"], {None: 1}]
+WRONG = [
+    None,
+    True,
+    0,
+    -1,
+    2.5,
+    NAN,
+    INF,
+    1e30,
+    "",
+    "x",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    {1: 2},
+    [[]],
+    [None],
+    2**40,
+    [1, "a"],
+    {None: 1},
+]
 
 
 def places(node: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -48,7 +48,9 @@ def test_a_cut_table_is_refused(analysis: Path, tmp_path: Path, seed: int) -> No
     cuts = [image, len(content) - 1, *np.random.default_rng(seed).integers(len(content), size=5)]
     for cut in cuts:
         (tmp_path / "heterogeneity.csv").write_bytes(content[:cut])
-        with pytest.raises(UserError, match=rf"^{tmp_path}/heterogeneity.csv: .*delete it and run `snakemake analysis`$"):
+        with pytest.raises(
+            UserError, match=rf"^{tmp_path}/heterogeneity.csv: .*delete it and run `snakemake analysis`$"
+        ):
             profiles.read(tmp_path)
     assert whole["image"].nunique() == 5
 
@@ -117,7 +119,9 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("row", "arguments", "expected"), ARGUMENTS, ids=[" ".join(a[1][:2]) + a[2][:9] for a in ARGUMENTS])
+@pytest.mark.parametrize(
+    ("row", "arguments", "expected"), ARGUMENTS, ids=[" ".join(a[1][:2]) + a[2][:9] for a in ARGUMENTS]
+)
 def test_arguments_that_mean_nothing(tmp_path: Path, capfd, row: str, arguments: list[str], expected: str) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"\x10\x00\x00")
     assert main([a.replace("OUT", str(tmp_path)) for a in arguments]) == 2

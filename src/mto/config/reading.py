@@ -187,8 +187,8 @@ def read(path: str | Path = "config.yaml", given: dict[str, Any] | None = None) 
     Raises:
         UserError: no such file, no YAML, or no mapping, or a key that is there twice.
     """
-    raw = yaml_file.read(path)
-    return Source(merge(raw, given) if given else raw, path, given or {})
+    raw, given = yaml_file.read(path), yaml_file.typed(given or {})
+    return Source(merge(raw, given), path, given)
 
 
 def load(

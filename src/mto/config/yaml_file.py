@@ -54,6 +54,20 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML that can be read: {error}") from None
 
 
+def typed(given: Any) -> Any:
+    """What a command line gave, with its words read as the file's would be: Snakemake leaves `[0, 1]` as two words."""
+    if isinstance(given, dict):
+        return {key: typed(value) for key, value in given.items()}
+    if isinstance(given, list):
+        return [typed(value) for value in given]
+    if not isinstance(given, str):
+        return given
+    try:
+        return yaml.load(given, Loader=_Loader)
+    except yaml.YAMLError:
+        return given
+
+
 def lines(path: str | Path) -> dict[Place, int]:
     """The line of every key and list entry of the file, by its path from the top; of what an anchor brings, its own."""
     return dict(_walk(_root(path), ()))
