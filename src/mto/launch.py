@@ -29,7 +29,7 @@ def launch(argv: Sequence[str], processes: int, began: float) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # the launcher reports each signal and each failure at length
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -17,7 +17,7 @@ from mto.data.images import read
 from mto.data.layout import IMAGE_SUFFIXES, class_images
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Transform, pretrain_transform
-from mto.data.workers import ignore_signals
+from mto.data.workers import obey_parent_alone
 from mto.errors import UserError
 
 Key = int | tuple[int, int]
@@ -165,7 +165,7 @@ def build_loader(
         num_workers=workers,
         collate_fn=collate_fn,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=obey_parent_alone,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # its own: an iterator over the loader draws a seed, else from the global one

@@ -1,12 +1,23 @@
 """What each process of a loader does when it starts."""
 
+import os
 import signal
+import threading
+
+SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
 
 
-def ignore_signals(worker: int) -> None:
+def obey_parent_alone(worker: int) -> None:
     """Leave it to the parent to act on signals that all processes of a job get, as at a time limit or on Ctrl-C.
 
-    The parent finishes its step with what its workers load, saves, and then ends them; if it dies, they see that.
+    The parent finishes its step with what its workers load, saves, and then ends them, by the same SIGTERM.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_wait, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait(parent: int) -> None:
+    while True:
+        received = signal.sigwaitinfo(SIGNALS)
+        if received.si_signo == signal.SIGTERM and received.si_pid == parent:
+            os._exit(0)
