@@ -76,9 +76,7 @@ class Lock:
         if self._thread and not self._is_ours():
             other = _read(self.path)
             by = describe(other) if other else "someone who removed the lock"
-            raise Superseded(
-                f"{self.path.parent}: taken over by {by}, since this copy had stood still; nothing written"
-            )
+            raise Superseded(f"{self.path.parent}: taken over by {by} while this copy stood still; it writes no more")
 
     # ------------------------------------------------------------------------------------------------------------------
     def _wait(self, attempt: Callable[[], bool]) -> None:

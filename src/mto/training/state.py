@@ -96,7 +96,7 @@ def guard_size(path: Path) -> None:
     """Refuse a zip file that unpacks to more than it holds: torch compresses nothing.
 
     Raises:
-        UserError: it is such a file.
+        Damaged: it is such a file.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -107,7 +107,7 @@ def guard_size(path: Path) -> None:
         raise Damaged(f"{path}: damaged ({_first_line(error)})") from error
     size = os.path.getsize(path)
     if unpacked > size:
-        raise UserError(f"{path}: its {size:,} bytes unpack to {unpacked:,}, which no file of weights does; not read")
+        raise Damaged(f"{path}: its {size:,} bytes unpack to {unpacked:,}, which no file of weights does; not read")
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
