@@ -11,7 +11,7 @@ from itertools import pairwise
 from mto.report.page.histories import Points
 
 WIDTH, HEIGHT = 320, 180
-LEFT, RIGHT, TOP, BOTTOM = 36, 258, 10, 158  # of the plot; right of it the lines' names
+LEFT, RIGHT, TOP, BOTTOM = 36, 250, 10, 158  # of the plot; right of it the lines' names
 LINE = 11.0  # between the names
 
 

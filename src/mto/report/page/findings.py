@@ -209,13 +209,16 @@ class Findings:
         measured = len(self.answers) - told["open"]
         if not measured:
             return "No baseline is fine-tuned at its last epoch both without and with MTO yet, so nothing can be said."
-        each = "" if len(self.job["seeds"]) == 1 else " in every seed"
-        text = f"With MTO, {told['yes']} of {measured} baselines reach their own final accuracy in fewer epochs{each}"
-        text += self._extent
-        if told["mixed"]:
-            text += f", {told['mixed']} in some seeds only"
-        if told["no"]:
-            text += f", and {told['no']} {'does' if told['no'] == 1 else 'do'} not"
+        if told["no"] == measured:
+            text = f"With MTO, none of {measured} baselines reaches its own final accuracy in fewer epochs"
+        else:
+            each = "" if len(self.job["seeds"]) == 1 else " in every seed"
+            text = (
+                f"With MTO, {told['yes']} of {measured} baselines reach their own final accuracy in fewer epochs{each}"
+            )
+            text += self._extent
+            text += f", {told['mixed']} in some seeds only" if told["mixed"] else ""
+            text += f", and {told['no']} {'does' if told['no'] == 1 else 'do'} not" if told["no"] else ""
         text += "."
         if told["open"]:
             waiting = "is" if told["open"] == 1 else "are"
@@ -262,14 +265,14 @@ def _verdict(savings: list[Saving], complete: bool) -> tuple[str, str]:
     if not savings:
         return "open", "not measured yet"
     wins = sum(saving.epoch is not None and saving.epochs > 0 for saving in savings)
-    seeds = f"{len(savings)} seeds" if len(savings) > 1 else "one seed"
-    if wins == len(savings):
-        return "yes", f"fewer epochs in all {seeds}" if len(savings) > 1 else "fewer epochs, in one seed"
+    seeds = len(savings)
+    if wins == seeds:
+        return "yes", f"in all {seeds} seeds" if seeds > 1 else "in one seed"
     if not complete:
         return "open", "not reached so far; training with MTO goes on"
     if wins:
-        return "mixed", f"fewer epochs in {wins} of {seeds}"
-    return "no", f"no epochs saved in {seeds}"
+        return "mixed", f"in {wins} of {seeds} seeds"
+    return "no", f"in none of {seeds} seeds" if seeds > 1 else "in one seed"
 
 
 def _share(savings: list[Saving]) -> float | None:

@@ -257,7 +257,7 @@ def _trained(found: Findings, history: History, loss: Scale) -> Trained:
     lines = _losses(history, history.losses)
     if lines:
         svg = draw(f"Loss of {name} over epochs", lines, loss, epochs, marks)
-        panels.append(Panel("Loss of the baseline" + (", log scale" if loss.log else ""), svg))
+        panels.append(Panel("Baseline's own loss" + (", log scale" if loss.log else ""), svg))
     for stream, layers in history.layers.items():
         lines = [
             Line(f"layer {depth}", history.series(layer), depth / max(len(layers) - 1, 1), label)
