@@ -114,6 +114,7 @@ def test_ablations_come_after_the_pair():
     assert sorted(runs, key=histories.order)[:2] == ["simmim-vitb", "simmim-vitb-mto"]
     assert [histories.is_ablation(run) for run in runs] == [True, False, True, False]
     assert histories.is_ablation("mae-vitb-mto-depth2")
+    assert histories.is_ablation("mae-vitb-mto@benign")
 
 
 # ------------------------------------------------------------------------------------------------------------- charts

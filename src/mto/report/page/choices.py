@@ -1,4 +1,4 @@
-"""What is chosen where the paper is silent or contradicts itself: every switch of a preset of MTO, and what speaks for it."""
+"""What is chosen where the paper is silent or contradicts itself: every switch of a preset of MTO, and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mto.study import Run
 
-#: Switch of `mto.presets` in config.yaml: what the paper leaves open, and what speaks for the value of `text`.
+#: Switch of a preset in config.yaml: what the paper leaves open, and the reason for what the preset `text` takes.
 CHOICES = {
     "rank_direction": (
         "The sign of Eq. 5",
@@ -53,41 +53,47 @@ CHOICES = {
 
 
 class Choice(NamedTuple):
-    """A switch: what is open, its value in the paper's `text`, in the study's default preset, and what speaks for `text`."""
+    """One switch: its value in each preset, the default's first, as JSON without quotes."""
 
     key: str
     open: str
-    text: str
-    default: str
+    values: list[str]
     why: str
 
 
 def listed(mto: dict[str, Any]) -> list[Choice]:
-    """The switches of the block `mto` of config.yaml, in the order of CHOICES; one without a reason comes last."""
-    default = mto["presets"][mto["default"]]
-    text = mto["presets"].get("text", default)
-    keys = sorted(default, key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES))
-    shown = ((key, *(json.dumps(preset.get(key)).strip('"') for preset in (text, default))) for key in keys)
-    return [Choice(key, CHOICES.get(key, ("", ""))[0], a, b, CHOICES.get(key, ("", ""))[1]) for key, a, b in shown]
+    """The switches in the order of CHOICES; one without a reason comes last.
+
+    Args:
+        mto: ``default`` and ``presets`` of a page's job.
+    """
+    first = mto["presets"][mto["default"]]
+    keys = sorted(first, key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES))
+    return [
+        Choice(key, question, [_shown(preset[key]) for preset in mto["presets"].values()], why)
+        for key in keys
+        for question, why in [CHOICES.get(key, ("", ""))]
+    ]
 
 
 def disagreeing(mto: dict[str, Any], results: Path) -> list[str]:
-    """One sentence for every switch that a finished run with MTO has otherwise (its job.json), as after an edit."""
-    others: dict[tuple[str, str], dict[str, set[str]]] = {}
+    """One sentence for every value that a finished run with MTO has otherwise (its job.json), as after an edit."""
+    others: dict[tuple[str, str, str], set[str]] = {}
     for path in sorted(results.glob("pretrain/*-mto*/seed*/epoch*/job.json")):
         run = path.parts[-4]
-        name = Run.parse(run).preset or mto["default"]
+        preset = Run.parse(run).preset or mto["default"]
         try:
             used = json.loads(path.read_text())["job"]["mto"]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # an unfinished write; the run's own check names it
-        preset = mto["presets"].get(name, {})
-        for key, value in used.items():
-            if key in preset and value != preset[key]:
-                others.setdefault((name, key), {}).setdefault(json.dumps(value), set()).add(run)
+            continue  # no job of ours: whoever reads the run's metrics says so
+        for key, value in mto["presets"].get(preset, {}).items():
+            if used.get(key, value) != value:
+                others.setdefault((f"{preset}.{key}", _shown(value), _shown(used[key])), set()).add(run)
     return [
-        f"mto.presets.{name}.{key} is {json.dumps(mto['presets'][name][key])} in config.yaml, but {value} in "
-        f"{', '.join(sorted(runs))}."
-        for (name, key), values in others.items()
-        for value, runs in sorted(values.items())
+        f"mto.presets.{key} is {here} in config.yaml, but was {there} in {', '.join(sorted(runs))}."
+        for (key, here, there), runs in sorted(others.items())
     ]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value).strip('"')

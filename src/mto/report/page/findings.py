@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mto.report import metrics
+from mto.report.comparison import spread
 from mto.report.curves import Curve, Saving, epochs_saved
 from mto.report.labels import baseline_name, full_name
-from mto.report.comparison import spread
 from mto.study import STAGES, TERMS, Run, Step
 
 #: The figure whose fine-tuning curves answer whether MTO saves epochs.

@@ -140,13 +140,13 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def order(run: str) -> tuple[str, bool, tuple[str, ...], int]:
-    """Sorts the runs of one baseline: without MTO, with all of it, then subsets and decoder depths."""
-    parsed = Run.parse(run)
-    plainness = parsed.terms in ((), TERMS) and parsed.decoder_depth is None
-    return parsed.backbone, not plainness, parsed.terms, parsed.decoder_depth or 0
-
-
 def is_ablation(run: str) -> bool:
-    """Whether a run is one of Table 3's subsets or supplementary Figure 2's depths."""
-    return order(run)[1]
+    """Whether a run is one of Table 3's subsets, supplementary Figure 2's depths, or another preset of MTO."""
+    parsed = Run.parse(run)
+    return parsed.terms not in ((), TERMS) or parsed.decoder_depth is not None or parsed.preset is not None
+
+
+def order(run: str) -> tuple[str, bool, tuple[str, ...], int, str]:
+    """Sorts the runs of one baseline: without MTO, with all of it, then the ablations."""
+    parsed = Run.parse(run)
+    return parsed.backbone, is_ablation(run), parsed.terms, parsed.decoder_depth or 0, parsed.preset or ""
