@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--scale", help="of config.yaml, if not the one that it names")
         command.add_argument("--results", type=Path, help="default: results/<scale>")
         command.add_argument("--out", type=Path, help=f"default: <results>/{kind}s")
-        command.set_defaults(action=_table if kind == "table" else _figure, kind=kind, known=known)
+        command.set_defaults(action=_reports_of_a_kind, kind=kind, known=known)
 
     page = commands.add_parser("page", help="the report: one HTML file of whatever is finished")
     page.add_argument("--results", type=Path, required=True, help="results/<scale>")
@@ -71,19 +71,21 @@ def _results(args: argparse.Namespace) -> None:
     print(f"{args.out}: {metrics.write_results(paths, args.out)} values of {len(paths)} steps", file=sys.stderr)
 
 
-def _table(args: argparse.Namespace) -> None:
-    from mto.report import tables
-
+def _reports_of_a_kind(args: argparse.Namespace) -> None:
     for report, out in _reports(args):
+        _make(report, out)
+
+
+def _make(report: metrics.Report, out: Path) -> None:
+    """Write one table or figure into a folder."""
+    if report.name in TABLES:
+        from mto.report import tables
+
         tables.TABLES[report.name](report).write(out)
+    else:
+        from mto.report.figures import style
 
-
-def _figure(args: argparse.Namespace) -> None:
-    from mto.report.figures import style
-
-    for report, out in _reports(args):
-        module = importlib.import_module(f"mto.report.figures.{report.name}")
-        style.save(module.draw(report), out, report.name)
+        style.save(importlib.import_module(f"mto.report.figures.{report.name}").draw(report), out, report.name)
 
 
 def _page(args: argparse.Namespace) -> None:
@@ -115,15 +117,15 @@ def _study(source: Source, results: Path) -> Study:
 def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
     """Make results.csv and every table and figure as far as their cells are there; the reasons where that fails."""
     problems = {}
-    if any(results.glob("*/*/seed*/epoch*/metrics.json")):
-        main(["results", "--out", str(results / "results.csv"), "--from-dir", str(results)])
-    for kind, names in (("table", TABLES), ("figure", FIGURES)):
-        for name in names:
-            job = json.dumps(jobs.report_job(study, source, name))
-            try:
-                main([kind, "--job", job, "--results", str(results), "--out", str(results / f"{kind}s")])
-            except UserError as error:
-                problems[name] = str(error)
+    finished = sorted(results.glob("*/*/seed*/epoch*/metrics.json"))
+    if finished:
+        metrics.write_results(finished, results / "results.csv")
+    for name in (*TABLES, *FIGURES):
+        report = metrics.Report(jobs.report_job(study, source, name), results)
+        try:
+            _make(report, results / ("tables" if name in TABLES else "figures"))
+        except UserError as error:
+            problems[name] = str(error)
     return problems
 
 

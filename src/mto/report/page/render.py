@@ -6,12 +6,15 @@ import base64
 import csv
 import os
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
+from mto.report.comparison import MISSING
 from mto.report.labels import BASELINES, baseline_name, full_name, stream_name
 from mto.report.page import choices, histories
 from mto.report.page.charts import Line, Scale, draw
@@ -22,6 +25,8 @@ from mto.study import Run, Step
 
 TYPES = {"csv": "text/csv", "tex": "application/x-tex", "md": "text/markdown", "pdf": "application/pdf"}
 WORDS = {"csv": "CSV", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF"}
+#: Texts of a table's cells that the style sheet knows.
+LOOKS = {HOLDS: "yes", NOT_FOLLOWING: "mixed", CONTRADICTED: "no", OPEN: "open", MISSING: "lacking"}
 
 
 class About(NamedTuple):
@@ -137,6 +142,7 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["spans"] = _spans
+    environment.globals |= {"LOOKS": LOOKS, "verdicts": _verdicts}
     text = environment.get_template("page.html").render(
         job=job,
         found=found,
@@ -155,11 +161,13 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
     partial = out.with_name(f"{out.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, out)
-    made = [
-        f"{sum(i.made for i in items)} of {len(items)} {kind}"
-        for items, kind in ((tables, "tables"), (figures, "figures"))
-    ]
-    return f"{made[0]}, {made[1]}, {len(trained)} training curves"
+    return f"{_count(tables, 'tables')}, {_count(figures, 'figures')}, {len(trained)} training curves"
+
+
+def _count(items: list[Item], kind: str) -> str:
+    """`5 of 6 tables (2 partial)`."""
+    partial = sum(bool(item.made and item.missing) for item in items)
+    return f"{sum(item.made for item in items)} of {len(items)} {kind}" + (f" ({partial} partial)" if partial else "")
 
 
 def _names(planned: list[str], folder: Path, suffix: str) -> list[str]:
@@ -198,6 +206,12 @@ def _sheet(base: Path) -> Sheet | None:
 def _spans(columns: list[Column]) -> list[tuple[str, int]]:
     """The head above the heads: each group, or the gap between two, with its number of columns."""
     return [(group, len(list(members))) for group, members in groupby(column.group for column in columns)]
+
+
+def _verdicts(audit: Sheet) -> list[tuple[str, int]]:
+    """How often each verdict was given, in the order in which `LOOKS` has them."""
+    given = Counter(text for row in audit.rows for text in row if text in LOOKS)
+    return [(verdict, given[verdict]) for verdict in LOOKS if given[verdict]]
 
 
 def _figure(found: Findings, name: str, problem: str) -> Item:
