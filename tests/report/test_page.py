@@ -334,27 +334,35 @@ def test_a_step_without_a_value_is_not_measured(tmp_path):
 # -------------------------------------------------------------------------------------------------------- the choices
 def test_every_switch_of_mto_has_its_reason_and_no_other():
     mto = page.job(Study(load(CONFIG)))["mto"]
-    text = mto["presets"]["text"]
-    assert text.keys() == choices.CHOICES.keys()
+    assert mto["presets"][mto["default"]].keys() == choices.CHOICES.keys()
     assert all(choice.open and choice.why for choice in choices.listed(mto))
-    two = {
-        "default": "text",
-        "presets": {"text": {**text, "newcomer": 1}, "other": {**text, "eps": 0.1, "newcomer": 2}},
-    }
-    listed = {choice.key: choice.values for choice in choices.listed(two)}
-    assert listed["rank_direction"] == ["decreasing", "decreasing"]
-    assert listed["sparsity_layers"] == ["[0]", "[0]"]
-    assert listed["eps"] == ["1e-06", "0.1"]
-    assert choices.listed(two)[-1] == choices.Choice("newcomer", "", ["1", "2"], "")
+    assert choices.presets(mto)[0] == "text"
+
+
+def test_the_switches_of_several_presets():
+    one, two = (
+        {"rank_direction": "decreasing", "eps": 1e-6, "newcomer": 1},
+        {"rank_direction": "as_printed", "eps": 0.1},
+    )
+    mto = {"default": "mine", "presets": {"another": two, "mine": {**one, "eps": 0.5}, "text": one}}
+    assert choices.presets(mto) == ["text", "mine", "another"]
+    listed = choices.listed(mto)
+    assert [(choice.key, choice.values) for choice in listed] == [
+        ("rank_direction", ["decreasing", "decreasing", "as_printed"]),
+        ("eps", ["1e-06", "0.5", "0.1"]),
+        ("newcomer", ["1", "1", "null"]),
+    ]
+    assert listed[-1].open == ""
 
 
 def test_a_run_with_other_settings_is_named(complete):
     study, results = complete
-    mto = page.job(study)["mto"]
+    mto = json.loads(json.dumps(page.job(study)["mto"]))
     assert choices.disagreeing(mto, results) == []
-    edited = {"default": "text", "presets": {"text": {**mto["presets"]["text"], "eps": 0.5}}}
-    (sentence,) = choices.disagreeing(edited, results)
-    assert sentence.startswith("mto.presets.text.eps is 0.5 in config.yaml, but was 1e-06 in ")
+    default = mto["default"]
+    before, mto["presets"][default]["eps"] = mto["presets"][default]["eps"], 0.5
+    (sentence,) = choices.disagreeing(mto, results)
+    assert sentence.startswith(f"mto.presets.{default}.eps is 0.5 in config.yaml, but was {before} in ")
     assert "mae-vitb-mto" in sentence
 
 

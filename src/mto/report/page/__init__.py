@@ -16,19 +16,19 @@ from mto.study import FIGURES, REPORTS, TABLES, Study
 
 
 def job(study: Study) -> dict[str, Any]:
-    """What the page is to show: the plan's identity, the presets of its runs, and the steps of every table and figure.
+    """What the page is to show: the plan's identity, MTO's presets in it, and the steps of every table and figure.
 
     ``cells`` maps a table's or figure's name to its [task, run, epoch], without seeds.
     """
-    default = study.config.mto.default
-    presets = [default, *sorted({run.preset for run in study.runs() if run.preset})]
+    mto = study.config.mto
+    presets = mto.presets.keys() & {"text", mto.default, *(run.preset for run in study.runs() if run.preset)}
     steps = {name: [(c.task, c.run, c.epoch) for c in study.cells(name)] for name in REPORTS}
     return {
         "scale": study.config.scale,
         "recipe": study.config.recipe,
         "seeds": study.config.seeds,
         "pretrain_epochs": study.config.study.pretrain_epochs,
-        "mto": {"default": default, "presets": {name: study.config.mto.presets[name].model_dump() for name in presets}},
+        "mto": {"default": mto.default, "presets": {name: mto.presets[name].model_dump() for name in sorted(presets)}},
         "tables": list(TABLES),
         "figures": list(FIGURES),
         "cells": {name: [list(step) for step in dict.fromkeys(steps[name])] for name in REPORTS},

@@ -53,7 +53,7 @@ CHOICES = {
 
 
 class Choice(NamedTuple):
-    """One switch: its value in each preset, the default's first, as JSON without quotes."""
+    """One switch: its value in each of `presets`, as JSON without quotes."""
 
     key: str
     open: str
@@ -61,16 +61,23 @@ class Choice(NamedTuple):
     why: str
 
 
-def listed(mto: dict[str, Any]) -> list[Choice]:
-    """The switches in the order of CHOICES; one without a reason comes last.
+def presets(mto: dict[str, Any]) -> list[str]:
+    """The names of a page's presets: the paper's `text` first, then the study's default, then the others.
 
     Args:
         mto: ``default`` and ``presets`` of a page's job.
     """
-    first = mto["presets"][mto["default"]]
-    keys = sorted(first, key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES))
+    return sorted(mto["presets"], key=lambda name: (name != "text", name != mto["default"], name))
+
+
+def listed(mto: dict[str, Any]) -> list[Choice]:
+    """The switches in the order of CHOICES; one without a reason comes last."""
+    keys = sorted(
+        mto["presets"][mto["default"]],
+        key=lambda key: list(CHOICES).index(key) if key in CHOICES else len(CHOICES),
+    )
     return [
-        Choice(key, question, [_shown(preset[key]) for preset in mto["presets"].values()], why)
+        Choice(key, question, [_shown(mto["presets"][name].get(key)) for name in presets(mto)], why)
         for key in keys
         for question, why in [CHOICES.get(key, ("", ""))]
     ]
