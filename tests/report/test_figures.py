@@ -17,6 +17,7 @@ from mto.report.figures import (
     fig4_epochs,
     figS1_architectures,
     figS2_decoder_depth,
+    style,
 )
 from mto.report.metrics import Report
 from mto.study import FIGURES
@@ -182,3 +183,15 @@ def test_reporting_imports_no_torch_and_tables_no_matplotlib():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_long_foot_stays_inside_the_figure():
+    figure = style.new(
+        2.0, "Not there yet: " + ", ".join(f"finetune/simmim-vitb-mto/seed0/epoch{n:04d}" for n in range(12))
+    )
+    figure.draw_without_rendering()
+    (foot,) = (text for text in figure.texts if "Not there yet" in text.get_text())
+    extent = foot.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.width
+    assert extent.y0 >= 0

@@ -25,6 +25,7 @@ PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commi
 PAPER_EPOCHS = 800
 PERCENT = re.compile(r"top[15]|mIoU|mAcc|aAcc|(box|mask)_ap")
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
+NOT_THERE = "Not there yet, and left out"
 SHOWN_MISSING = 12  # steps that a note names before it only counts
 
 
@@ -262,7 +263,7 @@ class Report:
         """One sentence that names what was looked for and is missing so far; none if all is there."""
         names = list(self.missing)
         more = f" and {len(names) - SHOWN_MISSING} more" if len(names) > SHOWN_MISSING else ""
-        return [f"Not there yet, and left out: {', '.join(names[:SHOWN_MISSING])}{more}."] if names else []
+        return [f"{NOT_THERE}: {', '.join(names[:SHOWN_MISSING])}{more}."] if names else []
 
 
 def mean(values: list[float]) -> float:

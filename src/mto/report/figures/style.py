@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 GREY, LIGHT = "#595959", "#D9D9D9"
 PLAIN, WITH_MTO = GREY, BLUE
 WIDTH = 7.0  # inches: the text width of a page
+FOOT = 120  # characters across it, at the size of a figure's foot
 
 matplotlib.rcParams.update(
     {
@@ -54,9 +56,10 @@ def nothing(footer: str, text: str) -> Figure:
 
 
 def new(height: float, footer: str, **options: Any) -> Figure:
-    """An empty figure of the page's width (inches), with the scale named at its foot."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", **options)
-    figure.supxlabel(footer, fontsize=7, color=GREY, x=0.995, ha="right")
+    """An empty figure of the page's width (inches), with the scale named at its foot; a long foot takes more height."""
+    lines = textwrap.wrap(footer, FOOT, break_long_words=False, break_on_hyphens=False)
+    figure = Figure(figsize=(WIDTH, height + 0.12 * max(len(lines) - 1, 0)), layout="constrained", **options)
+    figure.supxlabel("\n".join(lines), fontsize=7, color=GREY, x=0.995, ha="right")
     return figure
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
 from mto.report.comparison import MISSING
 from mto.report.labels import BASELINES, baseline_name, full_name, stream_name
+from mto.report.metrics import NOT_THERE
 from mto.report.page import choices, histories
 from mto.report.page.charts import Line, Scale, draw
 from mto.report.page.findings import Findings, describe, short
@@ -180,6 +181,8 @@ def _names(planned: list[str], folder: Path, suffix: str) -> list[str]:
 def _table(found: Findings, name: str, problem: str) -> Item:
     base = found.results / "tables" / name
     sheet = _sheet(base)
+    if sheet:
+        sheet.notes = [note for note in sheet.notes if not note.startswith(NOT_THERE)]  # `missing` names them all
     missing = [describe(step) for step in found.missing(name)]
     files = [base.with_suffix(f".{form}") for form in ("csv", "tex", "md")]
     return Item(
