@@ -26,10 +26,9 @@ def lines_of_code(source):
     ]
 
 
-def readme_blocks():
-    """The README's Python blocks that use MTO."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    return [block for block in blocks if "MaskedTokenOptimization" in block]
+def shown(page):
+    """The Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
 
 
 def test_huggingface_vitmae():
@@ -55,8 +54,7 @@ def test_fewer_than_twenty_lines(name):
     assert len(lines_of_code((ROOT / f"examples/{name}.py").read_text())) < 20
 
 
-def test_the_readme_shows_the_examples_as_written():
-    code = [(ROOT / f"examples/{name}.py").read_text() for name in ("huggingface_vitmae", "timm_vit")]
-    shown = "\n".join(readme_blocks())
-    for example in code:
-        assert example.split('"""\n\n', 1)[1].strip() in shown
+@pytest.mark.parametrize(("page", "name"), [("README.md", "timm_vit"), ("docs/own-model.md", "huggingface_vitmae")])
+def test_a_page_shows_the_example_as_written(page, name):
+    example = (ROOT / f"examples/{name}.py").read_text().split('"""\n\n', 1)[1]
+    assert [block.strip() for block in shown(page)] == [example.strip()]

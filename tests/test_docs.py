@@ -1,0 +1,119 @@
+"""The README and the pages of docs/ say what is in the repository."""
+
+import re
+import tomllib
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mto.__main__ import TASKS, TOOLS
+from mto.config.compare import differences
+from mto.config.models import Preset
+from mto.config.reading import load, read
+from mto.study import FIGURES, TABLES
+
+ROOT = Path(__file__).parents[1]
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+README, CHOICES, RUNNING = PAGES["README.md"], PAGES["docs/choices.md"], PAGES["docs/running.md"]
+CODE = sorted({(page, code) for page, text in PAGES.items() for code in re.findall(r"`([^`\n]+)`", text)})
+
+
+def first_cells(text):
+    """The code in the first column of a page's tables."""
+    return [
+        code for cell in re.findall(r"^\| ([^|]*`[^|]*) \|", text, flags=re.M) for code in re.findall(r"`(.+?)`", cell)
+    ]
+
+
+def anchors(text):
+    """What GitHub calls a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if not link.startswith("http")]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_every_page_is_linked_from_another():
+    for page in PAGES.keys() - {"README.md"}:
+        name = Path(page).name
+        assert any(re.search(rf"\]\((docs/)?{name}[)#]", text) for other, text in PAGES.items() if other != page), page
+
+
+@pytest.mark.parametrize(("page", "code"), CODE)
+def test_every_path_and_command_of_a_page_is_there(page, code):
+    path, _, name = code.partition(":")
+    if re.match(r"(src|tests|rules|slurm|envs|examples|benchmarks|docs)/", path):
+        assert (ROOT / path).exists()
+        assert not name or name.split(".")[0] in (ROOT / path).read_text()
+    if command := re.match(r"python -m mto (\w+)", code):
+        assert command[1] in (*TASKS, *TOOLS)
+    if target := re.match(r"make ([a-z-]+)", code):
+        assert re.search(rf"^{target[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
+
+
+def test_the_readme_draws_the_workflow_as_make_dag_does():
+    drawing = (ROOT / "docs/dag.mmd").read_text()
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawing))
+    drawn = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", drawing)}
+    shown = set()
+    for line in re.findall(r"^ +(.+ --> .+)$", README, flags=re.M):
+        before, after = (side.split(" & ") for side in line.split(" --> "))
+        shown |= set(product(before, after))
+    assert drawn
+    assert shown == drawn
+
+
+def test_the_readme_names_every_table_and_figure():
+    named = {name for name in first_cells(README) if re.match("table|fig|audit", name)}
+    assert named == {*TABLES, *FIGURES}
+
+
+def test_the_targets_are_rules():
+    table = RUNNING.split("## Targets")[1].split("## ")[0]
+    files = [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]
+    rules = {rule for file in files for rule in re.findall(r"^rule (\w+):", file.read_text(), flags=re.M)}
+    named = [name for name in first_cells(table) if "/" not in name]
+    assert len(named) > 10
+    assert not [name for name in named if name not in rules]
+
+
+# ------------------------------------------------------------------------------------------------------------- choices
+def test_the_choices_show_what_config_diff_prints():
+    rows = [f"| {key} | {paper} | {official} |" for key, paper, official in differences(read(ROOT / "config.yaml"))]
+    shown = [line for line in CHOICES.split("## The two recipes")[1].splitlines() if line.startswith("| ")]
+    assert shown == ["| key | paper | official |", *rows]
+
+
+@pytest.mark.parametrize("switch", Preset.model_fields)
+def test_every_switch_of_mto_is_told(switch):
+    assert f"`{switch}`" in CHOICES
+
+
+def test_the_presets_are_the_configs():
+    mto = load(read(ROOT / "config.yaml")).mto
+    assert first_cells(CHOICES) == list(mto.presets)
+    assert re.findall(r"`mto\.default` is `(\w+)`", CHOICES) == [mto.default]
+
+
+# -------------------------------------------------------------------------------------------------------------- citing
+def test_the_citation_is_of_this_version_and_of_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Choi", "Lee", "Joung", "Park", "Kim", "Min"]
+    assert paper["url"].endswith("2404.08330")
