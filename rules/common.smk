@@ -167,3 +167,8 @@ def hardware(stage):
     """A stage's resources for Snakemake and the task; they are never part of a job, so changing them re-queues nothing."""
     asked = study.resources(stage).model_dump()
     return asked | {"micro_batch": asked["micro_batch"] or 0}
+
+
+def watch():
+    """How a pre-training with MTO is watched. It alters no result: like the hardware it is in no job, and re-queues nothing."""
+    return {"guard": study.config.mto.guard or 0, "gradients": study.config.mto.gradient_interval or 0}

@@ -22,6 +22,7 @@ rule pretrain_segment:
     threads: hardware("pretrain")["cpus_per_task"]
     resources:
         **hardware("pretrain"),
+        **watch(),
     params:
         job=job("pretrain"),
         out=subpath(output.metrics, parent=True),
@@ -30,4 +31,4 @@ rule pretrain_segment:
     shell:
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data} state={input.state}"
         " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --micro-batch {resources.micro_batch} --guard {resources.guard} --gradients {resources.gradients} 2>&1 | keep_log {log:q}"

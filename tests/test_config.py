@@ -12,10 +12,12 @@ import pytest
 import yaml
 
 from mto import MaskedTokenOptimization
+from mto.__main__ import parse
 from mto.cli import SCHEMA, differences, main, schema
 from mto.config import Config, load
 from mto.config.reading import read
 from mto.errors import UserError
+from mto.tasks.task import Task
 
 FILE = Path(__file__).parents[1] / "config.yaml"
 RAW = yaml.safe_load(FILE.read_text())
@@ -102,14 +104,19 @@ def test_every_value_of_a_recipe_names_its_source(block: str) -> None:
 
 
 def test_presets_are_the_python_class_built_by_its_own_names() -> None:
-    """The config's default preset is the class's defaults; `as_printed` is its classmethod."""
+    """The config's default preset is the class's defaults; the two others are its classmethods."""
     mto = load(RAW, scale="paper").mto
-    built = {"default": MaskedTokenOptimization(), "as_printed": MaskedTokenOptimization.as_printed()}
-    for name, module in built.items():
-        preset = mto.presets[mto.default if name == "default" else name]
-        assert preset.model_dump() | {"terms": ["spa", "e", "r"]} == module.settings
+    built = {mto.default: MaskedTokenOptimization(), "text": MaskedTokenOptimization.text()}
+    for name, module in (built | {"as_printed": MaskedTokenOptimization.as_printed()}).items():
+        assert mto.presets[name].model_dump() | {"terms": ["spa", "e", "r"]} == module.settings
     for preset in mto.presets.values():
         assert preset.model_dump().items() <= MaskedTokenOptimization(**preset.model_dump()).settings.items()
+
+
+def test_how_a_run_is_watched_is_the_same_without_a_config() -> None:
+    """What `python -m mto pretrain` does by itself, and a `Task` in Python."""
+    mto, alone = load(RAW, scale="paper").mto, parse(["pretrain", "--job", "{}", "--out", "out"])
+    assert (mto.guard, mto.gradient_interval) == (alone.guard, alone.gradients) == (Task.guard, Task.gradient_interval)
 
 
 def test_as_printed_is_the_text_but_for_two_switches() -> None:

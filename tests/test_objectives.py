@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import objectives_reference as reference
 from mto import MaskedTokenOptimization, heterogeneity
-from mto.objectives import AS_PRINTED, log_scalars
+from mto.objectives import AS_PRINTED, TEXT, log_scalars
 
+#: Laid over the text's reading; the class's own defaults are the last.
 VARIANTS = {
-    "default": {},
+    "text": {},
     "as_printed": AS_PRINTED,
     "rank_as_printed": {"rank_direction": "as_printed"},
     "rank_mean": {"rank_reduction": "mean"},
@@ -45,6 +46,7 @@ VARIANTS = {
     "only_spa": {"terms": ["spa"]},
     "only_e": {"terms": ["e"]},
     "only_r": {"terms": ["r"]},
+    "default": {**dict.fromkeys(("spa_weight", "e_weight", "r_weight"), 0.1), "affinity": "cosine", "temperature": 0.1},
 }
 
 
@@ -61,7 +63,7 @@ def states(batch, tokens, dim, layers, seed, scale=0.7):
 
 def compare(options, hidden, mask, seed=0, rtol=1e-9, atol=1e-10, reference_hidden=None):
     """Loss and gradients of ours in the dtype of `hidden` against the float64 reference."""
-    mto = MaskedTokenOptimization(**options)
+    mto = MaskedTokenOptimization.text(**options)
     generator = torch.Generator().manual_seed(seed)
     position = torch.randn(1, *hidden[0].shape[1:], generator=generator, dtype=torch.float64)
     attention = torch.randn(len(mask), mask.shape[1], mask.shape[1], generator=generator, dtype=torch.float64)
@@ -169,7 +171,7 @@ def test_adversarial_inputs_equal_the_reference(name, options):
 def test_adversarial_inputs_stay_finite_in_float32(name, options):
     hidden, mask = adversarial(name)
     hidden = [x.float().requires_grad_() for x in hidden]
-    out = MaskedTokenOptimization(**options)(hidden, mask, attention=torch.eye(8).expand(2, 8, 8))
+    out = MaskedTokenOptimization.text(**options)(hidden, mask, attention=torch.eye(8).expand(2, 8, 8))
     if out["loss"].requires_grad:
         out["loss"].backward()
     assert all(value.isfinite() for value in [out["loss"], *log_scalars(out).values()])
@@ -192,7 +194,7 @@ def test_autocast_changes_nothing_and_stays_finite(dtype, counts, options):
     low = [(x * 300).to(dtype).requires_grad_() for x in states(2, 9, 64, layers=3, seed=8)]
     assert (low[0].float() @ low[0].float().mT).max() > torch.finfo(torch.float16).max
     attention = torch.eye(9).expand(2, 9, 9)
-    mto = MaskedTokenOptimization(**options)
+    mto = MaskedTokenOptimization.text(**options)
     with torch.autocast("cpu", dtype):
         inside = mto(low, mask, attention=attention)
         if inside["loss"].requires_grad:
@@ -214,13 +216,13 @@ def test_bounds(batch, affinity):
     assert h.shape == (len(mask),)
     assert (h >= 0).all()
     assert (h <= log_visible + 1e-12).all()
-    loss_e = MaskedTokenOptimization(affinity=affinity)(hidden, mask)["loss_e"]
+    loss_e = MaskedTokenOptimization.text(affinity=affinity)(hidden, mask)["loss_e"]
     assert loss_e >= (1 / (log_visible + 1e-6)).mean() - 1e-12
 
 
 def test_identical_tokens_reach_the_upper_bounds():
     mask, hidden = masks(2, 12, [8], seed=0), [torch.ones(2, 12, 4)] * 4
-    out = MaskedTokenOptimization()(hidden, mask)
+    out = MaskedTokenOptimization.text()(hidden, mask)
     torch.testing.assert_close(out["diagnostics"]["tokens"]["heterogeneity"], torch.full((4,), math.log(4)))
     torch.testing.assert_close(out["diagnostics"]["tokens"]["heterogeneity_ratio"], torch.tensor(1.0))
     torch.testing.assert_close(out["loss_r"], torch.tensor(3 * math.log(2)))  # equal H: L ln 2, never 0
@@ -232,7 +234,7 @@ def test_identical_tokens_reach_the_upper_bounds():
 def test_the_saturated_share_is_that_of_rows_below_a_hundredth_of_ln_v(counts):
     """Rows of H / ln V from nearly 0 to nearly 1, so that the threshold splits them."""
     mask, hidden = masks(4, 9, counts, 0), [x * 3.5 for x in states(4, 9, 5, 2, 0)]
-    diagnostics = MaskedTokenOptimization(terms=[])(hidden, mask)["diagnostics"]["tokens"]
+    diagnostics = MaskedTokenOptimization.text(terms=[])(hidden, mask)["diagnostics"]["tokens"]
     shares = []
     for x in hidden:
         images = []
@@ -247,7 +249,7 @@ def test_the_saturated_share_is_that_of_rows_below_a_hundredth_of_ln_v(counts):
 
 def test_diagnostics_keep_no_graph():
     hidden = [x.requires_grad_() for x in states(2, 8, 4, 3, 0)]
-    diagnostics = MaskedTokenOptimization(terms=["e"])(hidden, masks(2, 8, (5,), 0))["diagnostics"]["tokens"]
+    diagnostics = MaskedTokenOptimization.text(terms=["e"])(hidden, masks(2, 8, (5,), 0))["diagnostics"]["tokens"]
     assert not any(value.requires_grad for value in diagnostics.values())
 
 
@@ -255,7 +257,7 @@ def test_a_backward_pass_inside_autocast_changes_nothing():
     gradients = []
     for inside in (False, True):
         hidden = [x.float().requires_grad_() for x in states(2, 12, 8, 3, 0)]
-        loss = MaskedTokenOptimization()(hidden, masks(2, 12, (7,), 0))["loss"]
+        loss = MaskedTokenOptimization.text()(hidden, masks(2, 12, (7,), 0))["loss"]
         with torch.autocast("cpu", torch.bfloat16, enabled=inside):
             loss.backward()
         gradients.append([x.grad for x in hidden])
@@ -267,7 +269,7 @@ def test_saturated_rows_are_counted():
     hidden, mask = torch.zeros(1, 4, 2), torch.tensor([[True, True, False, False]])
     hidden[0, 0] = torch.tensor([9.0, 0.0])  # its row is one-hot on token 2
     hidden[0, 2] = torch.tensor([9.0, 0.0])
-    diagnostics = MaskedTokenOptimization(terms=[])([hidden], mask)["diagnostics"]["tokens"]
+    diagnostics = MaskedTokenOptimization.text(terms=[])([hidden], mask)["diagnostics"]["tokens"]
     assert diagnostics["saturated"].tolist() == [0.5]
 
 
@@ -282,7 +284,7 @@ def test_permutations_within_the_sets_and_of_the_batch_change_nothing(batch, see
     assert torch.equal(mask.gather(1, order), mask)
     images = torch.randperm(len(mask), generator=generator)
     moved = [x.gather(1, order[..., None].expand_as(x))[images] for x in hidden]
-    mto = MaskedTokenOptimization()
+    mto = MaskedTokenOptimization.text()
     before, after = mto(hidden, mask), mto(moved, mask[images])
     for name in ("loss_spa", "loss_e", "loss_r", "loss"):
         torch.testing.assert_close(before[name], after[name])
@@ -290,7 +292,7 @@ def test_permutations_within_the_sets_and_of_the_batch_change_nothing(batch, see
 
 @pytest.mark.parametrize("direction", ["decreasing", "as_printed"])
 def test_rank_loss_falls_when_heterogeneity_falls_with_depth_unless_as_printed(direction):
-    mto = MaskedTokenOptimization(terms=["r"], rank_direction=direction)
+    mto = MaskedTokenOptimization.text(terms=["r"], rank_direction=direction)
     mask = masks(2, 9, [4], seed=0)
     flat, sharp = (x * f for x, f in zip(states(2, 9, 16, 2, seed=1), (0.01, 5.0), strict=True))
     falling, rising = mto([flat, sharp], mask)["loss"], mto([sharp, flat], mask)["loss"]
@@ -306,7 +308,7 @@ def test_sparsity_proof_holds_under_its_own_conditions(n):
     """
     mask = torch.tensor([[True] * n + [False]])
     masked = torch.tensor([1.0, 0.0]).expand(n, 2)
-    mto = MaskedTokenOptimization(terms=["spa"])
+    mto = MaskedTokenOptimization.text(terms=["spa"])
 
     def row_entropy(visible, gap):
         return mto([gap * torch.cat([masked, visible[None]])[None]], mask)["loss_spa"].item()
@@ -329,7 +331,7 @@ def test_rank_loss_alone_can_collapse_all_heterogeneity():
     def train(terms):
         log_scale = torch.nn.Parameter(torch.tensor(3.0).log())
         optimizer = torch.optim.Adam([log_scale], lr=0.05)
-        mto = MaskedTokenOptimization(terms=terms, affinity="scaled")
+        mto = MaskedTokenOptimization.text(terms=terms, affinity="scaled")
         for _ in range(150):  # three layers that share one parameter; the deeper, the smaller the tokens
             out = mto([log_scale.exp() * tokens / (1 + depth) for depth in range(3)], mask)
             optimizer.zero_grad()
@@ -363,26 +365,26 @@ class Stream:
 def test_streams_are_summed_averaged_or_chosen():
     mask = masks(2, 9, [6], seed=2)
     pair = {"pixel": Stream(states(2, 9, 5, 3, seed=1)), "feature": Stream(states(2, 9, 7, 3, seed=2))}
-    single = {name: MaskedTokenOptimization()(stream.tokens, mask) for name, stream in pair.items()}
+    single = {name: MaskedTokenOptimization.text()(stream.tokens, mask) for name, stream in pair.items()}
     for how, expected in {
         "sum": single["pixel"]["loss"] + single["feature"]["loss"],
         "mean": (single["pixel"]["loss"] + single["feature"]["loss"]) / 2,
         "feature": single["feature"]["loss"],
     }.items():
-        out = MaskedTokenOptimization(streams=how).streams(pair, mask)
+        out = MaskedTokenOptimization.text(streams=how).streams(pair, mask)
         torch.testing.assert_close(out["loss"], expected)
         assert set(out["diagnostics"]) == {"pixel", "feature"}
     assert {"pixel/heterogeneity_0", "feature/heterogeneity_2", "loss_r"} <= set(log_scalars(out))
     with pytest.raises(ValueError, match="pixels"):
-        MaskedTokenOptimization(streams="pixels").streams(pair, mask)
+        MaskedTokenOptimization.text(streams="pixels").streams(pair, mask)
 
 
 def test_position_comes_from_the_stream_and_only_when_asked():
     mask, tokens = masks(2, 9, [6], seed=2), states(2, 9, 5, 2, seed=1)
     stream = Stream(tokens, position=torch.ones(1, 9, 5, dtype=torch.float64).cumsum(1))
-    pre, post = (MaskedTokenOptimization(position=p).streams({"decoder": stream}, mask) for p in ("pre", "post"))
-    moved = MaskedTokenOptimization()([tokens[0] + stream.position, tokens[1]], mask)
-    torch.testing.assert_close(pre["loss"], MaskedTokenOptimization()(tokens, mask)["loss"])
+    pre, post = (MaskedTokenOptimization.text(position=p).streams({"decoder": stream}, mask) for p in ("pre", "post"))
+    moved = MaskedTokenOptimization.text()([tokens[0] + stream.position, tokens[1]], mask)
+    torch.testing.assert_close(pre["loss"], MaskedTokenOptimization.text()(tokens, mask)["loss"])
     torch.testing.assert_close(post["loss"], moved["loss"])
 
 
@@ -391,11 +393,11 @@ def test_the_last_layer_may_be_taken_after_the_final_norm():
     norm = torch.nn.LayerNorm(5, dtype=torch.float64)
     torch.nn.init.normal_(norm.weight)
     stream = Stream(tokens, final_norm=norm)
-    mto = MaskedTokenOptimization(final_norm=True)
+    mto = MaskedTokenOptimization.text(final_norm=True)
     torch.testing.assert_close(
         mto.streams({"a": stream}, mask)["loss"], mto([*tokens[:-1], norm(tokens[-1])], mask)["loss"]
     )
-    raw = MaskedTokenOptimization()
+    raw = MaskedTokenOptimization.text()
     assert torch.equal(raw.streams({"a": stream}, mask)["loss"], raw(tokens, mask)["loss"])
 
 
@@ -415,7 +417,7 @@ def test_heterogeneity_alone_equals_the_reference(affinity, tokens):
 
 
 def test_a_position_of_another_shape_is_named():
-    mto = MaskedTokenOptimization(position="post")
+    mto = MaskedTokenOptimization.text(position="post")
     with pytest.raises(ValueError, match=r"position is \(1, 8, 5\), layer 0 \(2, 9, 5\)"):
         mto(states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2), position=torch.zeros(1, 8, 5))
 
@@ -430,7 +432,7 @@ def test_as_printed_takes_the_other_switches():
 @pytest.mark.parametrize("options", [{}, {"sparsity_self": "exclude", "sparsity_columns": "visible"}], ids=str)
 def test_second_derivatives_equal_the_reference(options, counts):
     """Of what a gradient penalty adds: the gradient of the squared gradient."""
-    mask, mto = masks(2, 8, counts, 0), MaskedTokenOptimization(**options)
+    mask, mto = masks(2, 8, counts, 0), MaskedTokenOptimization.text(**options)
     results = []
     for loss in (lambda x: mto(x, mask)["loss"], lambda x: reference.loss(x, mask, mto.settings)):
         hidden = [x.requires_grad_() for x in states(2, 8, 4, 3, 0)]
@@ -441,14 +443,14 @@ def test_second_derivatives_equal_the_reference(options, counts):
 
 def test_second_derivatives_stay_finite_where_a_probability_underflows():
     hidden = [(x * 1e3).float().requires_grad_() for x in states(2, 8, 4, 3, 0)]
-    loss = MaskedTokenOptimization()(hidden, masks(2, 8, [5], 0))["loss"]
+    loss = MaskedTokenOptimization.text()(hidden, masks(2, 8, [5], 0))["loss"]
     gradients = torch.autograd.grad(loss, hidden, create_graph=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in gradients), hidden)
     assert all(g.isfinite().all() for g in second)
 
 
 def test_torch_func_sees_the_same_gradient():
-    mask, mto = masks(2, 8, [5], 0), MaskedTokenOptimization()
+    mask, mto = masks(2, 8, [5], 0), MaskedTokenOptimization.text()
     hidden = torch.stack(states(2, 8, 4, 3, 0))
 
     def loss(x):
@@ -461,7 +463,7 @@ def test_torch_func_sees_the_same_gradient():
 
 def test_layers_of_several_widths_and_precisions_go_together():
     """As a hierarchical encoder, or one under autocast, gives them."""
-    mask, mto = masks(2, 9, [6], seed=2), MaskedTokenOptimization(sparsity_layers="all")
+    mask, mto = masks(2, 9, [6], seed=2), MaskedTokenOptimization.text(sparsity_layers="all")
     hidden = [*states(2, 9, 5, 2, seed=1), *states(2, 9, 8, 1, seed=2), *states(2, 9, 5, 2, seed=3)]
     compare({"sparsity_layers": "all"}, hidden, mask)
     mixed = [x.to(d).requires_grad_() for x, d in zip(hidden, [torch.bfloat16, *[torch.float32] * 4], strict=True)]
@@ -487,8 +489,8 @@ def test_groups_of_layers_change_nothing(monkeypatch):
 
 def test_warmup_ramps_the_sum_but_not_the_terms():
     hidden, mask = states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2)
-    mto = MaskedTokenOptimization(warmup_epochs=4)
-    full = MaskedTokenOptimization()(hidden, mask)
+    mto = MaskedTokenOptimization.text(warmup_epochs=4)
+    full = MaskedTokenOptimization.text()(hidden, mask)
     ramp = [(0, 0.0), (1, 0.25), (torch.tensor(3.0), 0.75), (4, 1.0), (9.0, 1.0), (torch.tensor(9.0), 1.0)]
     for progress, share in ramp:
         out = mto(hidden, mask, progress=progress)
@@ -501,7 +503,7 @@ def test_warmup_ramps_the_sum_but_not_the_terms():
 def test_without_terms_it_measures_and_passes_no_gradient():
     hidden = [x.requires_grad_() for x in states(2, 9, 5, 3, seed=1)]
     mask = masks(2, 9, [6], seed=2)
-    out = MaskedTokenOptimization(terms=[])(hidden, mask)
+    out = MaskedTokenOptimization.text(terms=[])(hidden, mask)
     assert out["loss"] == 0
     assert not out["loss"].requires_grad
     expected = torch.stack([heterogeneity(x, mask).mean() for x in hidden])
@@ -532,7 +534,7 @@ def test_nothing_is_computed_twice_or_for_terms_that_are_off(monkeypatch, terms,
         return original(self, hidden, rows, *args, **kwargs)
 
     monkeypatch.setattr(objectives.Partition, "entropy", counting)
-    out = MaskedTokenOptimization(terms=terms)(
+    out = MaskedTokenOptimization.text(terms=terms)(
         states(2, 9, 5, 4, seed=1), masks(2, 9, [6], seed=2), num_masked=6, measure=measure
     )
     assert (calls.count("masked"), calls.count("visible")) == (layers, sparsity)
@@ -564,17 +566,17 @@ def test_nothing_waits_for_the_device(monkeypatch, num_masked, options):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # it knows no "meta"
     hidden = [torch.zeros(2, 9, 5, device="meta", requires_grad=True) for _ in range(3)]
     mask = torch.zeros(2, 9, dtype=torch.bool, device="meta")
-    mto = MaskedTokenOptimization(**options, validate=False)
+    mto = MaskedTokenOptimization.text(**options, validate=False)
     out = mto(hidden, mask, num_masked=num_masked, attention=torch.zeros(2, 9, 9, device="meta", requires_grad=True))
     out["loss"].backward()
     with pytest.raises((NotImplementedError, RuntimeError)):  # the first call on a device does look at the mask
-        MaskedTokenOptimization(**options)(hidden, mask)
+        MaskedTokenOptimization.text(**options)(hidden, mask)
 
 
 @pytest.mark.parametrize("num_masked", [6, None], ids=["equal", "unknown"])
 def test_compile_has_no_graph_break_and_changes_nothing(num_masked):
     mask = masks(2, 9, [6], seed=2)
-    mto = MaskedTokenOptimization(warmup_epochs=2.0)
+    mto = MaskedTokenOptimization.text(warmup_epochs=2.0)
 
     def step(*hidden):
         return mto(list(hidden), mask, num_masked=num_masked, progress=torch.tensor(1.0))
@@ -597,9 +599,15 @@ def test_unknown_counts_give_the_same_as_known_ones():
     torch.testing.assert_close(heterogeneity(hidden, mask, num_masked=6), alone)
 
 
+def test_the_default_is_a_cosine_and_the_text_differs_in_five_switches():
+    default, text = MaskedTokenOptimization().settings, MaskedTokenOptimization.text().settings
+    assert default == text | VARIANTS["default"]
+    assert {name for name in text if text[name] != default[name]} == TEXT.keys()
+
+
 def test_settings_are_recorded_and_rebuild_the_module():
     for options in VARIANTS.values():
-        mto = MaskedTokenOptimization(**options)
+        mto = MaskedTokenOptimization.text(**options)
         again = MaskedTokenOptimization(**json.loads(json.dumps(mto.settings)))
         assert again.settings == mto.settings
         assert options.items() <= mto.settings.items()
@@ -628,7 +636,7 @@ BAD_MASK = torch.tensor([[True, False, True], [True, True, True]])
 )
 def test_mistakes_are_named(hidden, mask, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        MaskedTokenOptimization()(hidden, mask, **kwargs)
+        MaskedTokenOptimization.text()(hidden, mask, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -649,4 +657,4 @@ def test_mistakes_are_named(hidden, mask, kwargs, message):
 )
 def test_wrong_settings_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        MaskedTokenOptimization(**options)(states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2))
+        MaskedTokenOptimization.text(**options)(states(2, 9, 5, 2, seed=1), masks(2, 9, [6], seed=2))

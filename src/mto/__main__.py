@@ -52,6 +52,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--processes", type=_positive, default=1, metavar="N", help="CPU processes that share the batch"
     )
     parser.add_argument(
+        "--guard",
+        type=_count,
+        default=10,
+        metavar="N",
+        help="stop pre-training with MTO after N log intervals of collapse; 0: never (default 10)",
+    )
+    parser.add_argument(
+        "--gradients",
+        type=_count,
+        default=10,
+        metavar="N",
+        help="log intervals between comparisons of MTO's gradients with the method's; 0: none (default 10)",
+    )
+    parser.add_argument(
         "--deterministic",
         choices=("strict", "warn", "off"),
         help="kernels on a GPU: the deterministic ones, or an error (default); where they exist, attention's excepted "
@@ -114,7 +128,8 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         return 0
     alone = "RANK" not in os.environ
     began = began if alone else float(os.environ.get(BEGAN, began))
-    task = Task(arguments.task, job, inputs, arguments.out, hardware, began)
+    watch = {"guard": arguments.guard, "gradient_interval": arguments.gradients}
+    task = Task(arguments.task, job, inputs, arguments.out, hardware, began, **watch)
     if alone and hardware.world_size > 1:
         with task.lock:
             task.start()

@@ -9,7 +9,9 @@ embedding. With natural logarithms, per image::
     Eq. 5   L_r   = sum_{l = 1..L} softplus(H^{l-1} - H^l)                 as printed; its text asks for the other sign
 
 The printed sign of Eq. 5 makes heterogeneity grow with depth, against the whole text, so the default is
-``softplus(H^l - H^{l-1})``. Every such choice is a keyword of :class:`MaskedTokenOptimization`.
+``softplus(H^l - H^{l-1})``. Raw dot products with weights of 1 make the masked tokens of SimMIM and ConMIM one, so the
+default is a cosine over 0.1 and a tenth of each weight. Every such choice is a keyword of
+:class:`MaskedTokenOptimization`; :meth:`~MaskedTokenOptimization.text` has the paper's own.
 
 Everything is computed in float32, also under autocast (see `mto.entropy`). Depends on torch alone.
 """
@@ -26,10 +28,12 @@ from mto.entropy import Partition, attention_entropy, freeze_visible
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
 SATURATION = 0.01
-#: The paper's equations to the letter; everything else about them is as in `text`.
-AS_PRINTED = {"rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
+#: The paper's equations, and its text where that contradicts them: raw dot products, weights of 1.
+TEXT = {"spa_weight": 1.0, "e_weight": 1.0, "r_weight": 1.0, "affinity": "dot", "temperature": 1.0}
+#: The paper's equations to the letter.
+AS_PRINTED = {**TEXT, "rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
 
-#: The allowed values of every switch that is a choice, the default first.
+#: The allowed values of every switch that is a choice.
 CHOICES = {
     "rank_direction": ("decreasing", "as_printed"),
     "rank_reduction": ("sum", "mean"),
@@ -108,7 +112,7 @@ class MaskedTokenOptimization(nn.Module):
 
     Args:
         terms: which of ``spa``, ``e``, ``r`` enter the loss. With none, heterogeneity is measured without gradient.
-        spa_weight, e_weight, r_weight: weights of the terms (the paper prints none: 1).
+        spa_weight, e_weight, r_weight: weights of the terms. The paper prints none; with 1 they rule the gradient.
         warmup_epochs: the weights rise linearly from 0 over this many epochs; needs ``progress`` at each call.
         rank_direction: ``decreasing`` heterogeneity with depth (the paper's text) or Eq. 5 ``as_printed``.
         rank_reduction: ``sum`` (Eq. 5) or ``mean`` over layers 1..L.
@@ -140,9 +144,9 @@ class MaskedTokenOptimization(nn.Module):
         self,
         *,
         terms: Sequence[str] = TERMS,
-        spa_weight: float = 1.0,
-        e_weight: float = 1.0,
-        r_weight: float = 1.0,
+        spa_weight: float = 0.1,
+        e_weight: float = 0.1,
+        r_weight: float = 0.1,
         warmup_epochs: float = 0.0,
         rank_direction: str = "decreasing",
         rank_reduction: str = "sum",
@@ -151,8 +155,8 @@ class MaskedTokenOptimization(nn.Module):
         sparsity_self: str = "keep",
         sparsity_layers: Sequence[int] | str = (0,),
         sparsity_object: str = "affinity",
-        affinity: str = "dot",
-        temperature: float = 1.0,
+        affinity: str = "cosine",
+        temperature: float = 0.1,
         tokens: str = "raw",
         position: str = "pre",
         batch_reduction: str = "image",
@@ -181,6 +185,11 @@ class MaskedTokenOptimization(nn.Module):
             "sparsity_layers": sparsity_layers if isinstance(sparsity_layers, str) else list(sparsity_layers),
         }
         self._validate = validate
+
+    @classmethod
+    def text(cls, **overrides) -> "MaskedTokenOptimization":
+        """The paper's equations with the sign that its text asks for. It destroys SimMIM and ConMIM: see the README."""
+        return cls(**{**TEXT, **overrides})
 
     @classmethod
     def as_printed(cls, **overrides) -> "MaskedTokenOptimization":
@@ -259,20 +268,21 @@ class MaskedTokenOptimization(nn.Module):
                 out["diagnostics"][name] = diagnostics
 
         loss = torch.zeros((), device=mask.device)
-        ramp = self._ramp(progress)
         for term, values in collected.items():
             total = torch.stack(values).sum()
             out[f"loss_{term}"] = total / len(values) if s["streams"] == "mean" else total
-            loss = loss + s[f"{term}_weight"] * ramp * out[f"loss_{term}"]
+            loss = loss + self.weight(term, progress) * out[f"loss_{term}"]
         return {"loss": loss, **out}
 
-    def _ramp(self, progress: float | Tensor | None) -> float | Tensor:
-        warmup = self.settings["warmup_epochs"]
-        if warmup <= 0 or not self.settings["terms"]:
-            return 1.0
+    def weight(self, term: str, progress: float | Tensor | None = None) -> float | Tensor:
+        """What the term is multiplied by after ``progress`` epochs."""
+        weight, warmup = self.settings[f"{term}_weight"], self.settings["warmup_epochs"]
+        if warmup <= 0:
+            return weight
         if progress is None:
             raise ValueError(f"warmup_epochs={warmup} needs progress=, the epochs done so far, at each call")
-        return (progress / warmup).clamp(max=1.0) if isinstance(progress, Tensor) else min(1.0, progress / warmup)
+        done = progress / warmup
+        return weight * (done.clamp(max=1.0) if isinstance(done, Tensor) else min(1.0, done))
 
     def _stream(self, stream: Stream, part: Partition, terms: list[str], measure: bool):
         """Terms of one stream, and its diagnostics."""

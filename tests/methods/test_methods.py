@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import formula
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
+from mto.methods.base import patchify
 from mto.methods.encoder import build_encoder, init_beit
 from mto.methods.masking import build_mask_sampler
 from mto.objectives import MaskedTokenOptimization
@@ -70,6 +71,49 @@ def test_terms_sum_to_the_loss_and_every_parameter_learns(name: str) -> None:
     out["loss"].backward()
     idle = [key for key, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert idle == []
+
+
+@pytest.mark.parametrize("name", ["simmim", "mae", "bootmae"])
+def test_no_patch_for_all_is_better_than_a_constants_loss(name: str) -> None:
+    """An image's best single patch, by the method's loss: descent reaches the constant's loss and no lower."""
+    method = BUILD[name]()
+    images, mask = inputs()
+    mask[0] = mask[0].roll(1)
+    ((term, constant),) = method.constant_loss(images, mask).items()
+    patch = torch.zeros(len(images), 1, 3, 16, requires_grad=True)  # an image, a colour, the pixels of a patch
+    optimiser = torch.optim.Adam([patch], lr=0.02)
+    lowest = math.inf
+    for _ in range(1500):
+        alike = patch.expand(-1, 36, -1, -1)
+        if name == "simmim":
+            error = (patchify(images, 4) - alike).abs().mean((2, 3))
+            loss = error[mask].mean()
+        elif name == "mae":
+            error = (method.target(images) - alike.transpose(2, 3).flatten(2)).square().mean(-1)
+            loss = error[mask].mean()
+        else:
+            pixels = alike.transpose(1, 2).permute(0, 1, 3, 2).flatten(1, 2)  # as patchify reads them back
+            folded = torch.nn.functional.fold(pixels, 24, kernel_size=4, stride=4)
+            loss = method.pixel_loss(images, folded, method.loss_weight(mask))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        lowest = min(lowest, float(loss))
+    assert TERMS[name] >= {term}
+    assert float(constant) <= lowest * (1 + 1e-5)
+    assert float(constant) == pytest.approx(lowest, rel=2e-3)
+
+
+def test_a_constant_of_conmim_ranks_every_patch_alike() -> None:
+    """The loss at features that tell no patch from another."""
+    method = BUILD["conmim"]()
+    images, mask = inputs()
+    method.projector = nn.Sequential(nn.Linear(36, 12))  # the same vector for every token
+    nn.init.zeros_(method.projector[0].weight)
+    out = method(images, mask, teacher_features=torch.ones(3, 36, 12))
+    torch.testing.assert_close(
+        method.constant_loss(images, mask), {"contrastive": out["contrastive"]}, check_dtype=False
+    )
 
 
 @pytest.mark.parametrize("name", BUILD)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny import METHODS, linear_steps, pretrain_job, run
 
 from mto.data.imagenet import PretrainDataset
+from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_encoder
 from mto.tasks.pretrain import build_model
 from mto.training.hardware import Hardware
@@ -98,6 +99,55 @@ def test_without_mto_heterogeneity_is_measured_and_changes_nothing(images, tmp_p
     assert all("heterogeneity_2" in row and row["loss"] == pytest.approx(row["loss_reconstruction"]) for row in rows)
     a, b = load_file(logged / "encoder.safetensors"), load_file(seldom / "encoder.safetensors")
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("baseline", METHODS)
+def test_signs_of_a_collapse_are_logged_with_heterogeneity(pretrained, baseline):
+    signs = ("masked_cosine", "modal_share", "effective_rank", "visible_norm")
+    streams = ("pixel/", "feature/") if baseline == "bootmae" else ("",)
+    for row in read_history(pretrained(baseline) / "history.jsonl"):
+        assert {f"{stream}{sign}" for stream in streams for sign in signs} | {"constant_ratio"} <= row.keys()
+        assert all(0 < row[f"{stream}modal_share"] <= 1 for stream in streams)
+        assert not [
+            name for name in row if name.startswith("gradient")
+        ]  # every 10 intervals of 2 of its 6 steps: never
+
+
+@pytest.mark.parametrize("baseline", METHODS)
+def test_comparing_gradients_alters_nothing(images, pretrained, tmp_path, baseline):
+    """Every 2 log intervals of 2 steps, once in 6 steps; on the first of two micro-batches."""
+    job = pretrain_job(images, baseline)
+    out = run(job, tmp_path / "compared", gradient_interval=2)
+    names = {f"gradient_{name}" for name in ("method", "mto", "spa", "e", "r")}
+    rows = {row["step"]: row for row in read_history(out / "history.jsonl")}
+    assert [step for step, row in rows.items() if names <= row.keys()] == [4]
+    assert all(rows[4][name] > 0 for name in names)
+    assert rows[4]["gradient_mto"] <= sum(rows[4][f"gradient_{term}"] for term in ("spa", "e", "r")) * (1 + 1e-5)
+    for row, plain in zip(rows.values(), read_history(pretrained(baseline) / "history.jsonl"), strict=True):
+        kept = {name: value for name, value in row.items() if name not in names and name != "images_per_second"}
+        assert kept == {name: plain[name] for name in kept}
+    a, b = (load_state(folder / "state.pth") for folder in (pretrained(baseline), out))
+    assert all(torch.equal(value, b["state_dict"][name]) for name, value in a["state_dict"].items())
+
+
+def test_gradients_are_those_of_the_weighted_terms_of_the_first_micro_batch(images, tmp_path):
+    """The first step's, by hand from the run's own initial model and batch."""
+    job = pretrain_job(images, "mae") | {"log_interval": 1}
+    job["mto"] |= {"e_weight": 0.5}
+    parts = run(job, tmp_path, Hardware(micro_batch=4), gradient_interval=1)
+    row = read_history(parts / "history.jsonl")[0]
+    dataset = PretrainDataset(job)
+    model = build_model(job, dataset)
+    sampler = EpochSampler(len(dataset), seed=0, shuffle=True, drop_last_to=12)
+    samples = [dataset[key] for key in list(sampler)[:4]]
+    image, mask = (torch.stack([sample[name] for sample in samples]) for name in ("image", "mask"))
+    out = model(image, mask, mode="tensor")
+    terms = model.mto.streams(out["hidden"], mask, num_masked=model.num_masked)
+    for name, loss in {"method": out["loss"] - terms["loss"], "e": 0.5 * terms["loss_e"], "mto": terms["loss"]}.items():
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        norm = torch.cat([p.grad.flatten() for p in model.method.parameters() if p.grad is not None]).norm()
+        assert row[f"gradient_{name}"] == pytest.approx(float(norm), rel=1e-4)
 
 
 @pytest.mark.parametrize("baseline", METHODS)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mto.objectives import TEXT
 from mto.tasks.task import Task
 from mto.training.hardware import Hardware
 
@@ -59,7 +60,7 @@ def pretrain_job(root: Path, baseline: str, epoch: int = 2, epochs: int = 2, ter
         "epochs": epochs,
         "method": {"name": baseline, **METHODS[baseline]},
         "mask": MASKS[baseline],
-        "mto": {"terms": list(terms)},
+        "mto": {"terms": list(terms), **TEXT},
         "data": data,
         "optim": optim | {"no_decay": []},
         "schedule": CONSTANT,
@@ -124,11 +125,20 @@ def heterogeneity_job(root: Path, baseline: str) -> dict[str, Any]:
     }
 
 
-def run(job: dict[str, Any], out: Path, hardware: Hardware | None = None, **inputs: Path) -> Path:
+def run(
+    job: dict[str, Any],
+    out: Path,
+    hardware: Hardware | None = None,
+    *,
+    guard: int = Task.guard,
+    gradient_interval: int = Task.gradient_interval,
+    **inputs: Path,
+) -> Path:
     """Run a job in this process; returns its folder."""
     from importlib import import_module
 
-    task = Task(job["task"], copy.deepcopy(job), inputs, out, hardware or Hardware())
+    watch = {"guard": guard, "gradient_interval": gradient_interval}
+    task = Task(job["task"], copy.deepcopy(job), inputs, out, hardware or Hardware(), **watch)
     task.start()
     import_module(f"mto.tasks.{job['task']}").run(task)
     return out

@@ -30,10 +30,12 @@ def test_a_finished_study_plans_nothing(finished: Clone) -> None:
 
 
 def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
-    """Hardware, keys not used here, comments, touched and edited sources."""
+    """Hardware, what is watched, keys not used here, comments, touched and edited sources."""
     finished.set("scales.demo.resources.pretrain.cpus_per_task", 2)
     finished.set("scales.demo.resources.pretrain.micro_batch", 16)
     finished.set("scales.demo.resources.linear.gpu", 1)
+    finished.set("mto.guard", None)
+    finished.set("mto.gradient_interval", 3)
     for file in (finished.path / "rules").iterdir():
         file.write_text(f"# another comment\n{file.read_text()}")
     future = time.time() + 60
@@ -84,7 +86,7 @@ def test_mto_leaves_the_plain_baselines(finished: Clone) -> None:
 
 def test_a_preset_that_no_run_has_reruns_nothing(finished: Clone) -> None:
     finished.set("mto.presets.as_printed.spa_weight", 0.5)
-    assert finished.planned() == set()
+    assert finished.planned() == {f"{RESULTS}report.html"}  # which shows every preset
 
 
 def test_another_seed_plans_its_own_jobs(finished: Clone) -> None:
@@ -122,7 +124,8 @@ def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) ->
     given = (finished.path / RESULTS / "pretrain" / step / "metrics.json").read_text().split(" ")
     assert given[0] == "pretrain"
     assert f"state={RESULTS}pretrain/mae-vitb-mto/seed0/epoch0004/state.pth" in given
-    assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} --gpus 0 --workers 0 --micro-batch 0")
+    hardware = "--gpus 0 --workers 0 --micro-batch 0"
+    assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} {hardware} --guard 10 --gradients 10")
     study = Study(load(finished.path / "config.yaml"))
     assert json.loads(given[given.index("--job") + 1]) == study.job(Step("pretrain", "mae-vitb-mto", 0, 8))
     given = (finished.path / RESULTS / "finetune" / step / "metrics.json").read_text().split(" ")

@@ -44,9 +44,11 @@ class Preset(Model):
 
 
 class Mto(Model):
-    """The presets, and which of them a run has whose name says none."""
+    """The presets, and which of them a run has whose name says none; how runs with MTO are watched, in no job."""
 
     default: str
+    guard: Count | None
+    gradient_interval: Count | None
     presets: Annotated[dict[str, Preset], Field(min_length=1)]
 
     @model_validator(mode="before")

@@ -40,6 +40,14 @@ class Method(nn.Module, ABC):
 
     # ------------------------------------------------------------------------------------------------------- training
 
+    @abstractmethod
+    def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What a term of the loss, under its name, is worth when all masked patches of an image are predicted alike.
+
+        The best such prediction for these images (B, 3, H, W) and mask (B, N): masked tokens that are all one cannot do
+        better, so that a network at this level has learnt nothing about places.
+        """
+
     def epoch_inputs(self, epoch: int, epochs: int) -> dict[str, Any]:
         """Keyword arguments of forward that change by epoch; `epoch` counts completed epochs, from 0."""
         return {}
@@ -135,6 +143,12 @@ def masked_mean(per_patch: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, N) values over the batch's masked patches, without boolean indexing (which waits for the GPU)."""
     weight = mask.to(per_patch.dtype)
     return (per_patch * weight).sum() / weight.sum()
+
+
+def mean_patch(target: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean over the patches of each image: (B, N, ...) and (B, N) -> (B, 1, ...)."""
+    weight = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
+    return (target * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
 
 
 def count_masked(mask: Tensor) -> int:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mto.methods.base import Method, average_, count_masked, patchify
+from mto.methods.base import Method, average_, count_masked, mean_patch, patchify
 from mto.methods.bootmae_decoder import Decoder, init_qkv
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
@@ -140,12 +140,21 @@ class BootMAE(Method):
         return weight.flatten(1) / masked.mean()
 
     def pixel_loss(self, images: Tensor, prediction: Tensor, weight: Tensor) -> Tensor:
-        """Target: each patch and colour normalised by its mean and biased variance (BootMAE:run_pretraining.py:436)."""
+        """The weighted squared error of normalised pixels (BootMAE:run_pretraining.py:436)."""
+        error = (patchify(prediction.float(), self.patch_size) - self.pixel_target(images)).square().mean(dim=(2, 3))
+        return (weight * error).mean()
+
+    def pixel_target(self, images: Tensor) -> Tensor:
+        """(B, N, 3, P²): each patch and colour normalised by its own mean and biased variance."""
         target = patchify(images.float(), self.patch_size)
         variance, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)
-        target = (target - mean) / (variance + 1e-5).sqrt()
-        error = (patchify(prediction.float(), self.patch_size) - target).square().mean(dim=(2, 3))
-        return (weight * error).mean()
+        return (target - mean) / (variance + 1e-5).sqrt()
+
+    def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The weighted squared distance to each image's mean masked patch; of the pixels alone."""
+        target, weight = self.pixel_target(images), self.loss_weight(mask)
+        distance = (target - mean_patch(target, weight)).square().mean(dim=(2, 3))
+        return {"pixel": (weight * distance).mean()}
 
     def feature_loss(self, target: Tensor, prediction: Tensor, weight: Tensor) -> Tensor:
         """Both sides pass a layer norm without parameters (BootMAE:run_pretraining.py:459)."""

@@ -106,6 +106,10 @@ class ConMIM(MaskedBeit):
         """(B, 1 + N, D) -> (B, N, output_dim). The batch norms see the class tokens too."""
         return self.projector(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])[:, 1:]
 
+    def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The logarithm of the number of candidates: every patch is as likely as any other."""
+        return {"contrastive": torch.tensor(math.log(mask.shape[1]), device=mask.device)}
+
     # -------------------------------------------------------------------------------------------------------- teacher
 
     def make_teacher(self) -> "ConMIM":

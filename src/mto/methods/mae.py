@@ -12,6 +12,7 @@ from mto.methods.base import (
     attention_map,
     count_masked,
     masked_mean,
+    mean_patch,
     patchify,
 )
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
@@ -138,6 +139,12 @@ class MAE(Method):
         if not self.norm_pix:
             return target
         return (target - target.mean(dim=-1, keepdim=True)) / (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+    def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The squared distance to each image's mean masked patch."""
+        target = self.target(images)
+        distance = (target - mean_patch(target, mask.float())).square().mean(-1)
+        return {"reconstruction": masked_mean(distance, mask)}
 
     def param_names_without_decay(self) -> set[str]:
         """None: MAE decays the class token too (MAE:main_pretrain.py:179)."""

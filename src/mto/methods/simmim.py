@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mto.methods.base import patchify
+from mto.methods.base import masked_mean, patchify
 from mto.methods.beit import MaskedBeit
 
 
@@ -68,6 +69,15 @@ class SimMIM(MaskedBeit):
         loss = (error * mask).sum() * area / (mask.sum() * area + 1e-5)  # the official guard against empty masks
         out: dict[str, Any] = {"reconstruction": loss, "loss": loss}
         return out | {"hidden": {"encoder": stream}} if return_hidden else out
+
+    def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The L1 distance to each image's median masked patch."""
+        target = patchify(images.float(), self.patch_size).flatten(2)
+        # torch.median has no deterministic form on a GPU; sorting, visible patches last, does as well.
+        ordered = target.masked_fill(~mask[..., None], torch.inf).sort(dim=1).values
+        middle = ((mask.sum(1) - 1) // 2)[:, None, None].expand(-1, 1, target.shape[2])
+        distance = (target - ordered.gather(1, middle)).abs().mean(-1)
+        return {"reconstruction": masked_mean(distance, mask)}
 
     def official_key(self, key: str) -> str | None:
         if key.endswith("relative_position_index"):

@@ -19,6 +19,7 @@ from mto.methods import Method
 from mto.study import IMPORTED
 from mto.tasks.task import Task
 from mto.training.engine import Engine, train, unwrap
+from mto.training.guard import Guard
 from mto.training.log import HISTORY, read_history
 from mto.training.mim import MaskedImageModel, PretrainHook
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
@@ -28,7 +29,7 @@ from mto.weights import save_weights
 
 
 def run(task: Task) -> None:
-    job, hardware = task.job, task.hardware
+    job, hardware, watching = task.job, task.hardware, guards(task)
     if job["epoch"] > job["epochs"]:
         raise UserError(
             f"epoch {job['epoch']} of {job['run']} lies beyond its schedule of {job['epochs']} epochs: in config.yaml "
@@ -77,10 +78,24 @@ def run(task: Task) -> None:
         stop_at=job["epoch"],
         resume_from=task.inputs.get("state"),
         log_interval=job["log_interval"],
-        hooks=[PretrainHook(job["epochs"], sampler.used // plan.size)],
+        hooks=[PretrainHook(job["epochs"], sampler.used // plan.size, task.gradient_interval), *watching],
     )
     if hardware.rank == 0:
         save(task, runner)
+
+
+def guards(task: Task) -> list[Guard]:
+    """The guard of a run with MTO, unless it is switched off.
+
+    Raises:
+        Collapsed: it stopped an earlier attempt.
+    """
+    job = task.job
+    if not task.guard or not job["mto"]["terms"]:
+        return []
+    guard = Guard(job["run"], task.guard, job["schedule"]["warmup_epochs"], task.progress)
+    guard.remind()
+    return [guard]
 
 
 def build_method(job: dict[str, Any]) -> Method:

@@ -42,6 +42,8 @@ class Task:
         out: folder of the declared outputs.
         hardware: devices and workers, never part of the job.
         began: when its first process started, in seconds since 1970.
+        guard: log intervals of a collapse after which pre-training with MTO is stopped; 0: it never is.
+        gradient_interval: see `mto.training.mim.PretrainHook`. Like the guard it alters no result: it is in no job.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Task:
     out: Path
     hardware: Hardware = field(default_factory=Hardware)
     began: float = field(default_factory=time.time)
+    guard: int = 10
+    gradient_interval: int = 10
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(self.progress / "attempts", self.hardware.gpus, self.began)

@@ -91,6 +91,8 @@ class LogHook(Hook):
         self.steps_per_epoch = steps_per_epoch
         self.stop_step = stop_step
         self.averages = Averages()
+        #: What was last logged of training, on every rank.
+        self.row: dict[str, float] = {}
         #: Seconds of training and images seen in them, over all attempts of this segment.
         self.usage = {"train_seconds": 0.0, "images": 0}
         self._since: float | None = time.perf_counter()  # None while validating
@@ -161,8 +163,8 @@ class LogHook(Hook):
         self.usage["train_seconds"] += seconds
         self.usage["images"] += images
         lr = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
-        row = {"step": step, "epoch": self._epoch(step), "lr": lr} | scalars
-        self._write(runner, row | {"images_per_second": images / seconds})
+        self.row = {"step": step, "epoch": self._epoch(step), "lr": lr} | scalars
+        self._write(runner, self.row | {"images_per_second": images / seconds})
         left = (self.stop_step - step) * self.batch_size / (self.usage["images"] / self.usage["train_seconds"])
         loss = scalars.get("loss", math.nan)
         self._say(

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from mto.diagnostics import collapse, gradient_norms
 from mto.methods import Method
 from mto.objectives import MaskedTokenOptimization, log_scalars
 from mto.training.engine import unwrap
@@ -32,8 +34,9 @@ class MaskedImageModel(BaseModel):
         self.teacher = method.make_teacher()
         self.mto = mto
         self.num_masked = num_masked
-        #: Set by `PretrainHook`: log this pass; epochs done; what the method wants to know of the epoch.
+        #: Set by `PretrainHook`: log this pass; compare gradients too; epochs done; what the method wants of the epoch.
         self.measure = True
+        self.measure_gradients = False
         self.progress = 0.0
         self.epoch_inputs: dict[str, Any] = {}
 
@@ -57,9 +60,34 @@ class MaskedImageModel(BaseModel):
             terms = self.mto.streams(
                 hidden, mask, num_masked=self.num_masked, progress=self.progress, measure=self.measure
             )
+            if self.measure_gradients:
+                scalars |= self._gradients(loss, terms)
             loss = loss + terms["loss"]
             scalars |= log_scalars(terms)
+        if self.measure and mode == "loss":
+            scalars |= self._collapse(image, mask, hidden, out)
         return {"loss": loss, **scalars} | ({"hidden": hidden} if mode == "tensor" else {})
+
+    @torch.no_grad()
+    def _collapse(
+        self, image: Tensor, mask: Tensor, hidden: dict[str, Any], out: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`collapse` of each stream, prefixed as MTO's diagnostics are, and the loss against a constant's."""
+        scalars = {
+            f"{stream}/{name}" if len(hidden) > 1 else name: value
+            for stream, states in hidden.items()
+            for name, value in collapse(states.tokens, mask).items()
+        }
+        ((name, constant),) = self.method.constant_loss(image, mask).items()
+        return scalars | {"constant_ratio": out[name] / constant}
+
+    def _gradients(self, loss: Tensor, terms: dict[str, Any]) -> dict[str, Tensor]:
+        """Norms of the gradients of the method's loss, of MTO's, and of each of its terms as weighted."""
+        losses = {"method": loss, "mto": terms["loss"]}
+        for term in self.mto.settings["terms"]:
+            losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
+        trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        return {f"gradient_{name}": norm for name, norm in gradient_norms(losses, trained).items()}
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """``loss`` is the total already; the rest is for the log."""
@@ -72,11 +100,14 @@ class PretrainHook(Hook):
     Args:
         epochs: length of the schedule.
         steps_per_epoch: optimiser steps an epoch.
+        gradient_interval: log intervals from one comparison of MTO's gradients with the method's to the next; 0: never.
+            One costs a backward pass for each of MTO's terms and two more, on one micro-batch; it alters no training.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, gradient_interval: int = 0) -> None:
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
+        self.gradient_interval = gradient_interval
 
     def before_train_epoch(self, runner) -> None:
         model = unwrap(runner.model)
@@ -88,6 +119,11 @@ class PretrainHook(Hook):
         model.progress = step / self.steps_per_epoch
         log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
         model.measure = log.is_logged(step + 1)
+        model.measure_gradients = (
+            bool(self.gradient_interval and model.mto.settings["terms"])
+            and (step + 1) % (self.gradient_interval * log.log_interval) == 0
+            and batch_idx == 0
+        )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         accumulation = runner.optim_wrapper.accumulation
