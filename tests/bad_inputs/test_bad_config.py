@@ -69,12 +69,7 @@ VALUES = [
     ("26", "baselines.bootmae.mask.max_block", 8, ["mask.min_block 16", "max_block, 8"]),
     ("26", "baselines.bootmae.mask.block_patches", 190, ["mask.block_patches 190", "more than ratio 0.75", "147"]),
     ("27", "study.fig2_affinity.models", {"mae-vitb-mto-depth0": [800]}, ["mae-vitb-mto-depth0"]),
-    (
-        "27",
-        "study.fig2_affinity.models",
-        {"simmim-vitb-mto-depth2": [800]},
-        ["simmim has no decoder", "simmim-vitb-mto"],
-    ),
+    ("27", "study.fig2_affinity.models", {"simmim-vitb-mto-depth2": [800]}, ["simmim has no decoder"]),
     ("27", "study.fig2_affinity.models", {"mae-vitb-mto-depth8": [800]}, ["8 is mae's own depth", "mae-vitb-mto"]),
     ("27", "baselines.mae.pretrain.schedule.warmup_epochs", 900, ["pretrain.schedule", "900.0 of only 800 epochs"]),
     ("27", "baselines.mae.ade20k.schedule.warmup_iterations", 10**6, ["1000000 of only 160000 iterations"]),
@@ -84,23 +79,13 @@ VALUES = [
     ("28", "seeds", ["1"], ["seeds.0", "valid integer", "'1'"]),
     ("28", "baselines.mae.pretrain.batch_size", "1:08:16", ["pretrain.batch_size", "valid integer", "'1:08:16'"]),
     ("28", "baselines.mae.pixels.mean", [123.7, 0.5, 0.5], ["pixels.mean.0", "less than or equal to 1", "123.7"]),
-    (
-        "28",
-        "baselines.mae.finetune.schedule.min_lr",
-        1.0,
-        ["finetune.schedule.min_lr 1.0", "above the peak rate, 0.004"],
-    ),
+    ("28", "baselines.mae.finetune.schedule.min_lr", 1.0, ["schedule.min_lr 1.0", "above the peak rate, 0.004"]),
     ("29", "scale", ["demo"], ["scale: no such scale: ['demo']", "paper, demo"]),
     ("29", "scales", ["demo"], ["scales: must be a mapping"]),
     ("29", "official", ["mae"], ["official: must be a mapping"]),
     ("31", "scales.demo.sedes", [0], ["scales.demo.sedes: unknown key", "'seeds'"]),
     ("31", "scales.demo.baselines.mae.mask.ratoi", 1, ["scales.demo.baselines.mae.mask.ratoi: unknown key", "'ratio'"]),
-    (
-        "31",
-        "scales.demo.each_baseline.finetune.lrr",
-        1,
-        ["scales.demo.each_baseline.finetune.lrr: unknown key", "'lr'"],
-    ),
+    ("31", "scales.demo.each_baseline.finetune.lrr", 1, ["scales.demo.each_baseline.finetune.lrr: unknown"]),
     ("31", "official.mae.finetune.lrr", 1, ["official.mae.finetune.lrr: unknown key", "'lr'"]),
     ("31", "scales.demo.img_size", 26, ["scales.demo.img_size 26", "patch_size 4"]),
     ("-", "datasets.imagenet.verify", "slow", ["datasets.imagenet.verify", "'fast' or 'full'"]),
@@ -112,7 +97,7 @@ VALUES = [
 def test_a_value_that_cannot_be(row: str, key: str, value: Any, expected: list[str]) -> None:
     source = changed(key, value)
     if key == "study.fig2_affinity.models":  # of both scales
-        source["scales"]["demo"]["study"]["fig2_affinity"]["models"] = dict.fromkeys(value, [8])
+        source["scales"]["demo"]["study"]["fig2_affinity"]["models"] = {run: [8] for run in value}
     lines = refusal(source, **({} if key == "scale" else {"scale": "paper"}))
     (line,) = lines
     assert "config.yaml" in line or "no such run" in line
@@ -165,25 +150,10 @@ TEXTS = [
     ("22", "{embed_dim: 768, ", "{embed_dim: 768, embed_dim: 768, ", ["backbones.vitb.embed_dim: this key is in line"]),
     ("29", "\nimg_size: 224", "\nimg_size: [224", ["not YAML"]),
     ("30", "\nimg_size: 224", "\n\timg_size: 224", ["not YAML", "tab"]),
-    (
-        "31",
-        "    evaluation: {resize: 24, crop: 24}",
-        "    evaluation: {resize: 24, crop: 20}",
-        ["scales.demo.evaluation.crop 20"],
-    ),
-    (
-        "31",
-        "        mask: {cell_size: 8}",
-        "        mask: {cell_sise: 8}",
-        ["scales.demo.baselines.simmim.mask.cell_sise"],
-    ),
+    ("31", "{resize: 24, crop: 24}", "{resize: 24, crop: 20}", ["scales.demo.evaluation.crop 20"]),
+    ("31", "{cell_size: 8}", "{cell_sise: 8}", ["scales.demo.baselines.simmim.mask.cell_sise"]),
     ("31", "    precision: fp32", "    precision: fp8", ["scales.demo.precision", "'bf16'"]),
-    (
-        "31",
-        "layer_decay: 0.6  ",
-        "layer_decay: 6  ",
-        ["official.bootmae.finetune.layer_decay", "less than or equal to 1"],
-    ),
+    ("31", "layer_decay: 0.6  ", "layer_decay: 6  ", ["official.bootmae.finetune.layer_decay", "less than"]),
 ]
 
 
@@ -214,20 +184,9 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str) -> N
 
 
 def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
-    text = "a: 1e-4\nb: 1:08:16\nc: 010\nd: -.inf\ne: 1_000\nf: .5\ng: 2024-13-40\nh: yes\ni: 0x1F\nj: 1.0e+6\nk: 3\n"
-    (tmp_path / "x.yaml").write_text(text)
-    values = {
-        "a": 1e-4,
-        "b": "1:08:16",
-        "c": "010",
-        "d": -INF,
-        "e": 1000,
-        "f": 0.5,
-        "g": "2024-13-40",
-        "h": True,
-        "i": 31,
-    }
-    assert read(tmp_path / "x.yaml").raw == values | {"j": 1e6, "k": 3}
+    (tmp_path / "x.yaml").write_text("x: [1e-4, 1:08:16, 010, -.inf, 1_000, .5, 2024-13-40, yes, 0x1F, 1.0e+6, 3]")
+    values = [1e-4, "1:08:16", "010", -INF, 1000, 0.5, "2024-13-40", True, 31, 1e6, 3]
+    assert read(tmp_path / "x.yaml").raw == {"x": values}
 
 
 def test_the_files_values_are_yamls() -> None:
@@ -235,33 +194,14 @@ def test_the_files_values_are_yamls() -> None:
 
 
 def test_what_the_command_line_gives_is_named_so() -> None:
-    (line,) = (str(e.value) for e in [pytest.raises(UserError, load, FILE, {"seeds": ["a"]})])
-    assert line == "--config: seeds.0: Input should be a valid integer, not 'a'"
+    with pytest.raises(UserError) as caught:
+        load(FILE, {"seeds": ["a"]})
+    assert str(caught.value) == "--config: seeds.0: Input should be a valid integer, not 'a'"
 
 
 # --------------------------------------------------------------------------------------------------------- any mistake
-WRONG = [
-    None,
-    True,
-    0,
-    -1,
-    2.5,
-    NAN,
-    INF,
-    1e30,
-    "",
-    "x",
-    [],
-    [1],
-    {},
-    {"a": 1},
-    {1: 2},
-    [[]],
-    [None],
-    2**40,
-    [1, "a"],
-    {None: 1},
-]
+WRONG: list[Any] = [None, True, 0, -1, 2.5, NAN, INF, 1e30, 2**40, "", "x"]
+WRONG += [[], [1], [[]], [None], [1, "a"], {}, {"a": 1}, {1: 2}, {None: 1}]
 
 
 def places(node: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

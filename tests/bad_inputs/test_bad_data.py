@@ -120,12 +120,7 @@ DATA: list[tuple[str, str, Callable[[Path], Path], str]] = [
     ("11", "imagenet", large, "exceeds limit"),
     ("16", "coco", written("annotations/instances_train2017.json", b'{"images": [{'), "not COCO's instances as JSON"),
     ("16", "coco", edited("train2017", lambda c: c.pop("images")), "not COCO's instances as JSON (KeyError: 'images')"),
-    (
-        "16",
-        "coco",
-        edited("val2017", lambda c: c["categories"].pop()),
-        "9 categories, but datasets.coco.num_classes is 10",
-    ),
+    ("16", "coco", edited("val2017", lambda c: c["categories"].pop()), "9 categories, but datasets.coco"),
     ("16", "coco", edited("val2017", lambda c: c["categories"][0].update(name="one")), "have different categories"),
     ("16", "coco", edited("train2017", lambda c: c["images"][0].update(file_name="x.jpg")), "no file x.jpg"),
     ("16", "coco", edited("train2017", lambda c: c["images"][0].update(width=50)), "48×48 pixels, not 50×48"),
@@ -137,18 +132,8 @@ DATA: list[tuple[str, str, Callable[[Path], Path], str]] = [
     ("17", "coco", cut("val2017/*.jpg", 0.7), "truncated"),
     ("18", "ade20k", cut(f"images/{T}/*.jpg", 0.7), "truncated"),
     ("18", "ade20k", cut(f"annotations/{T}/*.png", 0.7), "not readable as an image"),
-    (
-        "18",
-        "ade20k",
-        saved(f"annotations/{T}/*.png", lambda i: i.convert("RGB")),
-        "one channel of 8 bits, this has mode RGB",
-    ),
-    (
-        "18",
-        "ade20k",
-        saved(f"annotations/{T}/*.png", lambda i: i.point(lambda v: 200)),
-        "value 200 is above datasets.ade20k",
-    ),
+    ("18", "ade20k", saved(f"annotations/{T}/*.png", lambda i: i.convert("RGB")), "this has mode RGB"),
+    ("18", "ade20k", saved(f"annotations/{T}/*.png", lambda i: i.point(lambda v: 200)), "value 200 is above"),
 ]
 
 
@@ -321,5 +306,5 @@ def test_an_evaluation_of_nothing_is_no_number(copied, tmp_path, capfd) -> None:
 @pytest.mark.parametrize("value", [float("nan"), -100.0, 101.0])
 def test_a_percentage_is_one(value: float) -> None:
     assert percentages("coco", {"box_ap": 0.0, "mask_ap": 100.0}) == {"box_ap": 0.0, "mask_ap": 100.0}
-    with pytest.raises(UserError, match="coco: mask_ap is .*nothing was measured"):
+    with pytest.raises(UserError, match=r"coco: mask_ap is .*nothing was measured"):
         percentages("coco", {"box_ap": 3.0, "mask_ap": value})

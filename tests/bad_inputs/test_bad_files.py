@@ -48,9 +48,7 @@ def test_a_cut_table_is_refused(analysis: Path, tmp_path: Path, seed: int) -> No
     cuts = [image, len(content) - 1, *np.random.default_rng(seed).integers(len(content), size=5)]
     for cut in cuts:
         (tmp_path / "heterogeneity.csv").write_bytes(content[:cut])
-        with pytest.raises(
-            UserError, match=rf"^{tmp_path}/heterogeneity.csv: .*delete it and run `snakemake analysis`$"
-        ):
+        with pytest.raises(UserError, match=rf"^{tmp_path}/heterogeneity.csv: .*delete it and run"):
             profiles.read(tmp_path)
     assert whole["image"].nunique() == 5
 
@@ -67,8 +65,8 @@ def test_cut_maps_are_refused(analysis: Path, tmp_path: Path, keep: float) -> No
 
 RECORD = {"scale": "demo", "task": "finetune", "run": "mae-vitb", "seed": 0, "epoch": 8, "metrics": {"top1": 50.0}}
 METRICS = [
-    ("33", {"metrics": {"top1": 500}}, "metrics.top1 is in percent, and cannot be 500"),
-    ("33", {"metrics": {"top1": -100.0}}, "metrics.top1 is in percent, and cannot be -100"),
+    ("33", {"metrics": {"top1": 500}}, "metrics.top1 is in percent, and not 500"),
+    ("33", {"metrics": {"top1": -100.0}}, "metrics.top1 is in percent, and not -100"),
     ("33", {"metrics": {"top1": float("nan")}}, "not JSON (NaN is no number)"),
     ("33", {"metrics": {"top1": float("inf")}}, "not JSON (Infinity is no number)"),
     ("34", {"scale": "paper"}, "scale is 'paper', but its folder says 'demo'"),
@@ -119,9 +117,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("row", "arguments", "expected"), ARGUMENTS, ids=[" ".join(a[1][:2]) + a[2][:9] for a in ARGUMENTS]
-)
+@pytest.mark.parametrize(("row", "arguments", "expected"), ARGUMENTS, ids=[a[1][0] + a[2][:12] for a in ARGUMENTS])
 def test_arguments_that_mean_nothing(tmp_path: Path, capfd, row: str, arguments: list[str], expected: str) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"\x10\x00\x00")
     assert main([a.replace("OUT", str(tmp_path)) for a in arguments]) == 2

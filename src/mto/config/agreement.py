@@ -185,7 +185,7 @@ def _batch(stage: str, batch_size: int, resources: Resources) -> Found:
     if batch_size % unit:
         below = max(batch_size // unit, 1) * unit
         message = (
-            f"cannot be made of gpu {resources.gpu} × micro_batch {resources.micro_batch} (resources.{stage}); the nearest "
-            f"that can: {below} or {below + unit}"
+            f"cannot be made of gpu {resources.gpu} × micro_batch {resources.micro_batch} (resources.{stage}); "
+            f"the nearest that can: {below} or {below + unit}"
         )
         yield f"{stage}.batch_size", batch_size, message

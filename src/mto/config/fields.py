@@ -58,6 +58,6 @@ Taps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_leng
 
 
 class Model(BaseModel):
-    """A block of config.yaml: immutable, closed to unknown keys, to .inf and .nan, and to `true` or "3" for a number."""
+    """A block of config.yaml: immutable, closed to unknown keys, to .inf and .nan, to `true` or "3" for a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""Reading config.yaml: overrides merged, then validated; every problem is one line with its place and what is allowed."""
+"""Reading config.yaml: overrides merged, then validated; every problem is a line with its place and what is allowed."""
 
 from __future__ import annotations
 
@@ -76,12 +76,10 @@ class Resolved:
 def _reaches(node: Any, place: Place) -> bool:
     """Whether the mapping has a value at that place."""
     for part in place:
-        if isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
-        else:
+        held = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
+        if part not in held:
             return False
+        node = node[part]
     return True
 
 
@@ -124,7 +122,7 @@ def validate(resolved: Resolved) -> Config:
     except ValidationError as error:
         lines = [_line(resolved, problem) for problem in error.errors()]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
-    told = {}
+    told: dict[Any, str] = {}
     for place, value, message in disagreements(config):  # a value that all baselines share is told of the first alone
         told.setdefault(place[-1], f"{resolved.name(place)}{value}: {message}")
     if told:
@@ -194,8 +192,7 @@ def read(path: str | Path = "config.yaml", given: dict[str, Any] | None = None) 
 def load(
     source: str | Path | dict[str, Any] | Source = "config.yaml", given: dict[str, Any] | None = None, **choice: str
 ) -> Config:
-    """Read and validate config.yaml, at every scale and recipe, so that a mistake shows before the scale that it belongs
-    to is run.
+    """Read and validate config.yaml, at every scale and recipe: a mistake shows before the scale that it is in is run.
 
     Args:
         source: a path, its mapping, or what `read` made of it.

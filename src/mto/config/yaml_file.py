@@ -94,7 +94,9 @@ def _no_yaml(path: str | Path, error: Exception) -> UserError:
 
 def _refuse_repeats(path: str | Path, root: yaml.Node) -> None:
     """YAML takes the last of two equal keys in silence: a second `scales:` would make the demo the paper's scale."""
-    problems, seen, waiting = [], set(), [((), root)]
+    problems: list[tuple[int, str]] = []
+    seen: set[int] = set()
+    waiting: list[tuple[Place, yaml.Node]] = [((), root)]
     while waiting:
         place, node = waiting.pop(0)
         if id(node) in seen:  # an alias

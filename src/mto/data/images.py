@@ -25,7 +25,7 @@ def read(path: str | Path) -> Image.Image:
     try:
         with _quiet(), Image.open(path) as image:
             if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
+                return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
             return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         raise UserError(
@@ -49,7 +49,7 @@ def fault(path: str | Path, *, decode: bool, size: tuple[int, int] | None = None
                 turned = image.getexif().get(ORIENTATION, 1) >= 5 and image.size[::-1] == size
                 if not turned:
                     return f"is {_by(image.size)}, not {_by(size)}"
-            end = ENDS.get(image.format or "", None)
+            end = ENDS.get(image.format or "")
             if decode or end is None or not _ends_with(path, end):
                 image.load()
     except Exception as error:

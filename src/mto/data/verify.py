@@ -99,7 +99,7 @@ def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: i
     return "\n".join(lines)
 
 
-# --------------------------------------------------------------------------------------------------- what there is to see
+# ------------------------------------------------------------------------------------------------- what there is to see
 Plan = tuple[list[_File], list[Fault]]
 
 
@@ -177,7 +177,7 @@ def _instances(content: dict[str, Any], num_classes: int, there: set[str]) -> It
         yield "no annotation: nothing could be trained or measured"
 
 
-# ------------------------------------------------------------------------------------------------------ looking at files
+# ----------------------------------------------------------------------------------------------------- looking at files
 def _look(file: _File, *, num_classes: int, decode: bool) -> tuple[str | None, bool]:
     """What is wrong with a file, and whether an annotation has any class."""
     if file.of is None:

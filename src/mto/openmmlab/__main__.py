@@ -2,7 +2,7 @@
 
 python -m mto.openmmlab mmdetection/tools/train.py my_config.py --work-dir out
 
-They import mmcv's operators before they read a config, so that no config can supply them. ``PlainViT`` is registered too.
+They import mmcv's operators before they read a config, so that no config can supply them. ``PlainViT`` is registered.
 """
 
 import runpy

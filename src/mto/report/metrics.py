@@ -62,9 +62,7 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise UserError(f"{path}: metrics.{name} must be a number, not {value!r}")
         if value is not None and PERCENT.match(name) and not 0 <= value <= 100:
-            raise UserError(
-                f"{path}: metrics.{name} is in percent, and cannot be {value}; delete it and run `snakemake`"
-            )
+            raise UserError(f"{path}: metrics.{name} is in percent, and not {value}; delete it and run `snakemake`")
     return record
 
 

@@ -1,8 +1,9 @@
 """The datasets' jobs: make one of the demo's datasets, or look over one of the paper's, every file of it.
 
-Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "demo": {"size": ...} |
-null}``. Makes ``manifest.json`` in the output folder, last: counts, class names and the job. How closely it looks
-(``fast`` or ``full``) is no part of the job: a closer look re-queues nothing. ``python -m mto verify`` takes one at any time.
+Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "demo": {"size": ...}
+| null}``. Makes ``manifest.json`` in the output folder, last: counts, class names and the job. How closely it looks
+(``fast`` or ``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto verify`` looks
+at any time.
 """
 
 import argparse

@@ -3,7 +3,8 @@
 In: ``method``, a state.pth (of this study, or imported). Out: heterogeneity.csv (stream, layer, variant, image, H in
 nats, H_over_lnV, saturated), affinity.npz (``<stream>/<layer>``: (images, N, N) inner products x_i . x_j, masked tokens
 first, then visible, each in raster order; ``num_masked``), metrics.json with the first variant's mean H,
-``heterogeneity_<l>``, and the number of ``images``. The images are spread evenly over the validation set; a mask is a function of (seed, index).
+``heterogeneity_<l>``, and the number of ``images``. The images are spread evenly over the validation set; a mask is a
+function of (seed, index).
 """
 
 from __future__ import annotations
