@@ -34,6 +34,7 @@ include: "rules/report.smk"
 
 onstart:
     require_datasets()
+    start_forced_jobs_over()
 
 
 # ------------------------------------------------------------------------------------------------------------ targets

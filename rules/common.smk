@@ -14,7 +14,7 @@ from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import jobs, page
 from mto.report import plan as planning
-from mto.study import DATASET, FIGURES, IMPORTED, TABLES, Run, Step, Study
+from mto.study import DATASET, FIGURES, IMPORTED, RESTART, TABLES, Run, Step, Study
 
 
 def read_study():
@@ -73,6 +73,14 @@ def require_datasets():
             problems.append(f"config.yaml: {error}")
     if problems:
         sys.exit("\n".join(problems))
+
+
+def start_forced_jobs_over():
+    """A job forced by the user begins at its first step: a task left to itself goes on, or publishes what it had made."""
+    for job in workflow.dag.needrun_jobs():
+        progress = Path(job.params.get("out", "."), "progress")
+        if workflow.dag.reason(job).forced and progress.is_dir():
+            (progress / RESTART).touch()
 
 
 def reads(job):

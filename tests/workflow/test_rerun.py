@@ -9,7 +9,7 @@ import time
 from workflow_clone import Clone
 
 from mto.config import load
-from mto.study import IMPORTED, TABLES, Step, Study
+from mto.study import IMPORTED, RESTART, TABLES, Step, Study
 
 RESULTS = "results/demo/"
 FORMS = {"table": ("tables", ("csv", "md", "tex", "json")), "fig": ("figures", ("png", "pdf"))}
@@ -143,3 +143,19 @@ def test_an_imported_run_is_not_trained(clone: Clone) -> None:
     assert f"{RESULTS}data/imagenet/manifest.json" in planned
     assert f"{RESULTS}pretrain/mae-vitb/seed0/epoch0004/state.pth" in planned
     assert f"{RESULTS}finetune/mae-vitb/seed0/epoch0008/metrics.json" in planned
+
+
+def test_a_forced_job_is_told_to_start_over(clone: Clone) -> None:
+    """Others continue: what is marked is what the user named, not what follows from it."""
+    encoder = f"{RESULTS}pretrain/mae-vitb/seed0/epoch0008/encoder.safetensors"
+    target = f"{RESULTS}linear/mae-vitb/seed0/epoch0008/metrics.json"
+    clone.snakemake("--cores", "2", target)
+    progress = [(clone.path / file).parent / "progress" for file in (encoder, target)]
+    for folder in progress:
+        folder.mkdir()
+    clone.snakemake("-n", target, "--forcerun", encoder)
+    (clone.path / target).unlink()
+    clone.snakemake("--cores", "2", target)
+    assert not any((folder / RESTART).exists() for folder in progress)
+    clone.snakemake("--cores", "2", target, "--forcerun", encoder)
+    assert [(folder / RESTART).exists() for folder in progress] == [True, False]

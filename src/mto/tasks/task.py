@@ -16,6 +16,7 @@ from mto.errors import UserError
 from mto.files import digest, link_or_copy, read_json, replacing, write_json
 from mto.lock import NAME as LOCK
 from mto.lock import Lock
+from mto.study import RESTART
 from mto.tasks.provenance import Attempts, provenance
 from mto.training.hardware import Hardware
 
@@ -26,8 +27,6 @@ IDENTITY = ("task", "scale", "run", "baseline", "backbone", "seed", "epoch")
 
 #: In the progress folder: the outputs of an attempt that reached its end, by hard link.
 FINISHED = "finished"
-#: In the progress folder: somebody wants this job to start over (`snakemake --forcerun`).
-RESTART = "restart"
 #: What stays of the progress when a job is done.
 KEPT = (FINISHED, "tensorboard", "attempts", "origin.json")
 

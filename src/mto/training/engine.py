@@ -60,7 +60,7 @@ class Engine(Runner):
         wrapped = MMDistributedDataParallel(
             module=model,
             device_ids=[self.hardware.device.index] if self.hardware.gpus else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             find_unused_parameters=self.find_unused_parameters,
         )
         if not self.find_unused_parameters:

@@ -1,0 +1,78 @@
+"""Several processes of one job: signals, mistakes and failures, as a scheduler and a person see them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import linear_steps, pretrain_job
+
+from mto.training.state import load_state
+
+
+def start(*arguments: object, **env: str) -> subprocess.Popen:
+    command = [sys.executable, "-u", "-m", "mto", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["to all processes", "to the launcher"])
+def test_a_signal_saves_and_ends_without_a_word_too_many(images, tmp_path, to_all):
+    """Two processes with a loader's process each; Slurm signals all of them, at a time limit, or the first, on request.
+
+    Then one process goes on alone, at the very step."""
+    job = json.dumps(linear_steps(pretrain_job(images, "mae", epoch=60, epochs=60)) | {"log_interval": 1})
+    process = start("pretrain", "--job", job, "--out", tmp_path, "--processes", 2, "--workers", 1)
+    while "step" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    number = signal.SIGTERM if to_all else signal.SIGUSR1
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    said, errors = process.communicate(timeout=100)
+    assert process.returncode == 128 + number
+    assert errors == ""
+    assert said.splitlines()[-1].startswith(f"mto: {number.name}: stopped and saved at step ")
+    step = int(said.split("saved at step ")[1].split(";")[0])
+    state = load_state(tmp_path / "progress" / "last.pth")
+    assert (state["meta"]["step"], state["meta"]["samples"]) == (step, 12 * step)
+    assert not (tmp_path / "running.json").exists()
+    if to_all:
+        return
+    process = start("pretrain", "--job", job, "--out", tmp_path)
+    assert f"step {step + 1:>3}/180" in process.stdout.readline()
+    process.kill()
+    process.communicate()
+
+
+def test_a_mistake_that_all_processes_meet_is_one_line(images, tmp_path):
+    job = json.dumps(pretrain_job(images, "mae"))
+    process = start("pretrain", "--job", job, "--out", tmp_path, "--processes", 3, "--micro-batch", 3)
+    said, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert errors == (
+        "mto: error: a batch of 12 cannot be made from 3 process(es) x micro-batch 3: the nearest that can is 9; "
+        "change --micro-batch, --gpus or optim.batch_size\n"
+    )
+    assert said == ""
+
+
+def test_a_process_that_is_killed_ends_the_job_in_a_line(images, tmp_path):
+    job = json.dumps(pretrain_job(images, "mae", epoch=60, epochs=60) | {"log_interval": 1})
+    process = start("pretrain", "--job", job, "--out", tmp_path, "--processes", 2)
+    while "step" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    owner = json.loads((tmp_path / "running.json").read_text())
+    os.kill(owner["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=100)
+    assert time.monotonic() - began < 60
+    assert process.returncode == 137
+    assert "mto: a process was killed by signal 9 (9: out of memory?)" in errors
