@@ -42,7 +42,7 @@ rule all:
     default_target: True
     input:
         rules.results.output,
-        collect("<results>/tables/{name}.{form}", name=TABLES, form=["csv", "md", "tex"]),
+        collect("<results>/tables/{name}.{form}", name=study.tables, form=["csv", "md", "tex"]),
         collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
         rules.report.output,
     message:
@@ -51,7 +51,7 @@ rule all:
 
 rule tables:
     input:
-        collect("<results>/tables/{name}.{form}", name=TABLES, form=["csv", "md", "tex"]),
+        collect("<results>/tables/{name}.{form}", name=study.tables, form=["csv", "md", "tex"]),
     message:
         "The tables are made"
 

@@ -14,7 +14,7 @@ from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import jobs, page
 from mto.report import plan as planning
-from mto.study import DATASET, FIGURES, IMPORTED, RESTART, TABLES, Run, Step, Study
+from mto.study import DATASET, FIGURES, IMPORTED, RESTART, Run, Step, Study
 
 
 def read_study():

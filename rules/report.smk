@@ -32,7 +32,7 @@ rule table:
     log:
         "<logs>/report/{name}.log",
     wildcard_constraints:
-        name="|".join(TABLES),
+        name="|".join(study.tables),
     localrule: True
     conda:
         "../envs/mto.yaml"
@@ -71,7 +71,7 @@ rule figure:
 rule report:
     input:
         rules.results.output,
-        collect("<results>/tables/{name}.{form}", name=TABLES, form=["csv", "md", "tex", "json"]),
+        collect("<results>/tables/{name}.{form}", name=study.tables, form=["csv", "md", "tex", "json"]),
         collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
     output:
         "<results>/report.html",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mto.config import load
 from mto.errors import UserError
-from mto.study import AUDIT, BASELINES, FIGURES, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
+from mto.study import AUDIT, BASELINES, FIGURES, PRESETS, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
 
 ROOT = Path(__file__).parents[1]
 RAW = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -176,7 +176,7 @@ def test_the_demo_is_the_same_study_with_fewer_epochs() -> None:
     demo = study("demo")
     assert demo.runs() == study().runs()
     assert {step.epoch for step in demo.segments()} == {1, 2, 4, 8}
-    assert set(TABLES) | set(FIGURES) == {*REPORTS, AUDIT}
+    assert set(TABLES) | set(FIGURES) == {*REPORTS, AUDIT} - {PRESETS}
 
 
 # ----------------------------------------------------------------------------------------------------------- mistakes
@@ -297,6 +297,26 @@ def test_a_run_has_one_name_and_a_preset_that_exists(paper: Study, run: str, mat
         study(**shown(run))
     with pytest.raises(UserError, match=match):
         paper.job(Step("finetune", run, 0, 800))
+
+
+ASKED = {"baselines": ["mae-vitb", "conmim-vitb"], "presets": ["cosine", "text"], "epochs": [800]}
+
+
+def test_the_table_of_presets_is_made_where_it_is_asked_for(paper: Study) -> None:
+    assert PRESETS not in paper.tables
+    plan = study(study__table_presets=ASKED, scales__demo__study__table_presets={"epochs": [8]})
+    assert plan.tables == (*paper.tables, PRESETS)
+    names = [f"{base}{mto}" for base in ASKED["baselines"] for mto in ("", "-mto", "-mto@text")]
+    cells = [(cell.run, cell.task, cell.epoch) for cell in plan.cells(PRESETS)]
+    assert cells == [(name, task, 800) for name in names for task in ("finetune", "linear")]
+    assert {run.name for run in plan.runs() - paper.runs()} == {"mae-vitb-mto@text", "conmim-vitb-mto@text"}
+    with pytest.raises(UserError, match="mto@worst: no such preset"):
+        study(study__table_presets=ASKED | {"presets": ["worst"]}, scales__demo__study__table_presets={"epochs": [8]})
+
+
+def test_half_a_question_about_presets_is_refused() -> None:
+    with pytest.raises(UserError, match=r"table_presets.*give baselines, presets and epochs, or none of them"):
+        study(study__table_presets=ASKED | {"presets": []})
 
 
 def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:

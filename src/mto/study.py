@@ -27,6 +27,7 @@ REPORTS = (
     "table3_objectives",
     "tableS1_ade20k",
     "tableS2_coco",
+    "table_presets",
     "fig1_heterogeneity",
     "fig2_affinity",
     "fig3_method",
@@ -34,9 +35,11 @@ REPORTS = (
     "figS1_architectures",
     "figS2_decoder_depth",
 )
+#: A table beyond the paper, made where it is asked for.
+PRESETS = "table_presets"
 #: The audit of the paper's claims is a table that measures nothing.
 AUDIT = "audit"
-TABLES = (*(name for name in REPORTS if name.startswith("table")), AUDIT)
+TABLES = (*(name for name in REPORTS if name.startswith("table") and name != PRESETS), AUDIT)
 FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
 STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
 #: Beside the files of a pre-training step that was not trained here but taken from a published checkpoint.
@@ -168,7 +171,16 @@ class Study:
                 f"config.yaml: study asks for {run.name}, but {own} is {run.baseline}'s own depth: that is {plain}"
             )
 
+    def with_mto(self, plain: Run, preset: str) -> Run:
+        """The run with MTO's three terms and that preset; the default's goes without saying."""
+        return replace(plain, terms=TERMS, preset=None if preset == self.config.mto.default else preset)
+
     # -------------------------------------------------------------------------------------------- cells and steps
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that are made."""
+        return (*TABLES, PRESETS) if self.cells(PRESETS) else TABLES
+
     def cells(self, report: str) -> list[Cell]:
         """The values that a table or figure shows, in its order."""
         return list(self._cells(report))
@@ -198,6 +210,13 @@ class Study:
             for run, epochs in plan.models.items():
                 for epoch in epochs:
                     yield Cell("heterogeneity", Run.parse(run).name, epoch, "H")
+        elif report == PRESETS:
+            for baseline in plan.baselines:
+                plain = Run.parse(baseline)
+                for run in (plain, *(self.with_mto(plain, preset) for preset in plan.presets)):
+                    for epoch in plan.epochs:
+                        yield Cell("finetune", run.name, epoch, "top1")
+                        yield Cell("linear", run.name, epoch, "top1")
         elif report == "figS2_decoder_depth":
             base = Run.parse(plan.baseline)
             default = getattr(self._recipe(base).method, "decoder_depth", None)
@@ -393,6 +412,8 @@ class Study:
         """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800."""
         plan = {} if report == AUDIT else getattr(self.config.study, report).model_dump()
         cells = [] if report == AUDIT else self.cells(report)
+        if report == PRESETS:
+            plan["default"] = self.config.mto.default
         return _sorted(
             {
                 "name": report,

@@ -56,6 +56,21 @@ class Transfer(Model):
     mto_epochs: Epochs
 
 
+class Presets(Model):
+    """Ours: presets of MTO side by side, beside the runs without MTO. Made if all three name something."""
+
+    baselines: list[Baseline]
+    presets: list[str]
+    epochs: Annotated[list[Epoch], AfterValidator(rising)]
+
+    @model_validator(mode="after")
+    def _all_or_nothing(self) -> Presets:
+        given = [bool(self.baselines), bool(self.presets), bool(self.epochs)]
+        if any(given) and not all(given):
+            raise ValueError("give baselines, presets and epochs, or none of them")
+        return self
+
+
 class Models(Model):
     """Figures 1 and 2: the epochs at which each run is looked at."""
 
@@ -84,6 +99,7 @@ class StudyPlan(Model):
     table3_objectives: Objectives
     tableS1_ade20k: Transfer
     tableS2_coco: Transfer
+    table_presets: Presets
     fig1_heterogeneity: Models
     fig2_affinity: Models
     fig3_method: Empty
@@ -114,6 +130,7 @@ class StudyPlan(Model):
             "table3_objectives": [self.table3_objectives.epoch],
             "tableS1_ade20k": self.tableS1_ade20k.baseline_epochs + self.tableS1_ade20k.mto_epochs,
             "tableS2_coco": self.tableS2_coco.baseline_epochs + self.tableS2_coco.mto_epochs,
+            "table_presets": self.table_presets.epochs,
             "fig1_heterogeneity": [e for epochs in self.fig1_heterogeneity.models.values() for e in epochs],
             "fig2_affinity": [e for epochs in self.fig2_affinity.models.values() for e in epochs],
             "fig4_epochs": self.fig4_epochs.epochs,

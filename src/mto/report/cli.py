@@ -13,7 +13,7 @@ from typing import Any
 from mto.config.reading import Source, load, read
 from mto.errors import UserError
 from mto.report import jobs, metrics
-from mto.study import FIGURES, TABLES, Study
+from mto.study import FIGURES, PRESETS, TABLES, Study
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("metrics", type=Path, nargs="*", help="metrics.json files, or @FILE with one a line")
     results.set_defaults(action=_results)
 
-    for kind, known in (("table", TABLES), ("figure", FIGURES)):
+    for kind, known in (("table", (*TABLES, PRESETS)), ("figure", FIGURES)):
         command = commands.add_parser(kind, help=f"of whatever has finished; some of: {', '.join(known)}")
         command.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(known)} (default: all)")
         command.add_argument("--job", help="one report's job instead of names: JSON, or a file of it")
@@ -78,14 +78,14 @@ def _reports_of_a_kind(args: argparse.Namespace) -> None:
 
 def _make(report: metrics.Report, out: Path) -> None:
     """Write one table or figure into a folder."""
-    if report.name in TABLES:
-        from mto.report import tables
-
-        tables.TABLES[report.name](report).write(out)
-    else:
+    if report.name in FIGURES:
         from mto.report.figures import style
 
         style.save(importlib.import_module(f"mto.report.figures.{report.name}").draw(report), out, report.name)
+    else:
+        from mto.report import tables
+
+        tables.TABLES[report.name](report).write(out)
 
 
 def _page(args: argparse.Namespace) -> None:
@@ -120,10 +120,10 @@ def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
     finished = sorted(results.glob("*/*/seed*/epoch*/metrics.json"))
     if finished:
         metrics.write_results(finished, results / "results.csv")
-    for name in (*TABLES, *FIGURES):
+    for name in (*study.tables, *FIGURES):
         report = metrics.Report(jobs.report_job(study, source, name), results)
         try:
-            _make(report, results / ("tables" if name in TABLES else "figures"))
+            _make(report, results / ("figures" if name in FIGURES else "tables"))
         except UserError as error:
             problems[name] = str(error)
     return problems
@@ -142,7 +142,8 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     else:
         source = read(args.config, {"scale": args.scale} if args.scale else None)
         study = Study(load(source))
-        chosen = [jobs.report_job(study, source, name) for name in args.names or args.known]
+        names = args.names or (study.tables if args.kind == "table" else args.known)
+        chosen = [jobs.report_job(study, source, name) for name in names]
     for job in chosen:
         if job.get("name") not in args.known:
             raise UserError(

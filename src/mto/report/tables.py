@@ -10,6 +10,7 @@ from mto.report.comparison import Comparison
 from mto.report.curves import rauc
 from mto.report.labels import baseline_name
 from mto.report.metrics import Cell, Report
+from mto.report.preset_table import table_presets
 from mto.report.sheet import UNKNOWN, Column, Sheet
 from mto.study import TERMS, Run
 
@@ -141,5 +142,5 @@ def _transfer(report: Report, number: str, title: str, metrics: dict[str, str]) 
 
 TABLES: dict[str, Callable[[Report], Sheet]] = {
     table.__name__: table
-    for table in (table1_rauc, table2_linear, table3_objectives, tableS1_ade20k, tableS2_coco, audit)
+    for table in (table1_rauc, table2_linear, table3_objectives, tableS1_ade20k, tableS2_coco, table_presets, audit)
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mto.study import FIGURES, REPORTS, TABLES, Study
+from mto.study import FIGURES, REPORTS, Study
 
 
 def job(study: Study) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def job(study: Study) -> dict[str, Any]:
         "seeds": study.config.seeds,
         "pretrain_epochs": study.config.study.pretrain_epochs,
         "mto": {"default": mto.default, "presets": {name: mto.presets[name].model_dump() for name in sorted(presets)}},
-        "tables": list(TABLES),
+        "tables": list(study.tables),
         "figures": list(FIGURES),
         "cells": {name: [list(step) for step in dict.fromkeys(steps[name])] for name in REPORTS},
     }
