@@ -17,7 +17,10 @@ from mto.study import FIGURES, TABLES
 ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 README, CHOICES, RUNNING = PAGES["README.md"], PAGES["docs/choices.md"], PAGES["docs/running.md"]
-CODE = sorted({(page, code) for page, text in PAGES.items() for code in re.findall(r"`([^`\n]+)`", text)})
+PROSE = {page: re.sub(r"```.*?```", "", text, flags=re.S) for page, text in PAGES.items()}
+CODE = sorted(
+    {(page, " ".join(code.split())) for page, text in PROSE.items() for code in re.findall(r"`([^`]+)`", text)}
+)
 
 
 def first_cells(text):
