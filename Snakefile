@@ -35,6 +35,7 @@ include: "rules/report.smk"
 onstart:
     require_datasets()
     start_forced_jobs_over()
+    require_cluster()
 
 
 # ------------------------------------------------------------------------------------------------------------ targets

@@ -28,5 +28,5 @@ rule heterogeneity:
         "Heterogeneity of {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
         "python -m mto heterogeneity --job {params.job:q} --inputs data={input.data} method={input.method}"
-        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

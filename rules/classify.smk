@@ -26,8 +26,8 @@ rule finetune_encoder:
         "Fine-tuning {wildcards.run} from epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
         "python -m mto finetune --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
-        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
 
 
 rule linear_probe:
@@ -51,5 +51,5 @@ rule linear_probe:
         "Linear probe of {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
         "python -m mto linear --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
-        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

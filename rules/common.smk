@@ -3,11 +3,15 @@
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
+
+import snakemake.jobs
 
 SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
+from mto import attempts, cluster
 from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
@@ -81,11 +85,36 @@ def start_forced_jobs_over():
         progress = Path(job.params.get("out", "."), "progress")
         if workflow.dag.reason(job).forced and progress.is_dir():
             (progress / RESTART).touch()
+def require_cluster():
+    """Under Slurm, stop before the first job if the cluster cannot run or watch one; every problem is one line."""
+    attempts.do_not_retry_refusals(snakemake.jobs.Job)
+    settings = workflow.executor_settings
+    plugin = sys.modules[type(settings).__module__]
+    if plugin.__name__ != "snakemake_executor_plugin_slurm":
+        return
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    account = next((job.resources.get("slurm_account") for job in jobs), None)
+    first_look = settings.init_seconds_before_status_checks
+    if problems := cluster.problems(map(request, jobs), settings.status_command, first_look, account):
+        sys.exit("\n".join(problems))
+    cluster.remember_min_job_age(plugin)
+
+
+def request(job):
+    """What a job asks of Slurm."""
+    amounts = {name: job.resources.get(name, 0) for name in ("gpu", "cpus_per_task", "mem_mb", "runtime")}
+    partition = job.resources.get("slurm_partition")
+    return cluster.Request(stage_of(job.rule.name), partition, **amounts, nodes=job.resources.get("nodes", 1))
 
 
 def reads(job):
     """The dataset that a job reads, or None."""
-    return DATASET.get(job.rule.name.split("_")[0]) or job.wildcards_dict.get("dataset")
+    return DATASET.get(stage_of(job.rule.name)) or job.wildcards_dict.get("dataset")
+
+
+def stage_of(rule):
+    """A rule's name begins with its stage: finetune_encoder."""
+    return rule.split("_")[0]
 
 
 # ---------------------------------------------------------------------------------------- what a step reads and is told
@@ -174,7 +203,28 @@ def cells_of(wildcards):
 def hardware(stage):
     """A stage's resources for Snakemake and the task; they are never part of a job, so changing them re-queues nothing."""
     asked = study.resources(stage).model_dump()
-    return asked | {"micro_batch": asked["micro_batch"] or 0}
+    return asked | {"micro_batch": asked["micro_batch"] or 0, "mem_mb": memory(asked["mem_mb"])} | steps(asked["nodes"])
+
+
+def steps(nodes):
+    """On several nodes the executor plugin leaves it to the task to start a step on each, which it calls MPI."""
+    return {} if nodes == 1 else {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0}
+
+
+def memory(mem_mb):
+    """The memory of an attempt: more when earlier ones of this start ran out of it."""
+
+    def of_attempt(wildcards, attempt, rulename):
+        folder = getattr(workflow.executor_settings, "logdir", None)
+        if attempt == 1 or folder is None:
+            return mem_mb
+        # Most attempts end at a time limit, which needs no more memory: Slurm's own logs tell which it was.
+        return attempts.memory(mem_mb, attempts.slurm_logs(folder, rulename, wildcards), STARTED)
+
+    return of_attempt
+
+
+STARTED = time.time()
 
 
 def watch():

@@ -30,5 +30,6 @@ rule pretrain_segment:
         "Pre-training {wildcards.run} up to epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data} state={input.state}"
-        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} --guard {resources.guard} --gradients {resources.gradients} 2>&1 | keep_log {log:q}"
+        " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch}"
+        " --guard {resources.guard} --gradients {resources.gradients} 2>&1 | keep_log {log:q}"

@@ -26,8 +26,8 @@ rule ade20k_upernet:
         "UPerNet on ADE20K with {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
         "python -m mto ade20k --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
-        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
 
 
 rule coco_maskrcnn:
@@ -51,5 +51,5 @@ rule coco_maskrcnn:
         "Mask R-CNN on COCO with {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"
     shell:
         "python -m mto coco --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
-        " --out {params.out:q} --gpus {resources.gpu} --workers {resources.workers}"
-        " --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"

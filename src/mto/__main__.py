@@ -1,6 +1,6 @@
 """``python -m mto TASK ...``: one job of the study, or one of its tools.
 
-python -m mto pretrain --job JOB --out DIR [--inputs state=PATH] [--gpus N] [--workers N] [--micro-batch N]
+python -m mto pretrain --job JOB --out DIR [--inputs state=PATH] [--gpus N] [--nodes N] [--workers N] [--micro-batch N]
 python -m mto finetune --job results/.../job.json --out DIR       # run a job again; it names its inputs
 python -m mto report ...     python -m mto config ...             # see their --help
 """
@@ -17,8 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mto.devices import lease
 from mto.errors import UserError
-from mto.launch import BEGAN, launch, report_mistake
+from mto.launch import launch, report_mistake
+from mto.nodes import BEGAN, is_one_of_several, spread
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
 #: The dense tasks' upsampling and region features have no deterministic form on a GPU.
@@ -39,6 +41,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--inputs", nargs="+", default=[], metavar="NAME=PATH", help="files of earlier jobs")
     parser.add_argument("--out", required=True, type=Path, help="folder of the outputs")
     parser.add_argument("--gpus", type=_count, default=0, metavar="N", help="GPUs to use; 0: the CPU (default)")
+    parser.add_argument(
+        "--nodes", type=_positive, default=1, metavar="N", help="nodes of this Slurm job that share them (default 1)"
+    )
     parser.add_argument(
         "--workers", type=_count, default=0, metavar="N", help="data-loading processes per GPU (default 0)"
     )
@@ -127,14 +132,19 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         import_module("mto.tasks.data").run(job, arguments.out, level=arguments.verify, workers=arguments.workers)
         return 0
     alone = "RANK" not in os.environ
+    if alone and is_one_of_several():
+        return launch(argv, hardware.world_size // arguments.nodes, began, arguments.nodes)
     began = began if alone else float(os.environ.get(BEGAN, began))
     watch = {"guard": arguments.guard, "gradient_interval": arguments.gradients}
     task = Task(arguments.task, job, inputs, arguments.out, hardware, began, **watch)
-    if alone and hardware.world_size > 1:
+    if alone and max(hardware.world_size, arguments.nodes) > 1:
         with task.lock:
             task.start()
             if task.publish_again():
                 return 0
+        if arguments.nodes > 1:
+            spread(argv, hardware.world_size, arguments.nodes, arguments.gpus, began)
+        lease(arguments.gpus)
         return launch(argv, hardware.world_size, began)
     with task.lock if hardware.rank == 0 else nullcontext():
         task.start()
@@ -142,6 +152,8 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
             return 0
         if hardware.world_size == 1 and not hardware.gpus:
             lean()
+        if alone:
+            lease(arguments.gpus)
         _limit_threads(hardware)
         hardware.setup()
         try:

@@ -10,17 +10,19 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from mto.nodes import BEGAN, RENDEZVOUS
+
 #: Where the first process that meets a user's mistake writes it.
 MISTAKE = "MTO_MISTAKE"
-#: When the job began, in seconds since 1970: its processes start later.
-BEGAN = "MTO_BEGAN"
 #: Seconds that processes have to finish a step and save once they are asked to stop.
 PATIENCE = 600
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
-def launch(argv: Sequence[str], processes: int, began: float) -> int:
+def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) -> int:
     """Run ``python -m mto ARGV`` in ``processes`` processes on this machine, which share the job.
+
+    With several ``nodes`` each of them does so, and they meet at `mto.nodes.RENDEZVOUS`.
 
     Returns:
         The exit code: 2 for a user's mistake, printed once; 128 + signal where one ended it.
@@ -31,19 +33,19 @@ def launch(argv: Sequence[str], processes: int, began: float) -> int:
 
     logging.disable(logging.CRITICAL)  # the launcher reports each signal and each failure at length
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=nodes,
+        max_nodes=nodes,
         nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
+        run_id=os.environ["SLURM_JOB_ID"] if nodes > 1 else uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=os.environ[RENDEZVOUS] if nodes > 1 else "localhost:0",
         max_restarts=0,
         signals_to_handle=SIGNALS,
         shutdown_timeout=PATIENCE,
     )
     with tempfile.TemporaryDirectory() as folder:
         mistake = Path(folder) / "mistake"
-        os.environ |= {MISTAKE: str(mistake), BEGAN: str(began)}
+        os.environ |= {MISTAKE: str(mistake), BEGAN: os.environ.get(BEGAN, str(began))}
         try:
             elastic_launch(config, sys.executable)("-m", "mto", *argv)
         except SignalException as signal:

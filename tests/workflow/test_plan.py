@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_only_the_datasets_that_are_needed_are_asked_for(clone: Clone) -> None:
             (folder / "0.JPEG").touch()
     clone.snakemake("--cores", "2", segment, "--config", "scale=paper")
     given = (clone.path / segment).read_text()  # the fake task wrote its arguments
-    assert given.endswith("--gpus 8 --workers 11 --micro-batch 64 --guard 10 --gradients 10")
+    assert given.endswith("--gpus 8 --nodes 1 --workers 11 --micro-batch 64 --guard 10 --gradients 10")
     assert " state= --out " in given  # the first segment continues nothing
 
 
@@ -146,6 +147,54 @@ def test_a_failing_task_fails_the_run_and_keeps_its_log_and_progress(clone: Clon
     log = clone.path / "logs/demo/linear/mae-vitb/seed0/epoch0004.log"
     assert log.read_text() == "linear at work\nlinear fails\n"
     assert [file.name for file in folder.rglob("*") if file.is_file()] == ["last.pth"]
+
+
+def test_a_failure_is_tried_again_and_a_refusal_is_not(clone: Clone) -> None:
+    target = "results/demo/linear/mae-vitb/seed0/epoch0004/metrics.json"
+    start = ("--cores", "2", "--retries", "2", target)
+    printed = clone.snakemake(*start, code=1, FAIL="linear")
+    assert printed.count("Trying to restart job") == 2
+    printed = clone.snakemake(*start, code=1, FAIL="linear", SAYS="mto: error: ")
+    assert "mto: error: linear fails" in printed
+    assert "Trying to restart job" not in printed
+    # The user mended it: what an earlier run refused is tried anew, and again.
+    printed = clone.snakemake(*start, code=1, FAIL="linear")
+    assert printed.count("Trying to restart job") == 2
+
+
+def test_the_slurm_profile_asks_what_slurm_can_tell_before_any_job(clone: Clone, tmp_path: Path) -> None:
+    """With stand-ins for Slurm's commands; against real ones, see tests/slurm."""
+    answers = {
+        "sbatch": "exit 1",
+        "sacct": "echo Slurm accounting storage is disabled >&2; exit 1",
+        "sinfo": "echo 'gpu*|64|100000|gpu:a100:4|1-00:00:00'",
+        "scontrol": "echo MinJobAge = 300 sec",
+        "squeue": "exit 0",
+    }
+    for name, answer in answers.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{answer}\n")
+        program.chmod(0o755)
+    segment = "results/paper/pretrain/mae-vitb/seed0/epoch0100/metrics.json"
+    (clone.path / "results/paper/data/imagenet").mkdir(parents=True)
+    (clone.path / "results/paper/data/imagenet/manifest.json").touch()
+    for split in ("train", "val"):
+        for number in range(1000):
+            folder = clone.path / "data/imagenet" / split / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            (folder / "0.JPEG").touch()
+    slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    printed = clone.snakemake("--cores", "all", "--profile", "slurm", segment, code=1, **slurm)
+    for said in (
+        "slurm-status-command: sacct fails (Slurm accounting storage is disabled)",
+        "resources.pretrain.gpu: 8 GPUs a node, and partition gpu has 4 at most",
+        "resources.pretrain.cpus_per_task: 96 CPUs",
+        "resources.pretrain.mem_mb: 256000 MB",
+        "resources.pretrain.runtime: 2880 minutes",
+    ):
+        assert len([line for line in printed.splitlines() if said in line]) == 1, printed
+    assert "Traceback" not in printed
+    assert "has been submitted" not in printed
 
 
 # ------------------------------------------------------------------------------------------------------- the drawing

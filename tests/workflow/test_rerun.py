@@ -124,7 +124,7 @@ def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) ->
     given = (finished.path / RESULTS / "pretrain" / step / "metrics.json").read_text().split(" ")
     assert given[0] == "pretrain"
     assert f"state={RESULTS}pretrain/mae-vitb-mto/seed0/epoch0004/state.pth" in given
-    hardware = "--gpus 0 --workers 0 --micro-batch 0"
+    hardware = "--gpus 0 --nodes 1 --workers 0 --micro-batch 0"
     assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} {hardware} --guard 10 --gradients 10")
     study = Study(load(finished.path / "config.yaml"))
     assert json.loads(given[given.index("--job") + 1]) == study.job(Step("pretrain", "mae-vitb-mto", 0, 8))

@@ -27,7 +27,7 @@ task = arguments[0]
 out = Path(arguments[arguments.index("--out") + 1])
 print(f"{task} at work")
 if task == os.environ.get("FAIL"):
-    sys.exit(f"{task} fails")
+    sys.exit(f"{os.environ.get('SAYS', '')}{task} fails")
 if task == "report":
     import json
     if arguments[1] in ("results", "page"):

@@ -92,11 +92,18 @@ class Resources(Model):
     """The hardware of one stage. Changing it re-queues nothing: the global batch is kept by accumulation."""
 
     gpu: Annotated[int, Field(ge=0)]
+    nodes: Count = 1
     cpus_per_task: Count
     mem_mb: Count
     runtime: Count
     workers: Annotated[int, Field(ge=0)]
     micro_batch: Count | None
+
+    @model_validator(mode="after")
+    def _even(self) -> Resources:
+        if self.nodes > 1 and (not self.gpu or self.gpu % self.nodes):
+            raise ValueError(f"gpu {self.gpu} must be a multiple of nodes {self.nodes}")
+        return self
 
 
 class AllResources(Model):

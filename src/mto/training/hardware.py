@@ -101,9 +101,9 @@ class Hardware:
         import torch
 
         if self.gpus:
-            visible = torch.cuda.device_count()
-            if visible < self.gpus:
-                raise UserError(f"--gpus {self.gpus}: {visible} CUDA device(s) visible here; use --gpus 0 for the CPU")
+            visible, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", self.gpus))
+            if visible < here:
+                raise UserError(f"--gpus {here}: {visible} CUDA device(s) visible here; use --gpus 0 for the CPU")
             torch.cuda.set_device(self.device)
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

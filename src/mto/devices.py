@@ -1,0 +1,83 @@
+"""Jobs on one machine never share a GPU: each holds a lock on every device that it uses. Slurm sees to it by itself.
+
+A lock is the kernel's, on an open file: it ends with the process that took it, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PAUSE = 1.0  # seconds between two looks
+
+
+def lease(count: int, folder: Path | None = None) -> None:
+    """Wait for ``count`` GPUs that no other job on this machine holds, and make only them visible to this process.
+
+    Among those of ``CUDA_VISIBLE_DEVICES`` where it is set. Where there are fewer in all, nothing is done: see
+    `Hardware.setup`, which refuses. Call before CUDA starts.
+    """
+    if not count or "SLURM_JOB_ID" in os.environ:
+        return
+    devices = visible()
+    if len(devices) < count:
+        return
+    os.environ[VISIBLE] = ",".join(take(devices, count, folder or _folder()))
+
+
+def visible() -> list[str]:
+    """The names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    if (listed := os.environ.get(VISIBLE)) is not None:
+        return [name.strip() for name in listed.split(",") if name.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def take(devices: Sequence[str], count: int, folder: Path) -> list[str]:
+    """Lock ``count`` of ``devices``, in their order, as soon as they are free.
+
+    Jobs are served one after the other: a large one is not overtaken for ever, and two never wait for each other's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    queue = _open(folder / "queue")
+    fcntl.flock(queue, fcntl.LOCK_EX)
+    taken: dict[str, int] = {}
+    told = False
+    while True:
+        for name in devices:
+            if len(taken) < count and name not in taken and (lock := _try(folder / name)) is not None:
+                taken[name] = lock
+        if len(taken) == count:
+            break
+        if not told:
+            told = True
+            print(f"Waiting for {count} of GPUs {', '.join(devices)}: others hold them", file=sys.stderr, flush=True)
+        time.sleep(PAUSE)
+    os.close(queue)
+    return [name for name in devices if name in taken]
+
+
+def _try(file: Path) -> int | None:
+    lock = _open(file)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _open(file: Path) -> int:
+    return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"mto-devices-{getpass.getuser()}"
