@@ -16,16 +16,17 @@ import yaml
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ("Snakefile", "config.yaml", "rules", "slurm", "envs", "src/mto")
 
-# Stands in for `python -m mto`: makes what a task declares, in no time. It fails where $FAIL names
-# its task; $MARK makes what is measured differ from run to run, as wall times do.
+# Stands in for `python -m mto`: makes what a task declares, in no time or in $SECONDS_OF_WORK. It fails where
+# $FAIL names its task, saying $SAYS; $MARK makes what is measured differ from run to run, as wall times do.
 FAKE = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 
 arguments = sys.argv[1:]
 task = arguments[0]
 out = Path(arguments[arguments.index("--out") + 1])
-print(f"{task} at work")
+print(f"{task} at work", flush=True)
+time.sleep(float(os.environ.get("SECONDS_OF_WORK", 0)))
 if task == os.environ.get("FAIL"):
     sys.exit(f"{os.environ.get('SAYS', '')}{task} fails")
 if task == "report":

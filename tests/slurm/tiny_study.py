@@ -1,0 +1,177 @@
+"""A study small enough to be trained again and again: one chain of segments, on 160 digits, with the real tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lab import Cluster, wait
+from safetensors.torch import load_file
+from workflow_clone import ROOT, Clone, copy_workflow
+
+RUN = "results/demo/pretrain/mae-vitb-mto/seed0"
+SEGMENT = 12
+EPOCHS = tuple(SEGMENT * number for number in range(1, 6))  # of the segments' ends
+OF_THE_DEMO = {4: EPOCHS[0], 8: EPOCHS[-1]}
+
+# The committed profile, without a database, in a hurry, and on a study of little.
+ON_SLURM = (
+    *("--cores", "all", "--profile", "slurm", "--config", "scale=demo", "--latency-wait", "5"),
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
+    *("--max-status-checks-per-second", "2"),
+)
+
+
+def tiny_study(path: Path) -> Clone:
+    clone = copy_workflow(path)
+    shutil.copy(ROOT / "src/mto/__main__.py", path / "src/mto/__main__.py")  # the real tasks
+    file = path / "config.yaml"
+    whole = json.loads(json.dumps(yaml.safe_load(file.read_text())))
+    demo = whole["scales"]["demo"]
+    demo["study"] = _renumbered(demo["study"]) | {
+        "pretrain_epochs": EPOCHS[-1],
+        "measured_epochs": list(EPOCHS),
+        "fig4_epochs": {"epochs": list(EPOCHS)},  # a segment ends where something is measured
+    }
+    demo["datasets"]["imagenet"]["demo"] |= {"train": 160, "val": 40}
+    file.write_text(yaml.safe_dump(whole, sort_keys=False))
+    return clone
+
+
+def _renumbered(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _renumbered(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_renumbered(value) for value in node]
+    return OF_THE_DEMO.get(node, node) if isinstance(node, int) else node
+
+
+def folder(epoch: int) -> str:
+    return f"{RUN}/epoch{epoch:04d}"
+
+
+def target(epoch: int) -> str:
+    return f"{folder(epoch)}/metrics.json"
+
+
+class Run:
+    """Snakemake at work in a clone, on a cluster."""
+
+    def __init__(self, clone: Clone, cluster: Cluster, *arguments: str, **environment: str) -> None:
+        self.clone, self.cluster = clone, cluster
+        self.log = clone.path / "snakemake.log"
+        env = {**os.environ, **cluster.environment, "HOME": str(clone.path), **environment}
+        with self.log.open("w") as log:
+            command = [sys.executable, "-m", "snakemake", *ON_SLURM, *arguments]
+            self.process = subprocess.Popen(command, cwd=clone.path, env=env, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self, seconds: float = 300) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGINT)  # it cancels its jobs
+            self.process.wait(60)
+            raise AssertionError(f"not done within {seconds} s:\n{self.printed()}") from None
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+        """Wait for something while Snakemake runs; return it."""
+
+        def seen() -> Any:
+            value = condition()
+            assert value or self.process.poll() is None, f"ended before {what}:\n{self.printed()}"
+            return value
+
+        return wait(seen, what, seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: its jobs live on."""
+        self.process.kill()
+        self.process.wait()
+
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    def submitted(self) -> list[str]:
+        """Ids of the Slurm jobs of this start, in order."""
+        return re.findall(r"has been submitted with SLURM jobid (\d+)", self.printed())
+
+    def training(self, epoch: int) -> str:
+        """Wait until two epochs or more of the segment that ends at ``epoch`` are done; return its Slurm job."""
+        history = self.clone.path / folder(epoch) / "progress/history.jsonl"
+
+        def under_way() -> bool:
+            return history.exists() and len(history.read_text().splitlines()) >= 2
+
+        self.until(under_way, f"epochs of the segment that ends at {epoch}")
+        return self.submitted()[-1]
+
+
+def tasks_of(clone: Clone) -> list[int]:
+    """The processes of `python -m mto` that work in a clone."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if words[1:3] == [b"-m", b"mto"] and (process / "cwd").readlink() == clone.path:
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def stopped(clone: Clone) -> Iterator[None]:
+    """The tasks stand still, so that a fault meets them in the middle, however fast the machine."""
+    processes = tasks_of(clone)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+
+def first_epoch(clone: Clone, epoch: int) -> float:
+    """The first epoch that the last attempt at a segment trained, by its log."""
+    log = (clone.path / f"logs/demo/pretrain/{folder(epoch).removeprefix('results/demo/pretrain/')}.log").read_text()
+    return float(re.search(r"^epoch +([\d.]+)/", log, re.MULTILINE)[1])
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two folders of one segment hold the same numbers, to the last bit."""
+    ours, theirs = (load_file(path / "encoder.safetensors") for path in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = (json.loads((path / "metrics.json").read_text()) for path in (one, other))
+    assert ours | {"provenance": None} == theirs | {"provenance": None}
+    ours, theirs = (_history(path / "history.jsonl") for path in (one, other))
+    assert ours == theirs
+    ours, theirs = (dict(_tensors(torch.load(path / "state.pth", weights_only=True))) for path in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 100  # weights and two moments of each
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def _tensors(node: Any, path: str = "") -> list[tuple[str, torch.Tensor]]:
+    if isinstance(node, torch.Tensor):
+        return [(path, node)]
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    return [leaf for name, value in pairs for leaf in _tensors(value, f"{path}/{name}")]
