@@ -3,6 +3,10 @@
 The plan comes from config.yaml by way of `mto.study`; the stages are in rules/, in the order they run; README.md says more.
 """
 
+from snakemake.utils import min_version
+
+min_version("9.27")
+
 
 include: "rules/common.smk"
 
@@ -11,10 +15,7 @@ study, source = read_study()
 prepare_shell()
 
 
-pathvars:
-    results=study.results,
-    logs=f"logs/{study.config.scale}",
-    step="{run}/seed{seed}/epoch{epoch}",
+include: "rules/paths.smk"
 
 
 wildcard_constraints:

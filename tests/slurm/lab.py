@@ -142,8 +142,8 @@ class Cluster:
         return None if state == "Z" else pid
 
     # ---------------------------------------------------------------------------------------------------- commands
-    def run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(command, env=self._env(), capture_output=True, text=True, timeout=120)
+    def run(self, *command: str, check: bool = True, seconds: float = 120) -> str:
+        done = subprocess.run(command, env=self._env(), capture_output=True, text=True, timeout=seconds)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 

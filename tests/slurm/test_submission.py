@@ -99,3 +99,15 @@ def test_an_outage_while_a_job_ends(cluster: Cluster, start: Start, clone: Clone
         away.unlink()
     assert run.wait() == 0, run.printed()
     assert len(run.submitted()) == 1
+
+
+def test_what_a_job_on_two_nodes_asks_of_slurm(cluster: Cluster, start: Start, clone: Clone) -> None:
+    for key, value in {"gpu": 16, "nodes": 2}.items():
+        clone.set(f"scales.demo.resources.pretrain.{key}", value)
+    run = start(clone, SEGMENT)
+    assert run.wait() == 0, run.printed()
+    job = cluster.job(run.submitted()[0])
+    assert (job["NumNodes"], job["NumTasks"], job["CPUs/Task"]) == ("2", "2", "96")
+    assert job["TresPerJob"] == "gres:gpu:16"
+    given = (clone.path / SEGMENT).read_text()  # the stand-in wrote its arguments, once
+    assert "--gpus 16 --nodes 2" in given

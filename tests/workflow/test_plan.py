@@ -67,6 +67,13 @@ def test_targets(clone: Clone, target: str, jobs: dict[str, int]) -> None:
     assert stats(clone.snakemake("-n", target)) == jobs
 
 
+def test_an_older_snakemake_learns_which_version_it_takes() -> None:
+    """It compiles the whole Snakefile before the first line runs: what it cannot read must be in an included file."""
+    text = (ROOT / "Snakefile").read_text()
+    assert text.index("min_version(") < text.index("include:")
+    assert "pathvars" not in text
+
+
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:
     printed = clone.snakemake("-n", "--cores", "all", "--profile", "slurm")
     assert stats(printed)["pretrain_segment"] == 60
