@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lab import Cluster
-from tiny_study import assert_same, tiny_study
+from tiny_study import EPOCHS, assert_same, tiny_study
 
 from mto.config import load
 from mto.study import Step, Study
@@ -22,7 +22,7 @@ def test_a_task_on_two_nodes_trains_as_on_one(cluster: Cluster, tmp_path: Path) 
     clone = tiny_study(tmp_path / "clone")
     data = "results/demo/data/imagenet/manifest.json"
     clone.snakemake("--cores", "1", "--quiet", "all", "--", data)
-    job = Study(load(clone.path / "config.yaml")).job(Step("pretrain", "mae-vitb-mto", 0, 2))
+    job = Study(load(clone.path / "config.yaml")).job(Step("pretrain", "mae-vitb-mto", 0, EPOCHS[0])) | {"epoch": 2}
     (clone.path / "job.json").write_text(json.dumps({"job": job, "inputs": {"data": data}}))
     task = f"{sys.executable} -m mto pretrain --job job.json --processes 4"
     environment = os.environ | {"PYTHONPATH": str(clone.path / "src")}
