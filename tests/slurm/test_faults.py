@@ -72,9 +72,11 @@ def test_a_killed_controller_started_again(cluster: Cluster, start: Start, undis
     clone = tiny_study(tmp_path / "clone")
     first = start(clone, target(EPOCHS[0]))
     first.training(EPOCHS[0])
-    first.kill()
-    clone.snakemake("--unlock", target(EPOCHS[0]))
-    second = start(clone, target(EPOCHS[0]))
+    with stopped(clone):
+        first.kill()
+        clone.snakemake("--unlock", target(EPOCHS[0]))
+        second = start(clone, target(EPOCHS[0]))
+        second.until(lambda: "is at work here" in logs(clone), "the second copy's meeting the first")
     assert second.wait() == 0, second.printed()
     assert len(second.submitted()) == 1
     assert_same(clone.path / folder(EPOCHS[0]), undisturbed.path / folder(EPOCHS[0]))
@@ -83,7 +85,8 @@ def test_a_killed_controller_started_again(cluster: Cluster, start: Start, undis
         (clone.path / folder(EPOCHS[0]) / name).unlink()
     third = start(clone, target(EPOCHS[0]))
     assert third.wait() == 0, third.printed()
-    assert "| epoch" not in third.printed()
+    assert "| epoch" in first.slurm_log()
+    assert "| epoch" not in third.slurm_log()
     assert_same(clone.path / folder(EPOCHS[0]), undisturbed.path / folder(EPOCHS[0]))
 
 
@@ -100,7 +103,7 @@ def test_an_edit_after_a_segment_that_no_controller_saw_end(cluster: Cluster, st
     second = start(clone, target(EPOCHS[1]))
     code = second.wait()
     if code == 0:  # trained again from the start
-        assert "epoch0012 | epoch" in second.printed()
+        assert "epoch0012 | epoch" in second.slurm_log()
     else:
         assert "mto: error: " in second.printed() + logs(clone)
         assert len(second.submitted()) == 1, "a refusal was tried again"

@@ -106,6 +106,11 @@ class Run:
         """Ids of the Slurm jobs of this start, in order."""
         return re.findall(r"has been submitted with SLURM jobid (\d+)", self.printed())
 
+    def slurm_log(self) -> str:
+        """What Slurm wrote for the jobs of this start."""
+        files = ((self.clone.path / "logs/slurm").rglob(f"{number}.log") for number in self.submitted())
+        return "".join(file.read_text() for found in files for file in found)
+
     def training(self, epoch: int) -> str:
         """Wait until two epochs or more of the segment that ends at ``epoch`` are done; return its Slurm job."""
         history = self.clone.path / folder(epoch) / "progress/history.jsonl"
