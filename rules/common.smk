@@ -85,6 +85,8 @@ def start_forced_jobs_over():
         progress = Path(job.params.get("out", "."), "progress")
         if workflow.dag.reason(job).forced and progress.is_dir():
             (progress / RESTART).touch()
+
+
 def require_cluster():
     """Under Slurm, stop before the first job if the cluster cannot run or watch one; every problem is one line."""
     attempts.do_not_retry_refusals(snakemake.jobs.Job)
