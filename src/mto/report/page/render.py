@@ -45,6 +45,7 @@ ABOUT = {
     "table3_objectives": About("Table 3", "Which of MTO's three terms", (3, 4, 5)),
     "tableS1_ade20k": About("Supplementary Table 1", "Semantic segmentation on ADE20K"),
     "tableS2_coco": About("Supplementary Table 2", "Detection and instance segmentation on COCO"),
+    "table_presets": About("Presets", "MTO's readings side by side; ours, beyond the paper"),
     "audit": About("Audit", "The paper's checkable claims, each with its arithmetic and a verdict"),
     "fig1_heterogeneity": About(
         "Figure 1", "Heterogeneity H of every layer, of converged models and an early one", (2,)
