@@ -205,7 +205,12 @@ def cells_of(wildcards):
 def hardware(stage):
     """A stage's resources for Snakemake and the task; they are never part of a job, so changing them re-queues nothing."""
     asked = study.resources(stage).model_dump()
-    return asked | {"micro_batch": asked["micro_batch"] or 0, "mem_mb": memory(asked["mem_mb"])} | steps(asked["nodes"])
+    told = {
+        "micro_batch": asked["micro_batch"] or 0,
+        "mem_mb": memory(asked["mem_mb"]),
+        "compile": "compile" if asked["compile"] else "no-compile",
+    }
+    return asked | told | steps(asked["nodes"])
 
 
 def steps(nodes):

@@ -31,5 +31,5 @@ rule pretrain_segment:
     shell:
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data} state={input.state}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
         " --guard {resources.guard} --gradients {resources.gradients} 2>&1 | keep_log {log:q}"

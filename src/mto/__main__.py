@@ -25,7 +25,13 @@ from mto.nodes import BEGAN, is_one_of_several, spread
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
 #: The dense tasks' upsampling and region features have no deterministic form on a GPU.
 DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
-TOOLS = {"config": "mto.cli", "report": "mto.report.cli", "released": "mto.tasks.released", "verify": "mto.tasks.data"}
+TOOLS = {
+    "bench": "mto.bench.cli",
+    "config": "mto.cli",
+    "report": "mto.report.cli",
+    "released": "mto.tasks.released",
+    "verify": "mto.tasks.data",
+}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -69,6 +75,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default=10,
         metavar="N",
         help="log intervals between comparisons of MTO's gradients with the method's; 0: none (default 10)",
+    )
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on a GPU compile the training step of pretrain, finetune and linear (default)",
     )
     parser.add_argument(
         "--deterministic",
@@ -127,6 +139,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         arguments.micro_batch or None,
         arguments.processes,
         arguments.deterministic or DETERMINISTIC.get(arguments.task, "strict"),
+        arguments.compile,
     )
     if arguments.task == "data":
         import_module("mto.tasks.data").run(job, arguments.out, level=arguments.verify, workers=arguments.workers)

@@ -269,7 +269,7 @@ class MaskedTokenOptimization(nn.Module):
 
         loss = torch.zeros((), device=mask.device)
         for term, values in collected.items():
-            total = torch.stack(values).sum()
+            total = torch.stack(values).sum() if len(values) > 1 else values[0]
             out[f"loss_{term}"] = total / len(values) if s["streams"] == "mean" else total
             loss = loss + self.weight(term, progress) * out[f"loss_{term}"]
         return {"loss": loss, **out}

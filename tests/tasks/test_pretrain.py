@@ -12,6 +12,7 @@ from mto.data.imagenet import PretrainDataset
 from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_encoder
 from mto.tasks.pretrain import build_model
+from mto.training import compiled
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
 from mto.training.state import load_state
@@ -161,6 +162,23 @@ def test_two_segments_equal_one_run(images, pretrained, tmp_path, baseline):
         assert torch.equal(value, b["state_dict"][name]), name
     early = load_state(first / "state.pth")["state_dict"]
     assert not all(torch.equal(value, early[name]) for name, value in a["state_dict"].items())
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("baseline", METHODS)
+def test_two_compiled_segments_equal_one_compiled_run(images, tmp_path, monkeypatch, capsys, baseline, backend):
+    monkeypatch.setattr(Hardware, "compiles", property(lambda self: True))
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    whole = run(pretrain_job(images, baseline), tmp_path / "whole")
+    torch._dynamo.reset()  # a segment is another process, which compiles anew
+    first = run(pretrain_job(images, baseline, epoch=1), tmp_path / "first")
+    torch._dynamo.reset()
+    second = run(pretrain_job(images, baseline), tmp_path / "second", state=first / "state.pth")
+    a, b = (load_state(folder / "state.pth")["state_dict"] for folder in (whole, second))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+    assert "torch.compile failed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("baseline", ["bootmae", "conmim"])

@@ -98,6 +98,7 @@ class Resources(Model):
     runtime: Count
     workers: Annotated[int, Field(ge=0)]
     micro_batch: Count | None
+    compile: bool = True
 
     @model_validator(mode="after")
     def _even(self) -> Resources:

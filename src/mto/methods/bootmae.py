@@ -176,7 +176,8 @@ class BootMAE(Method):
         """The teacher's last block on the whole images, without the final norm."""
         if teacher is None:
             raise ValueError("BootMAE's targets need the teacher, from make_teacher()")
-        teacher.eval()
+        if teacher.training:
+            teacher.eval()
         _, (features,) = teacher.forward_intermediates(images, 1, output_fmt="NLC")
         return {"teacher_features": features}
 

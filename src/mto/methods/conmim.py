@@ -123,7 +123,8 @@ class ConMIM(MaskedBeit):
         """
         if teacher is None or teacher_images is None:
             raise ValueError("ConMIM's targets need the teacher and teacher_images, the recoloured view of each crop")
-        teacher.train()
+        if not teacher.training:
+            teacher.train()
         tokens, _ = teacher.encode(teacher_images, None)
         return {"teacher_features": teacher.project(tokens)}
 

@@ -1,7 +1,7 @@
 """Fine-tuning and linear probes as mmengine sees them, and their accuracy."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mto.methods.base import average_
+from mto.training.compiled import Compiled
 from mto.training.engine import unwrap
 from mto.training.optim import AUTOCAST, Precision
 
@@ -50,7 +51,7 @@ class _Classification(BaseModel):
     """Logits by name; the loss and the hits of each."""
 
     def __init__(self, precision: Precision) -> None:
-        super().__init__()
+        super().__init__(BaseDataPreprocessor(non_blocking=True))
         self.autocast_dtype = AUTOCAST[precision]
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
@@ -99,6 +100,7 @@ class FineTuned(_Classification):
                 label_smoothing=self.smoothing,
                 num_classes=num_classes,
             )
+        self.loss: Callable[..., Tensor] = self.cross_entropy
         self.ema_decay = ema_decay
         self.ema = copy.deepcopy(net).eval().requires_grad_(False) if ema_decay is not None else None
 
@@ -106,10 +108,15 @@ class FineTuned(_Classification):
         if mode == "predict":
             return self.predict(image, label)
         if self.mixup is None:
-            return {"loss": F.cross_entropy(self.net(image).float(), label, label_smoothing=self.smoothing)}
-        # Mixed labels already carry the smoothing.
-        image, target = self.mixup(image, label)
-        return {"loss": F.cross_entropy(self.net(image).float(), target)}
+            return {"loss": self.loss(image, label, self.smoothing)}
+        return {"loss": self.loss(*self.mixup(image, label))}  # mixed labels already carry the smoothing
+
+    def cross_entropy(self, image: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(self.net(image).float(), target, label_smoothing=smoothing)
+
+    def compile_step(self) -> None:
+        """Compile the training pass; validation, whose last batch is smaller, stays eager."""
+        self.loss = Compiled(self.cross_entropy)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         return {"": self.net(image)} | ({} if self.ema is None else {"_ema": self.ema(image)})
@@ -176,6 +183,7 @@ class LinearProbe(_Classification):
         self.feature = feature
         self.layers = sorted(layers)
         self.norm = norm
+        self.loss: Callable[..., Tensor] = self.cross_entropy
         features = encoder.embed_dim * (2 if feature == "cls_mean" else 1)
         self.heads = nn.ModuleList(Probe(features, num_classes, batch_norm=batch_norm, std=std) for _ in self.layers)
 
@@ -206,8 +214,15 @@ class LinearProbe(_Classification):
     def forward(self, image: Tensor, label: Tensor, mode: Literal["loss", "predict"] = "loss") -> Any:
         if mode == "predict":
             return self.predict(image, label)
+        return {"loss": self.loss(image, label)}
+
+    def cross_entropy(self, image: Tensor, label: Tensor) -> Tensor:
         losses = [F.cross_entropy(value.float(), label) for value in self.logits(image).values()]
-        return {"loss": torch.stack(losses).sum()}
+        return torch.stack(losses).sum()
+
+    def compile_step(self) -> None:
+        """Compile the training pass; validation, whose last batch is smaller, stays eager."""
+        self.loss = Compiled(self.cross_entropy)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         names = [f"_layer{layer}" for layer in self.layers] if len(self.layers) > 1 else [""]

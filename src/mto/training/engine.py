@@ -55,6 +55,8 @@ class Engine(Runner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         model = model.to(self.hardware.device)
+        if self.hardware.compiles and callable(compile_step := getattr(model, "compile_step", None)):
+            compile_step()  # the dense tasks have none: their images differ in size
         if not self.distributed:
             return model
         wrapped = MMDistributedDataParallel(

@@ -74,6 +74,12 @@ class Hardware:
     micro_batch: int | None = None
     processes: int = 1
     deterministic: Literal["strict", "warn", "off"] = "strict"
+    compile: bool = True
+
+    @property
+    def compiles(self) -> bool:
+        """Whether training steps are compiled: on GPUs, unless it was switched off."""
+        return self.compile and self.gpus > 0
 
     @property
     def world_size(self) -> int:

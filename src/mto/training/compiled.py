@@ -1,0 +1,59 @@
+"""torch.compile for the training step: one graph, static shapes, and eager training where it cannot be had.
+
+Compiled and eager steps round differently, so a run that is resumed bit for bit stays in one mode.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+#: Of torch.compile.
+BACKEND = "inductor"
+
+
+class Compiled:
+    """``function``, compiled at its first call; a compiler that fails is reported in one line, and left alone.
+
+    The function is one graph: whatever would split it is an error here, not a slower run that nobody notices. It must
+    depend on tensors, and on Python values that change rarely: each new value compiles it again.
+
+    Args:
+        backend: of torch.compile; `BACKEND` by default.
+    """
+
+    def __init__(self, function: Callable[..., Any], backend: Any = None) -> None:
+        self.eager = function
+        self._compiled: Callable[..., Any] | None = torch.compile(
+            function, fullgraph=True, dynamic=False, backend=backend or BACKEND
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled is None:
+            return self.eager(*args, **kwargs)
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            with _reproducible():
+                return self._compiled(*args, **kwargs)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split("\n")[:2])
+            print(f"mto: torch.compile failed, so this job trains eagerly and slower: {reason}", flush=True)
+            self._compiled = None
+            return self.eager(*args, **kwargs)
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Nothing of the compiler's may depend on timings, or a resumed run would differ; and the backward pass is compiled
+    with the forward pass, so that a failure of either is known before a step is taken.
+    """
+    import torch._functorch.config
+    import torch._inductor.config
+
+    with (
+        torch._inductor.config.patch(deterministic=True),
+        torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
+    ):
+        yield

@@ -1,0 +1,139 @@
+"""The compiled training step: one graph for each method, the numbers of the eager one, and eager when it fails."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import formula
+from mto import MaskedTokenOptimization
+from mto.methods import MAE, BootMAE, ConMIM, SimMIM
+from mto.methods.encoder import build_classifier, build_encoder
+from mto.training.classifier import FineTuned, LinearProbe
+from mto.training.compiled import Compiled
+from mto.training.mim import MaskedImageModel
+
+SIZE = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+DECODER = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
+BUILD = {
+    "simmim": lambda: SimMIM(**SIZE, drop_path=0.0),
+    "mae": lambda: MAE(**SIZE, **DECODER),
+    "bootmae": lambda: BootMAE(**SIZE, **DECODER),
+    "conmim": lambda: ConMIM(**SIZE, projector_dim=16, output_dim=8),
+}
+TERMS = {"without": [], "with": ["spa", "e", "r"]}
+
+
+def model_of(method: str, terms: list[str], backend: str | None) -> MaskedImageModel:
+    torch.manual_seed(0)
+    mto = MaskedTokenOptimization(terms=terms, warmup_epochs=2.0)
+    model = MaskedImageModel(BUILD[method](), mto, num_masked=12)
+    if backend:
+        model.compile_step()
+        model.compiled = Compiled(model.losses, backend=backend)
+    return model.train()
+
+
+def batch(count: int = 4) -> dict[str, Tensor]:
+    images = formula.images("images", count, 16)
+    mask = formula.mask_of(formula.mask_noise("mask", count, 16), 12)
+    return {"image": images, "mask": mask}
+
+
+def steps(model: MaskedImageModel) -> list[dict[str, Any]]:
+    """Three training passes, as the hooks drive them: watched and not, at growing progress and epoch inputs."""
+    data, results = batch(), []
+    teacher = {"teacher_image": data["image"].flip(0)} if isinstance(model.method, ConMIM) else {}
+    for step, measure in enumerate([True, False, True]):
+        model.progress, model.measure = step / 2, measure
+        model.epoch_inputs = model.method.epoch_inputs(step, 8)
+        model.zero_grad()
+        out = model(**data, **teacher)
+        out["loss"].backward()
+        gradients = {name: p.grad for name, p in model.method.named_parameters() if p.grad is not None}
+        results.append({**{name: value.detach() for name, value in out.items()}, **gradients})
+    return results
+
+
+def agree(method: str, terms: str, backend: str, **tolerance: float) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = model_of(method, TERMS[terms], backend)
+    ours, theirs = steps(compiled), steps(model_of(method, TERMS[terms], None))
+    assert compiled.compiled is not None
+    assert compiled.compiled._compiled is not None, "it fell back to eager"
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, **tolerance)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    # Watched and unwatched steps are two graphs; progress and the epoch's inputs are tensors and make no more.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize(("method", "terms"), itertools.product(BUILD, TERMS))
+def test_every_method_is_one_graph_and_agrees_with_eager(method: str, terms: str) -> None:
+    agree(method, terms, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "terms"), itertools.product(BUILD, TERMS))
+def test_the_real_compiler_agrees_with_eager(method: str, terms: str) -> None:
+    agree(method, terms, "inductor", rtol=1e-4, atol=1e-6)
+
+
+def classifier(kind: str) -> FineTuned | LinearProbe:
+    torch.manual_seed(0)
+    if kind == "finetune":
+        augment = {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.1}
+        net = build_classifier("simmim", num_classes=5, **SIZE, drop_path=0.0, init_values=0.1)
+        return FineTuned(net, num_classes=5, augment=augment)
+    encoder = build_encoder("mae", **SIZE)
+    return LinearProbe(encoder, num_classes=5, feature="cls", layers=[1, 2], norm=False, batch_norm=True, std=0.01)
+
+
+@pytest.mark.parametrize("kind", ["finetune", "linear"])
+def test_classifiers_are_one_graph_and_agree_with_eager(kind: str) -> None:
+    torch._dynamo.reset()
+    image, label = batch()["image"], torch.tensor([0, 4, 2, 2])
+    results = []
+    for compiles in (False, True):
+        model = classifier(kind).train()
+        if compiles:
+            model.compile_step()
+            model.loss = Compiled(model.cross_entropy, backend="aot_eager")
+        loss = model(image, label)["loss"]
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert not compiles or model.loss._compiled is not None
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_a_compiler_that_fails_is_said_in_one_line_and_the_step_is_eager(capsys) -> None:
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here\nand a long story")
+
+    step = Compiled(lambda x: x * 2, backend=broken)
+    x = torch.ones(3)
+    assert torch.equal(step(x), 2 * x)
+    assert torch.equal(step(x), 2 * x)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("mto: torch.compile failed, so this job trains eagerly and slower: ")
+    assert "no compiler here" in line
+
+
+def test_a_graph_break_is_a_failure_not_a_slow_run(capsys) -> None:
+    def breaks(x):
+        return x * (2 if x.sum().item() > 0 else 3)
+
+    assert torch.equal(Compiled(breaks, backend="eager")(torch.ones(3)), 2 * torch.ones(3))
+    assert "trains eagerly" in capsys.readouterr().out
+
+
+def test_a_mistake_in_the_step_itself_is_still_raised() -> None:
+    with pytest.raises(ValueError, match="wrong mask"):
+        Compiled(_wrong, backend="eager")(torch.ones(3))
+
+
+def _wrong(x: Tensor) -> Tensor:
+    raise ValueError("wrong mask")
