@@ -1,0 +1,98 @@
+"""``python -m mto bench``: what training costs here, per method and stage, as a table and as JSON.
+
+python -m mto bench                                          the four methods, without and with MTO
+python -m mto bench --all --json bench.json                  every stage, step and data: ten minutes on one GPU
+python -m mto bench --baseline mae --stage finetune --what step data both --workers 8
+
+A step is what training makes of one micro-batch: the copy to the device, teacher, forward and backward pass, the
+gradient's norm, the optimiser's update. Steps of one baseline take turns and a time is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mto.errors import UserError
+
+BASELINES = ("simmim", "mae", "bootmae", "conmim")
+STAGES = ("pretrain", "pretrain-mto", "finetune", "linear", "ade20k", "coco")
+WITH_LOADER = ("pretrain", "pretrain-mto", "finetune", "linear")
+
+COLUMNS = {
+    "baseline": "baseline",
+    "stage": "stage",
+    "images": "micro-batch",
+    "step_images_per_second": "images/s",
+    "mto_ratio": "with MTO",
+    "tflops_per_second": "TFLOP/s",
+    "peak_share": "of peak",
+    "memory_mib": "MiB",
+    "operators": "operators",
+    "data_images_per_second": "data images/s",
+    "both_images_per_second": "both images/s",
+    "waiting_share": "waiting",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mto bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--file", default="config.yaml")
+    parser.add_argument("--scale", default="paper", help="of config.yaml (default paper: the true shapes)")
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as Snakemake's")
+    parser.add_argument("--baseline", nargs="+", choices=BASELINES, default=list(BASELINES))
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=["pretrain", "pretrain-mto"])
+    parser.add_argument("--what", nargs="+", choices=["step", "data", "both"], default=["step"])
+    parser.add_argument("--all", action="store_true", help="every stage; the step, the data and both")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
+    parser.add_argument("--images", type=int, help="micro-batch; default: the stage's in config.yaml, or 2 on a CPU")
+    parser.add_argument("--depth", type=int, help="encoder blocks; default: all, or 4 on a CPU")
+    parser.add_argument("--steps", type=int, help="timed steps; default 20, or 3 on a CPU")
+    parser.add_argument("--workers", type=int, help="of the loader; default: the stage's in config.yaml, or 0 on a CPU")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the job's, or fp32 on a CPU")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file too")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print.
+
+    Raises:
+        UserError: no GPU where one is asked for, or a key of the config that is wrong.
+    """
+    args = parser().parse_args(argv)
+    from mto.bench.report import table
+    from mto.bench.run import machine, measure
+
+    if args.all:
+        args.stage, args.what = list(STAGES), ["step", "data", "both"]
+    study = _study(args)
+    described = machine(args)
+    print(f"{described['device']}, torch {described['torch']}, peak {described['peak_tflops']:.2f} TFLOP/s", flush=True)
+    rows: list[dict[str, Any]] = []
+    for baseline in args.baseline:
+        rows += measure(args, study, baseline, described["peak_tflops"], say=lambda line: print(line, file=sys.stderr))
+    print(table(rows, COLUMNS))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
+
+
+def _study(args: argparse.Namespace) -> Any:
+    import yaml
+
+    from mto.config.reading import load
+    from mto.study import Study
+
+    given = {}
+    for pair in args.config:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise UserError(f"--config {pair}: expected KEY=VALUE")
+        given[key] = yaml.safe_load(value)
+    return Study(load(args.file, given, scale=args.scale))

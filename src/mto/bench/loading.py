@@ -1,0 +1,80 @@
+"""The data path by itself and together with the step: a stage's own dataset and loader, on made-up photographs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from mto.data.imagenet import ClassificationDataset, PretrainDataset, build_loader
+from mto.data.sampler import EpochSampler
+from mto.data.transforms import finetune_train_transform, linear_train_transform
+
+Job = dict[str, Any]
+
+
+@contextmanager
+def photographs(count: int, side: tuple[int, int] = (500, 375)) -> Iterator[Path]:
+    """A folder like ImageNet's, of one class, with JPEGs of ImageNet's usual size and detail."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    with TemporaryDirectory(prefix="mto-bench-") as folder:
+        (Path(folder) / "train" / "class").mkdir(parents=True)
+        for index in range(count):
+            coarse = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+            coarse = coarse.resize(side, Image.Resampling.BICUBIC)
+            grain = random.normal(0, 12, (side[1], side[0], 3))
+            pixels = (np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(Path(folder) / "train" / "class" / f"{index:04d}.jpg", quality=90)
+        yield Path(folder)
+
+
+def loader_of(job: Job, root: Path, images: int, workers: int, pin_memory: bool) -> DataLoader:
+    """The loader of a stage's micro-batches of ``images``, without end."""
+    job = job | {"data": job["data"] | {"root": str(root), "num_classes": 1}}
+    dataset: Any
+    if job["task"] == "pretrain":
+        dataset = PretrainDataset(job)
+    else:
+        transform = finetune_train_transform if job["task"] == "finetune" else linear_train_transform
+        dataset = ClassificationDataset(job, "train", transform(job))
+    sampler = EpochSampler(len(dataset), seed=job["seed"], shuffle=True, infinite=True)
+    return build_loader(dataset, sampler, images, workers, pin_memory=pin_memory)
+
+
+def rate(loader: DataLoader, images: int, batches: int) -> float:
+    """Images a second of the loader alone, after a first batch that starts the workers."""
+    source = iter(loader)
+    next(source)
+    start = time.perf_counter()
+    for _ in range(batches):
+        next(source)
+    return batches * images / (time.perf_counter() - start)
+
+
+def together(loader: DataLoader, train: Any, images: int, batches: int, device: torch.device) -> dict[str, float]:
+    """Images a second of training from the loader, and the share of the time spent waiting for it.
+
+    Args:
+        train: of a batch.
+    """
+    source = iter(loader)
+    train(next(source))
+    waited, start = 0.0, time.perf_counter()
+    for _ in range(batches):
+        asked = time.perf_counter()
+        batch = next(source)
+        waited += time.perf_counter() - asked
+        train(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    total = time.perf_counter() - start
+    return {"images_per_second": batches * images / total, "waiting_share": waited / total}

@@ -1,0 +1,26 @@
+"""Rows of measurements as a Markdown table; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """The columns that some row fills, under their titles; what was not measured is left blank."""
+    used = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
+    lines = [list(used.values()), ["---" if key in ("baseline", "stage") else "--:" for key in used]]
+    lines += [[_shown(key, row.get(key)) for key in used] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if key.endswith("_share"):
+        return f"{100 * value:.1f} %"
+    if key.endswith("_ratio"):
+        return f"×{value:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return str(value)

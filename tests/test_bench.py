@@ -1,0 +1,121 @@
+"""`python -m mto bench`: what it counts is right, every stage runs, MTO stays a small part of a step's operators."""
+
+import json
+
+import pytest
+import torch
+
+from mto.bench import measure
+from mto.bench.cli import COLUMNS, main
+from mto.bench.report import table
+from mto.bench.workloads import BASELINES, build, job_of
+from mto.config import load
+from mto.study import Study
+
+#: Operators that MTO adds to a forward and backward pass of ViT-B's depth, as a share of those without it. One by one
+#: its layers would add 48 % in SimMIM, 46 % in MAE, 43 % in ConMIM, 33 % in BootMAE (two decoders of two blocks each).
+MOST_ADDED = {"simmim": 0.14, "mae": 0.15, "bootmae": 0.18, "conmim": 0.13}
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study(load("config.yaml", scale="demo"))
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_mto_adds_few_operators(baseline):
+    """Counts do not depend on width or batch, so the paper's depth is counted at a small width."""
+    paper = Study(load("config.yaml", scale="paper"))
+    counted = {}
+    for stage in ("pretrain", "pretrain-mto"):
+        job = job_of(paper, stage, baseline)
+        job["method"] |= {"embed_dim": 48}
+        job["method"] |= {"decoder_embed_dim": 32} if "decoder_embed_dim" in job["method"] else {}
+        job["method"] |= {"projector_dim": 32} if baseline == "conmim" else {}
+        work = build(job, 2)
+
+        def step(work=work):
+            work.model(**work.batch)["loss"].backward()
+
+        counted[stage] = measure.Operators()
+        with counted[stage] as mode:
+            step()
+        scattered = [name for name in mode.counts if "scatter" in name or "index_put" in name]
+        assert not [name for name in scattered if baseline in ("mae", "bootmae")]
+    without, with_mto = (mode.total for mode in counted.values())
+    assert without < with_mto < (1 + MOST_ADDED[baseline]) * without
+
+
+def test_operators_are_what_is_launched():
+    x = torch.randn(4, 3)
+    assert measure.operators(lambda: x.T.reshape(3, 4)[1:].detach()) == 0  # views
+    assert measure.operators(lambda: (x @ x.T).relu() + 1) == 3
+
+
+def test_flops_are_those_of_the_products():
+    a, b = torch.randn(5, 7), torch.randn(7, 3, requires_grad=True)
+    assert measure.flops(lambda: a @ b) == 2 * 5 * 7 * 3
+    assert measure.flops(lambda: (a @ b).sum().backward()) == 2 * 2 * 5 * 7 * 3  # b alone wants a gradient
+
+
+def test_memory_on_a_cpu_is_what_the_backward_pass_keeps():
+    x = torch.randn(64, 64, requires_grad=True)
+    assert measure.memory(lambda: (x * 2).exp().sum(), torch.device("cpu")) == 64 * 64 * 4
+
+
+def test_steps_take_turns():
+    order = []
+    steps = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    taken = measure.interleaved(steps, torch.device("cpu"), rounds=2, warmup=1)
+    assert order == ["a", "b"] * 3
+    assert taken.keys() == {"a", "b"}
+
+
+def test_a_job_with_fewer_blocks_keeps_its_proportions(study):
+    paper = Study(load("config.yaml", scale="paper"))
+    assert job_of(paper, "pretrain", "mae", depth=3)["method"]["decoder_depth"] == 2
+    probe = job_of(paper, "linear", "conmim", depth=3)
+    assert probe["probe"]["layer"] == [1, 2, 3]
+    coco = job_of(paper, "coco", "mae", depth=6)
+    assert len(coco["out_indices"]) == 4
+    assert max(coco["out_indices"]) <= 5
+
+
+def test_the_whole_list_on_small_shapes(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    main(["--scale", "demo", "--baseline", "mae", "--all", "--images", "2", "--steps", "1", "--json", str(out)])
+    found = json.loads(out.read_text())
+    rows = {row["stage"]: row for row in found["rows"]}
+    assert rows.keys() == {"pretrain", "pretrain-mto", "finetune", "linear", "ade20k", "coco"}
+    for stage, row in rows.items():
+        assert row["operators"] > 50
+        assert row["step_images_per_second"] == pytest.approx(row["images"] / row["seconds"])
+        assert 0 < row["peak_share"] < 1
+        assert ("waiting_share" in row) == (stage not in ("ade20k", "coco"))
+    assert rows["pretrain-mto"]["mto_ratio"] == rows["pretrain-mto"]["seconds"] / rows["pretrain"]["seconds"]
+    assert rows["pretrain-mto"]["gflops_per_image"] > rows["pretrain"]["gflops_per_image"]
+    printed = capsys.readouterr().out
+    assert "| mae | pretrain-mto | 2 |" in printed
+    assert found["machine"]["peak_tflops"] > 0
+
+
+def test_the_table_leaves_blank_what_was_not_measured():
+    rows = [{"baseline": "mae", "stage": "coco", "operators": 7}, {"baseline": "mae", "stage": "linear", "images": 3}]
+    assert table(rows, COLUMNS).splitlines()[2:] == ["| mae | coco |  | 7 |", "| mae | linear | 3 |  |"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "scale"], "expected KEY=VALUE"),
+        (["--scale", "huge"], "no such scale"),
+        (["--device", "cuda"], "no CUDA device visible"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    from mto.errors import UserError
+
+    if arguments == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match=message):
+        main(arguments)
