@@ -51,8 +51,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "text": {},
     "as_printed": {"rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"},
     "normed-0.1": weighted(0.1, **NORMED),
+    "normed-0.03": weighted(0.03, **NORMED),
     "cosine-0.1": weighted(0.1, **COSINE),
+    "cosine-0.03": weighted(0.03, **COSINE),
+    "cosine/0.05-0.1": weighted(0.1, affinity="cosine", temperature=0.05),
+    "cosine/0.2-0.1": weighted(0.1, affinity="cosine", temperature=0.2),
     "raw-0.01": weighted(0.01),
+    "raw-0.003": weighted(0.003),
+    "scaled-0.1": weighted(0.1, affinity="scaled"),
+    "scaled-0.01": weighted(0.01, affinity="scaled"),
 }
 
 
@@ -66,8 +73,15 @@ class Run(NamedTuple):
 
 
 def choose() -> Iterator[Run]:
-    for preset in PRESETS:
-        yield Run(preset, "simmim", "fashion", 10)
+    """The search, on seeds that nothing is reported on."""
+    for data in ("fashion", "photographs"):
+        for preset in ("none", "text", "normed-0.1", "cosine-0.1", "cosine-0.03", "cosine/0.2-0.1"):
+            yield Run(preset, "simmim", data, 10)
+    for method in ("conmim", "mae", "bootmae"):
+        for preset in ("none", "text", "normed-0.1", "cosine-0.1"):
+            yield Run(preset, method, "photographs", 10)
+    for preset in ("raw-0.01", "scaled-0.01"):
+        yield Run(preset, "simmim", "photographs", 10)
 
 
 PLANS: dict[str, Callable[[], Iterator[Run]]] = {"choose": choose}
