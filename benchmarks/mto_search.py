@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cosine-0.03": weighted(0.03, **COSINE),
     "cosine/0.05-0.1": weighted(0.1, affinity="cosine", temperature=0.05),
     "cosine/0.2-0.1": weighted(0.1, affinity="cosine", temperature=0.2),
+    "cosine/0.2-0.3": weighted(0.3, affinity="cosine", temperature=0.2),
     "cosine/0.2-1": {"affinity": "cosine", "temperature": 0.2},
     "cosine/1-1": {"affinity": "cosine"},
     "cosine/1-0.1": weighted(0.1, affinity="cosine"),
@@ -89,6 +90,9 @@ def choose() -> Iterator[Run]:
         yield Run(preset, "simmim", "fashion", 10)
     for preset in ("none", "cosine-0.1"):
         yield Run(preset, "bootmae", "photographs", 10)
+    yield Run("cosine/0.2-0.3", "simmim", "fashion", 10)
+    for preset in ("cosine-0.1", "cosine/0.2-0.1"):
+        yield Run(preset, "simmim", "fashion", 11)
 
 
 def report() -> Iterator[Run]:
@@ -101,7 +105,13 @@ def report() -> Iterator[Run]:
                         yield Run(preset, method, data, seed)
 
 
-PLANS: dict[str, Callable[[], Iterator[Run]]] = {"choose": choose, "report": report}
+def width() -> Iterator[Run]:
+    """The same presets in a network four times as wide."""
+    for preset in ("none", CHOSEN):
+        yield Run(preset, "simmim", "photographs", 10, width=192, steps=225)
+
+
+PLANS: dict[str, Callable[[], Iterator[Run]]] = {"choose": choose, "report": report, "width": width}
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
@@ -286,7 +296,7 @@ class Trial:
         for name, worst in {"cos_masked": max, "modal_share": max, "rank_x0": min}.items():
             result[name] = worst(stream[name] for stream in streams)
         result["norm_x0"] = float(np.mean([stream["norm_x0"] for stream in streams]))
-        for name in ("h", "h_dot", "h_cosine", "h_normed"):
+        for name in ("h", "h_dot", "h_cosine", "h_cosine1", "h_normed"):
             result[name] = np.mean([stream[name] for stream in streams], axis=0).tolist()
         train, test = (self.features(images) for images in (self.data.labelled[0], self.data.test[0]))
         if train.isfinite().all():
@@ -326,7 +336,7 @@ def tokens_summary(tokens: list[Tensor], mask: Tensor, settings: dict[str, Any])
     cosine = (unit.sum(1).square().sum(-1) - count) / (count * (count - 1))
     nearest = (masked @ torch.stack([x[~m] for x, m in zip(tokens[-1], mask, strict=True)]).mT).argmax(-1)
     own = {key: settings[key] for key in ("affinity", "temperature", "tokens")}
-    readings = {"h": own, "h_dot": {}, "h_cosine": COSINE, "h_normed": NORMED}
+    readings = {"h": own, "h_dot": {}, "h_cosine": COSINE, "h_cosine1": {"affinity": "cosine"}, "h_normed": NORMED}
     return {
         "cos_masked": cosine.mean().item(),
         "modal_share": (nearest == nearest.mode(1, keepdim=True).values).float().mean().item(),
@@ -368,7 +378,7 @@ def ridge(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, stre
 
 COLUMNS = (
     *Run._fields, "loss", "feature_loss", "knn", "probe", "cos_masked", "modal_share", "rank_x0", "norm_x0",
-    "grad_ratio", "h", "h_dot", "h_cosine", "h_normed", "cpu_s", "switches",
+    "grad_ratio", "h", "h_dot", "h_cosine", "h_normed", "cpu_s", "switches", "h_cosine1",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mto.methods import MAE, SimMIM
 from mto.objectives import MaskedTokenOptimization, heterogeneity
 
 IMAGES, TOKENS, MASKED, WIDTH = 3, 20, 12, 16
@@ -95,3 +96,17 @@ def test_norms_grow_under_dots_and_not_under_cosines(generator, affinity, pulled
     variance = (a * (logits - (a * logits).sum(-1, keepdim=True)) ** 2).sum(-1)
     torch.testing.assert_close(radial, -variance.mean(1).sum())
     assert radial_spa < -0.01
+
+
+@pytest.mark.parametrize(("method", "equal"), [(SimMIM, True), (MAE, False)])
+def test_masked_tokens_start_identical_where_no_position_is_added(generator, method, equal):
+    """SimMIM's only position is a table of zeros at the start, so every layer's masked tokens are one vector."""
+    torch.manual_seed(0)
+    size = {"img_size": 24, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    decoder = {} if equal else {"decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 2}
+    mask = (torch.arange(36) % 3 > 0).expand(2, -1)
+    out = method(**size, **decoder).eval()(torch.randn(2, 3, 24, 24, generator=generator), mask, return_hidden=True)
+    (stream,) = out["hidden"].values()
+    spread = [(x[:, mask[0]] - x[:, mask[0]][:, :1]).abs().max() for x in stream.tokens]
+    assert spread[0] == 0
+    assert [bool(value < 1e-6) for value in spread[1:]] == [equal, equal]
