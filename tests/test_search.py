@@ -9,6 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import mto_search
+import mto_search_measures as measures
 import mto_search_table as table
 
 
@@ -63,16 +64,16 @@ def test_normed_reading_is_the_layer_normed_dot_at_a_temperature_in_proportion_t
     mask = torch.arange(10).expand(2, -1) < 6
     for width in (48, 192):
         x = torch.randn(2, 10, width, generator=torch.Generator().manual_seed(0))
-        normed = mto_search.heterogeneity(x, mask, **mto_search.NORMED)
-        dots = mto_search.heterogeneity(x, mask, tokens="layernorm", temperature=width / 48)
+        normed = measures.heterogeneity(x, mask, **measures.NORMED)
+        dots = measures.heterogeneity(x, mask, tokens="layernorm", temperature=width / 48)
         torch.testing.assert_close(normed, dots, rtol=1e-4, atol=1e-5)
 
 
 def test_effective_rank_counts_directions():
     g = torch.Generator().manual_seed(0)
     line = torch.randn(500, 1, generator=g) * torch.randn(1, 8, generator=g)
-    assert mto_search.effective_rank(line) == pytest.approx(1.0, abs=1e-3)
-    assert mto_search.effective_rank(torch.randn(5000, 8, generator=g)) == pytest.approx(8.0, abs=0.05)
+    assert measures.effective_rank(line) == pytest.approx(1.0, abs=1e-3)
+    assert measures.effective_rank(torch.randn(5000, 8, generator=g)) == pytest.approx(8.0, abs=0.05)
 
 
 def test_probes_read_a_feature_that_tells_the_classes():
@@ -80,6 +81,6 @@ def test_probes_read_a_feature_that_tells_the_classes():
     labels = torch.arange(400) % 4
     clear = torch.eye(4)[labels] + 0.05 * torch.randn(400, 4, generator=g)
     noise = torch.randn(400, 4, generator=g)
-    for probe in (mto_search.knn, mto_search.ridge):
+    for probe in (measures.knn, measures.ridge):
         assert probe(clear[:300], labels[:300], clear[300:], labels[300:]) > 0.99
         assert probe(noise[:300], labels[:300], noise[300:], labels[300:]) < 0.45
