@@ -43,27 +43,24 @@ def weighted(weight: float, **switches: Any) -> dict[str, Any]:
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {"terms": []},
     "text": {},
-    "as_printed": {"rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"},
     "normed-0.1": weighted(0.1, **NORMED),
-    "normed-0.03": weighted(0.03, **NORMED),
     "cosine-0.3": weighted(0.3, **COSINE),
     "cosine-0.1": weighted(0.1, **COSINE),
     "cosine-0.03": weighted(0.03, **COSINE),
-    "cosine/0.05-0.1": weighted(0.1, affinity="cosine", temperature=0.05),
     "cosine/0.2-0.1": weighted(0.1, affinity="cosine", temperature=0.2),
     "cosine/0.2-0.3": weighted(0.3, affinity="cosine", temperature=0.2),
     "cosine/0.2-1": {"affinity": "cosine", "temperature": 0.2},
     "cosine/1-1": {"affinity": "cosine"},
     "cosine/1-0.1": weighted(0.1, affinity="cosine"),
-    "raw-0.01": weighted(0.01),
     "raw-0.003": weighted(0.003),
-    "scaled-0.1": weighted(0.1, affinity="scaled"),
     "scaled-0.01": weighted(0.01, affinity="scaled"),
 }
 
 
 #: What the search chose.
 CHOSEN = "cosine-0.1"
+#: A small ConMIM stays at chance on photographs, also without MTO: there is nothing to harm.
+UNLEARNT = {("conmim", "photographs")}
 
 
 class Run(NamedTuple):
@@ -76,29 +73,32 @@ class Run(NamedTuple):
 
 
 def choose() -> Iterator[Run]:
-    """The search, on seeds that nothing is reported on."""
-    for data in ("fashion", "photographs"):
-        for preset in ("none", "text", "normed-0.1", "cosine-0.1", "cosine-0.03", "cosine/0.2-0.1"):
+    """The search, on seeds that nothing is reported on; SimMIM first, the method that MTO harms most easily."""
+    both = ("none", "text", "normed-0.1", "cosine-0.1", "cosine-0.03", "cosine/0.2-0.1", "cosine/0.2-1")
+    both += ("cosine/1-1", "cosine/1-0.1", "raw-0.003")
+    for preset in both:
+        for data in ("fashion", "photographs"):
             yield Run(preset, "simmim", data, 10)
-    for preset in ("none", "cosine-0.1"):
-        yield Run(preset, "conmim", "fashion", 10)
-    for preset in ("scaled-0.01", "cosine/1-0.1", "cosine-0.3"):
+    for preset in ("scaled-0.01", "cosine-0.3", "cosine/0.2-0.3"):
         yield Run(preset, "simmim", "fashion", 10)
-    for preset in ("none", "cosine-0.1"):
-        yield Run(preset, "bootmae", "photographs", 10)
-    yield Run("cosine/0.2-0.3", "simmim", "fashion", 10)
     for preset in ("cosine-0.1", "cosine/0.2-0.1"):
         yield Run(preset, "simmim", "fashion", 11)
+    for preset in ("none", "cosine-0.1"):
+        yield Run(preset, "conmim", "fashion", 10)
+        yield Run(preset, "bootmae", "photographs", 10)
 
 
 def report() -> Iterator[Run]:
-    """What the note reports on: other seeds than the search's."""
+    """What the note reports on: other seeds than the search's, four methods, shorter runs."""
     for seed in (20, 21, 22):
-        for method in METHODS:
-            for data in ("fashion", "photographs"):
-                for preset in ("none", CHOSEN, "text"):
-                    if (preset != "text" or seed == 20) and (method != "conmim" or data == "fashion"):
-                        yield Run(preset, method, data, seed)
+        for data in ("fashion", "photographs"):
+            for method in METHODS:
+                for preset in ("none", CHOSEN):
+                    if (method, data) not in UNLEARNT:
+                        yield Run(preset, method, data, seed, steps=300)
+    for method in ("conmim", "mae", "bootmae", "simmim"):
+        yield Run("text", method, "fashion", 20, steps=300)
+    yield Run("text", "simmim", "photographs", 20, steps=300)
 
 
 def width() -> Iterator[Run]:

@@ -48,7 +48,7 @@ def test_every_preset_builds_and_finds_the_column_of_its_affinity():
     for name, switches in mto_search.PRESETS.items():
         mto_search.MaskedTokenOptimization(**switches)
         columns[name] = table.reading_column(row(1, 0, mto_search.json.dumps(switches)))
-    assert columns["text"] == columns["raw-0.01"] == "h_dot"
+    assert columns["text"] == columns["raw-0.003"] == "h_dot"
     assert columns["cosine-0.1"] == "h_cosine"
     assert columns["normed-0.1"] == "h_normed"
     assert columns["cosine/0.2-0.1"] is None
