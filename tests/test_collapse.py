@@ -6,6 +6,8 @@ import torch
 from mto.methods import MAE, SimMIM
 from mto.objectives import MaskedTokenOptimization, heterogeneity
 
+#: The equations' own reading.
+RAW = {"affinity": "dot", "temperature": 1.0}
 IMAGES, TOKENS, MASKED, WIDTH = 3, 20, 12, 16
 MASK = (torch.arange(TOKENS) < MASKED).expand(IMAGES, -1)
 
@@ -30,7 +32,7 @@ def gradient(value, x):
 def test_gradient_is_the_visible_covariance_times_the_token(generator, scale):
     """dH/dx = -s² Cov_a(y) x / M, for each masked row: not only identical ones."""
     x = states(generator, spread=0.5)
-    measured = gradient(heterogeneity(x, MASK, temperature=1 / scale).sum(), x)[:, :MASKED]
+    measured = gradient(heterogeneity(x, MASK, affinity="dot", temperature=1 / scale).sum(), x)[:, :MASKED]
     rows, visible = x.detach()[:, :MASKED], x.detach()[:, MASKED:]
     a = (scale * rows @ visible.mT).softmax(-1)
     centred = visible[:, None] - (a @ visible)[:, :, None]  # (B, M, V, D)
@@ -42,7 +44,7 @@ def test_gradient_is_the_visible_covariance_times_the_token(generator, scale):
 def test_identical_masked_tokens_are_pushed_as_one_towards_one_visible_token(generator):
     """L_r's gradient is the same vector on each; a step along it makes them longer and their softmax sharper."""
     layers = [torch.zeros(IMAGES, TOKENS, WIDTH, dtype=torch.float64), states(generator)]
-    loss = MaskedTokenOptimization(terms=["r"])(layers, MASK)["loss"]
+    loss = MaskedTokenOptimization(terms=["r"], **RAW)(layers, MASK)["loss"]
     x, push = layers[1], -gradient(loss, layers[1])
     masked = push[:, :MASKED]
     assert masked.norm(dim=-1).min() > 1e-6
@@ -61,11 +63,11 @@ def test_flow_on_raw_dots_ends_saturated_on_one_token_and_cannot_return(generato
     """Nearly identical rows end on the same visible token (an image between two basins splits); no gradient is left."""
     images = 50
     x, mask = states(generator, 0.01, images), MASK[:1].expand(images, -1)
-    start = gradient(heterogeneity(x, mask).sum(), x)[:, :MASKED].norm()
+    start = gradient(heterogeneity(x, mask, **RAW).sum(), x)[:, :MASKED].norm()
     visible, rows = x.detach()[:, MASKED:], x.detach()[:, :MASKED].clone()
     for _ in range(400):
         rows.requires_grad_()
-        h = heterogeneity(torch.cat([rows, visible], 1), mask)
+        h = heterogeneity(torch.cat([rows, visible], 1), mask, **RAW)
         (push,) = torch.autograd.grad(h.sum(), rows)
         rows = (rows - 5.0 * push).detach()
     chosen = (rows @ visible.mT).argmax(-1)
@@ -78,24 +80,26 @@ def test_flow_on_raw_dots_ends_saturated_on_one_token_and_cannot_return(generato
 
 @pytest.mark.parametrize(("affinity", "pulled"), [("dot", True), ("scaled", True), ("cosine", False)])
 def test_norms_grow_under_dots_and_not_under_cosines(generator, affinity, pulled):
-    """dH / d ln|x| = -Var_a(z) for logits z of a dot product, 0 for a cosine; the same holds for L_spa's rows."""
+    """dH / d ln|x| = -Var_a(z) of dot-product logits z, 0 of cosines; twice that in L_spa, if all tokens grow."""
     switches = {"affinity": affinity, "temperature": 0.5}
     x = states(generator, spread=0.5)
-    h = heterogeneity(x, MASK, **switches).sum()
+    h = heterogeneity(x, MASK, **switches).mean()
     radial = (gradient(h, x) * x.detach())[:, :MASKED].sum()
-    spa = MaskedTokenOptimization(terms=["spa"], **switches)([x], MASK)["loss"]
+    spa = MaskedTokenOptimization(terms=["spa"], **switches)([x], MASK)["loss_spa"]
     radial_spa = (gradient(spa, x) * x.detach()).sum()
     if not pulled:
         assert abs(radial) < 1e-12
         assert abs(radial_spa) < 1e-12
         return
-    scale = 1 / 0.5 * (WIDTH**-0.5 if affinity == "scaled" else 1.0)
-    tokens = x.detach()
-    logits = scale * tokens[:, :MASKED] @ tokens[:, MASKED:].mT
-    a = logits.softmax(-1)
-    variance = (a * (logits - (a * logits).sum(-1, keepdim=True)) ** 2).sum(-1)
-    torch.testing.assert_close(radial, -variance.mean(1).sum())
-    assert radial_spa < -0.01
+
+    def variance(rows, columns):
+        logits = rows @ columns.mT / 0.5 * (WIDTH**-0.5 if affinity == "scaled" else 1.0)
+        a = logits.softmax(-1)
+        return (a * (logits - (a * logits).sum(-1, keepdim=True)) ** 2).sum(-1).mean()
+
+    masked, visible = x.detach().split([MASKED, TOKENS - MASKED], dim=1)
+    torch.testing.assert_close(radial, -variance(masked, visible))
+    torch.testing.assert_close(radial_spa, -2 * variance(visible, x.detach()))
 
 
 @pytest.mark.parametrize(("method", "equal"), [(SimMIM, True), (MAE, False)])

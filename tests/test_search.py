@@ -46,7 +46,7 @@ def test_picture_is_h_highest_at_layer_0_and_falling(h, expected):
 def test_every_preset_builds_and_finds_the_column_of_its_affinity():
     columns = {}
     for name, switches in mto_search.PRESETS.items():
-        mto_search.MaskedTokenOptimization(**switches)
+        mto_search.MaskedTokenOptimization(**mto_search.TEXT | switches)
         columns[name] = table.reading_column(row(1, 0, mto_search.json.dumps(switches)))
     assert columns["text"] == columns["raw-0.003"] == "h_dot"
     assert columns["cosine-0.1"] == "h_cosine"
