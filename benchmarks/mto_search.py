@@ -93,8 +93,8 @@ def choose() -> Iterator[Run]:
 def report() -> Iterator[Run]:
     """What the note reports on: other seeds than the search's, four methods, shorter runs."""
     yield Run("text", "conmim", "fashion", 20, steps=300)
-    for seed in (20, 21, 22):
-        for data, methods in (("fashion", METHODS), ("photographs", ("simmim", "mae"))):
+    for data, methods in (("fashion", METHODS), ("photographs", ("simmim", "mae"))):
+        for seed in (20, 21, 22):
             for method in methods:
                 for preset in ("none", CHOSEN):
                     yield Run(preset, method, data, seed, steps=300)
