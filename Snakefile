@@ -31,6 +31,7 @@ include: "rules/classify.smk"
 include: "rules/transfer.smk"
 include: "rules/analysis.smk"
 include: "rules/report.smk"
+include: "rules/pilot.smk"
 
 
 onstart:

@@ -125,7 +125,7 @@ def step_of(task, wildcards):
     step = Step(task, wildcards.run, int(wildcards.seed), int(wildcards.epoch))
     known = {"seed": study.config.seeds, "epoch": study.config.study.measured_epochs}
     try:
-        Run.parse(step.run)
+        study.preset(Run.parse(step.run))
         for name, values in known.items():
             if getattr(step, name) not in values:
                 raise UserError(f"the study has no such {name} (config.yaml: {', '.join(map(str, values))})")
@@ -141,6 +141,10 @@ def job(task):
         return canonical(study.job(step_of(task, wildcards)))
 
     return resolved
+
+
+def pilot_job(wildcards):
+    return canonical(study.pilot_job(wildcards.run, int(wildcards.seed), int(wildcards.epoch)))
 
 
 def canonical(value):

@@ -319,6 +319,29 @@ def test_half_a_question_about_presets_is_refused() -> None:
         study(study__table_presets=ASKED | {"presets": []})
 
 
+# ----------------------------------------------------------------------------------------------------------- the pilot
+def test_the_pilot_is_the_studys_own_pretraining_stopped_early(paper: Study) -> None:
+    job, whole = paper.pilot_job("mae-vitb-mto", 0, 48), paper.job(Step("pretrain", "mae-vitb-mto", 0, 100))
+    assert {key for key in whole if job[key] != whole[key]} == {"epoch"}
+    assert (job["epoch"], job["epochs"]) == (48, 800)
+    for run, warmup in paper.pilot_report_job()["runs"].items():
+        assert warmup < 48, run  # else its table could say nothing
+    with pytest.raises(UserError, match=r"pilot\.epochs is 48, not 100"):
+        paper.pilot_job("mae-vitb-mto", 0, 100)
+
+
+def test_the_pilot_is_no_part_of_the_study(paper: Study) -> None:
+    folders = paper.pilot_folders()
+    assert len(folders) == len(set(folders)) == 8
+    assert "results/paper/pilot/conmim-vitb-mto/seed0/epoch0048" in folders
+    assert not {paper.folder(step) for step in [*paper.segments(), *paper.steps()]} & set(folders)
+    other = study(pilot={"baselines": ["mae-vitl"], "presets": ["text"], "epochs": 7})
+    assert jobs(other) == jobs(paper)
+    assert [folder.split("/")[3] for folder in other.pilot_folders()] == ["mae-vitl", "mae-vitl-mto@text"]
+    with pytest.raises(UserError, match="mae-vitl-mto@worst: no such preset"):
+        study(pilot={"baselines": ["mae-vitl"], "presets": ["worst"], "epochs": 7})
+
+
 def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:
     plan = study(seeds=[0, 1])
     assert plan.report_job("fig3_method")["seeds"] == []

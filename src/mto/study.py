@@ -132,7 +132,7 @@ class Study:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.results = f"results/{config.scale}"
-        for run in self.runs():
+        for run in self.runs() | set(self._pilot_runs()):
             backbones = getattr(config.baselines, run.baseline).backbones
             if run.backbone not in backbones:
                 known = ", ".join(backbones)
@@ -274,11 +274,14 @@ class Study:
         Raises:
             UserError: if the run is none, or its baseline, preset or epoch is not in the config.
         """
-        run = Run.parse(step.run)
         if step.epoch not in self.config.study.measured_epochs:
             raise UserError(
                 f"config.yaml: study.measured_epochs has no epoch {step.epoch} (asked for by {self.folder(step)})"
             )
+        return self._job(step)
+
+    def _job(self, step: Step) -> dict[str, Any]:
+        run = Run.parse(step.run)
         self.preset(run)
         job = {
             "task": step.task,
@@ -394,6 +397,39 @@ class Study:
             "optim": {**optim, "lr": stage.lr.peak(stage.batch_size)},
             "log_interval": self.config.log_interval,
             **rest,
+        }
+
+    # ------------------------------------------------------------------------------------------------------- the pilot
+    def _pilot_runs(self) -> list[Run]:
+        plan = self.config.pilot
+        plain = [Run.parse(baseline) for baseline in plan.baselines]
+        return [run for base in plain for run in (base, *(self.with_mto(base, name) for name in plan.presets))]
+
+    def pilot_folders(self) -> list[str]:
+        """Where the pilot's runs are: beside the study's steps, whose chains they never join."""
+        seed, epoch = self.config.seeds[0], self.config.pilot.epochs
+        return [self.folder(Step("pilot", run.name, seed, epoch)) for run in self._pilot_runs()]
+
+    def pilot_job(self, run: str, seed: int, epoch: int) -> dict[str, Any]:
+        """The job of the study's own pre-training, stopped early: the schedule keeps its length.
+
+        Raises:
+            UserError: the run is none, or the epoch is not the pilot's.
+        """
+        if epoch != self.config.pilot.epochs:
+            raise UserError(f"config.yaml: pilot.epochs is {self.config.pilot.epochs}, not {epoch}")
+        return self._job(Step("pretrain", run, seed, epoch))
+
+    def pilot_report_job(self) -> dict[str, Any]:
+        """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""
+        warmups = {run.name: self._recipe(run).pretrain.schedule.warmup_epochs for run in self._pilot_runs()}
+        return {
+            "scale": self.config.scale,
+            "seed": self.config.seeds[0],
+            "epochs": self.config.pilot.epochs,
+            "pretrain_epochs": self.config.study.pretrain_epochs,
+            "default": self.config.mto.default,
+            "runs": warmups,
         }
 
     def data_job(self, dataset: str) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from tiny import run
 
+from mto.collapse import collapsed
 from mto.config import load
 from mto.study import Step, Study
 from mto.tasks import data
-from mto.training.guard import Collapsed, Guard, collapsed
+from mto.training.guard import Collapsed, Guard
 from mto.training.log import read_history
 
 STUDY = Study(load(Path(__file__).parents[2] / "config.yaml", scale="demo"))

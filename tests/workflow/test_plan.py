@@ -74,6 +74,15 @@ def test_an_older_snakemake_learns_which_version_it_takes() -> None:
     assert "pathvars" not in text
 
 
+def test_the_pilot_is_asked_for_alone(clone: Clone) -> None:
+    assert stats(clone.snakemake("-n", "pilot")) == {"dataset": 1, "pretrain_pilot": 8, "pilot": 1}
+    clone.snakemake("--cores", "2", "results/demo/pilot/mae-vitb-mto/seed0/epoch0004/metrics.json")
+    given = (clone.path / "results/demo/pilot/mae-vitb-mto/seed0/epoch0004/metrics.json").read_text()
+    assert given.startswith("pretrain --job ")
+    assert given.endswith(" --guard 0 --gradients 10")  # what collapses is to be in the table
+    assert "state=" not in given
+
+
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:
     printed = clone.snakemake("-n", "--cores", "all", "--profile", "slurm")
     assert stats(printed)["pretrain_segment"] == 60

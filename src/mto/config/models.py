@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mto.config.fields import PRESET, Count, Model, NonNegative, Positive, Seed, different
+from mto.config.fields import PRESET, Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
 
@@ -74,6 +74,14 @@ class Mto(Model):
         if self.default not in self.presets:
             raise ValueError(f"default: no such preset: '{self.default}' (mto.presets has: {', '.join(self.presets)})")
         return self
+
+
+class Pilot(Model):
+    """`snakemake pilot`: the first `epochs` of the schedule, for each baseline without MTO and with each preset."""
+
+    baselines: SomeBaselines
+    presets: Annotated[list[str], Field(min_length=1)]
+    epochs: Count
 
 
 # ---------------------------------------------------------------------------------------------------------- the whole
@@ -174,6 +182,7 @@ class Config(Model):
     patch_size: Count
     backbones: dict[Literal["vitb", "vitl"], Backbone]
     mto: Mto
+    pilot: Pilot
     baselines: Baselines
     evaluation: Evaluation
     analysis: Analysis

@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--job", help="the plan itself, as the workflow gives it: JSON")
     page.set_defaults(action=_page)
 
+    pilot = commands.add_parser("pilot", help="what the first epochs say of each preset of MTO")
+    pilot.add_argument("--job", required=True, help="of the pilot's table: JSON, or a file of it")
+    pilot.add_argument("--results", type=Path, required=True, help="results/<scale>")
+    pilot.set_defaults(action=_pilot)
+
     profile = commands.add_parser("profile", help="which reading of Eq. 2 gives a heterogeneity that falls with depth")
     profile.add_argument(
         "--from", dest="folders", type=Path, nargs="+", required=True, help="folders with heterogeneity.csv"
@@ -127,6 +132,14 @@ def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
         except UserError as error:
             problems[name] = str(error)
     return problems
+
+
+def _pilot(args: argparse.Namespace) -> None:
+    from mto.report import pilot
+
+    sheet = pilot.sheet(_json(args.job), args.results)
+    sheet.write(args.results / "pilot")
+    print(sheet.markdown())
 
 
 def _profile(args: argparse.Namespace) -> None:

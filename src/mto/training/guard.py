@@ -1,10 +1,7 @@
 """Stop a run that MTO has destroyed after a few log intervals, not after months.
 
-The sign is a method whose loss is no better than one patch for all masked ones of an image, while the masked tokens are
-one: of one direction, or all nearest to the same visible token. Neither alone is enough. Healthy masked tokens may be
-as close (0.99 on photographs), and every network starts with a constant; only a collapse stays there past the warm-up.
-
-The guard changes no number of a run that it lets pass. So it is no part of a job, and switching it re-queues nothing.
+What counts as a collapse is in `mto.collapse`. Every network starts like that; only a collapse stays there past the
+warm-up. The guard changes no number of a run that it lets pass: it is in no job, and switching it re-queues nothing.
 """
 
 from __future__ import annotations
@@ -14,36 +11,16 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
+from mto.collapse import collapsed
 from mto.errors import UserError
 from mto.study import Run
 from mto.training.log import LogHook
 
-#: A method predicts a constant above this part of a constant prediction's loss.
-CONSTANT = 0.98
-#: Masked tokens are one above this mean cosine, or with more than this share nearest to the same visible token.
-COSINE, SHARE = 0.99, 0.9
 VERDICT = "collapsed.txt"
 
 
 class Collapsed(UserError):
     """The guard stopped a run."""
-
-
-def collapsed(row: Mapping[str, float]) -> str | None:
-    """What in a row of history.jsonl shows a collapse, in words; None if nothing does.
-
-    Of several streams one is enough. A row without the measures, as a validation's, shows nothing.
-    """
-    ratio = row.get("constant_ratio", 0.0)
-    for name in row if ratio > CONSTANT else ():
-        stream = name.removesuffix("masked_cosine")
-        cosine, share = row[name], row.get(f"{stream}modal_share", 0.0)
-        if stream != name and (cosine > COSINE or share > SHARE):
-            return (
-                f"its loss is {ratio:.2f} of a constant patch's, its masked tokens are one (mean cosine {cosine:.2f}, "
-                f"{share:.0%} of them nearest to the same visible token)"
-            )
-    return None
 
 
 class Guard(Hook):
