@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import Cluster, wait
+from lab import Cluster
 from tiny_study import Run
 from workflow_clone import Clone, copy_workflow
 
@@ -19,16 +19,23 @@ from mto.study import Study
 Start = Callable[..., Run]
 pytestmark = pytest.mark.slurm
 
-STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
+STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")  # and the job of COCO's dataset
 STEP = "mae-vitb/seed0/epoch0008"
-SEGMENT = "results/demo/pretrain/mae-vitb/seed0/epoch0004/metrics.json"
+SEGMENT = "results/demo/pretrain/mae-vitb/seed0/epoch0001/metrics.json"
 ONE_OF_EACH = [f"results/demo/{stage}/{STEP}/metrics.json" for stage in STAGES]
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
-    """The demo's study with the paper's hardware, and tasks that do nothing."""
+    """The demo's study with the paper's hardware, tasks that do nothing, two datasets and the first links of a chain."""
     clone = copy_workflow(tmp_path / "clone")
+    made = [f"data/{dataset}/manifest.json" for dataset in ("imagenet", "ade20k")]
+    for epoch in (2, 4):
+        folder = f"pretrain/mae-vitb/seed0/epoch{epoch:04d}"
+        made += [f"{folder}/{name}" for name in ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl")]
+    for file in (clone.path / "results/demo" / name for name in made):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     for stage, asked in load(clone.path / "config.yaml", scale="paper").resources:
         clone.set(f"scales.demo.resources.{stage}", asked.model_dump() | {"micro_batch": None})
     return clone
@@ -40,19 +47,23 @@ def test_what_each_stage_asks_of_slurm(cluster: Cluster, start: Start, clone: Cl
         cluster.run("sbatch", f"--nodelist={node}", "--gpus=4", "--mem=10", "--output=/dev/null", "--wrap=sleep 900")
     taken = cluster.jobs()
     run = start(clone, *ONE_OF_EACH)
-    (first,) = run.until(run.submitted, "a submission")
-    wait(lambda: cluster.job(first)["Reason"] != "None", "the scheduler looked at it")
-    assert (cluster.job(first)["JobState"], cluster.job(first)["Reason"]) == ("PENDING", "Resources")
+
+    def pretraining() -> dict[str, str] | None:
+        jobs = map(cluster.job, run.submitted())
+        return next((job for job in jobs if "pretrain" in job["Comment"] and job["Reason"] != "None"), None)
+
+    job = run.until(pretraining, "the scheduler's look at the pre-training")
+    assert (job["JobState"], job["Reason"]) == ("PENDING", "Resources")
     cluster.run("scancel", *taken)
     assert run.wait() == 0, run.printed()
     resources = Study(load(clone.path / "config.yaml")).resources
     jobs = {job["Comment"].split("_")[1]: job for job in map(cluster.job, run.submitted())}
-    assert set(STAGES) == set(jobs)
+    assert {*STAGES, "dataset"} == set(jobs)
     for stage, job in jobs.items():
         asked = resources(stage)
         assert (job["NumNodes"], job["NumCPUs"]) == ("1", str(asked.cpus_per_task))
         assert job["MinMemoryNode"] in (f"{asked.mem_mb}M", f"{asked.mem_mb / 1024:g}G")
-        assert job["TresPerJob"] == f"gres:gpu:{asked.gpu}"
+        assert job.get("TresPerJob") == (f"gres:gpu:{asked.gpu}" if asked.gpu else None)
         assert minutes(job["TimeLimit"]) == asked.runtime
         assert job["ExitCode"] == "0:0"
 
@@ -86,7 +97,7 @@ def test_an_outage_while_a_job_ends(cluster: Cluster, start: Start, clone: Clone
     options = ("--slurm-status-command", "sacct") if service == "slurmdbd" else ()
     environment = {"PATH": f"{sacct.parent}:{cluster.environment['PATH']}"} if service == "slurmdbd" else {}
     run = start(clone, SEGMENT, *options, SECONDS_OF_WORK="5", **environment)
-    run.until((clone.path / "logs/demo/pretrain/mae-vitb/seed0/epoch0004.log").exists, "the task's work")
+    run.until((clone.path / "logs/demo/pretrain/mae-vitb/seed0/epoch0001.log").exists, "the task's work")
     if service == "slurmctld":
         cluster.kill("slurmctld", signal.SIGKILL)
     else:

@@ -23,7 +23,6 @@ from workflow_clone import ROOT, Clone, copy_workflow
 RUN = "results/demo/pretrain/mae-vitb-mto/seed0"
 SEGMENT = 12
 EPOCHS = tuple(SEGMENT * number for number in range(1, 6))  # of the segments' ends
-OF_THE_DEMO = {4: EPOCHS[0], 8: EPOCHS[-1]}
 
 # The committed profile, without a database, in a hurry, and on a study of little.
 ON_SLURM = (
@@ -39,7 +38,9 @@ def tiny_study(path: Path) -> Clone:
     file = path / "config.yaml"
     whole = json.loads(json.dumps(yaml.safe_load(file.read_text())))
     demo = whole["scales"]["demo"]
-    demo["study"] = _renumbered(demo["study"]) | {
+    *some, last = demo["study"]["measured_epochs"]
+    ours = dict(zip(some, EPOCHS[:-1], strict=False)) | {last: EPOCHS[-1]}
+    demo["study"] = _renumbered(demo["study"], ours) | {
         "pretrain_epochs": EPOCHS[-1],
         "measured_epochs": list(EPOCHS),
         "fig4_epochs": {"epochs": list(EPOCHS)},  # a segment ends where something is measured
@@ -49,12 +50,12 @@ def tiny_study(path: Path) -> Clone:
     return clone
 
 
-def _renumbered(node: Any) -> Any:
+def _renumbered(node: Any, epochs: dict[int, int]) -> Any:
     if isinstance(node, dict):
-        return {key: _renumbered(value) for key, value in node.items()}
+        return {key: _renumbered(value, epochs) for key, value in node.items()}
     if isinstance(node, list):
-        return [_renumbered(value) for value in node]
-    return OF_THE_DEMO.get(node, node) if isinstance(node, int) else node
+        return [_renumbered(value, epochs) for value in node]
+    return epochs.get(node, node) if isinstance(node, int) else node
 
 
 def folder(epoch: int) -> str:
