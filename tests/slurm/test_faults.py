@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,9 @@ import pytest
 from lab import Cluster, wait
 from tiny_study import EPOCHS, SEGMENT, Run, assert_same, first_epoch, folder, stopped, target, tasks_of, tiny_study
 from workflow_clone import Clone
+
+from mto.config import load
+from mto.study import Step, Study
 
 Start = Callable[..., Run]
 pytestmark = pytest.mark.slurm
@@ -101,7 +105,9 @@ def test_an_edit_after_a_segment_that_no_controller_saw_end(cluster: Cluster, st
     wait(lambda: not cluster.jobs(), "the segment ends by itself", 180)
     assert (clone.path / target(EPOCHS[0])).exists()
     clone.snakemake("--unlock", target(EPOCHS[1]))
-    clone.set("scales.demo.each_baseline.pretrain.lr.base", 5.0e-3)
+    clone.set("scales.demo.baselines.mae.pretrain.clip_grad", 0.5)
+    edited = Study(load(clone.path / "config.yaml")).job(Step("pretrain", "mae-vitb-mto", 0, EPOCHS[0]))
+    assert edited != json.loads((clone.path / folder(EPOCHS[0]) / "job.json").read_text())["job"]
     second = start(clone, target(EPOCHS[1]))
     if second.wait() == 0:
         assert re.search(r"epoch0012 \| epoch +1\.00/", second.slurm_log()), "the other job's segment was continued"

@@ -27,7 +27,7 @@ ONE_OF_EACH = [f"results/demo/{stage}/{STEP}/metrics.json" for stage in STAGES]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
-    """The demo's study with the paper's hardware, tasks that do nothing, two datasets and the first links of a chain."""
+    """The study with the paper's hardware, tasks that do nothing, two datasets and the first links of a chain."""
     clone = copy_workflow(tmp_path / "clone")
     made = [f"data/{dataset}/manifest.json" for dataset in ("imagenet", "ade20k")]
     for epoch in (2, 4):
