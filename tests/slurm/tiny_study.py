@@ -71,7 +71,7 @@ class Run:
 
     def __init__(self, clone: Clone, cluster: Cluster, *arguments: str, **environment: str) -> None:
         self.clone, self.cluster = clone, cluster
-        self.log = clone.path / "snakemake.log"
+        self.log = clone.path / f"snakemake.{len(list(clone.path.glob('snakemake.*.log')))}.log"  # of each start one
         env = {**os.environ, **cluster.environment, "HOME": str(clone.path), **environment}
         with self.log.open("w") as log:
             command = [sys.executable, "-m", "snakemake", *ON_SLURM, *arguments]
