@@ -19,7 +19,7 @@ from typing import Any
 
 from mto.devices import lease
 from mto.errors import UserError
-from mto.launch import launch, report_mistake
+from mto.launch import another_told, launch, report_mistake
 from mto.nodes import BEGAN, is_one_of_several, spread
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
@@ -119,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        if another_told():
+            return 2
+        raise
 
 
 def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:

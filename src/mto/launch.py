@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,3 +74,14 @@ def report_mistake(line: str) -> None:
             file.write(line)
     except FileExistsError:
         pass
+
+
+def another_told(patience: float = 3.0) -> bool:
+    """Whether another process of this job met a user's mistake, which then is why this one lost its partner."""
+    path = os.environ.get(MISTAKE)
+    if path is None or "RANK" not in os.environ:
+        return False
+    end = time.monotonic() + patience  # the other closes its connections before it writes
+    while not os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.1)
+    return os.path.exists(path)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,18 @@ def test_a_bad_file_is_one_line_with_any_number_of_workers(tmp_path, capfd, work
     assert probe(job, encoder, tmp_path / "out", workers) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"mto: error: {file}: not readable as an image (")
+
+
+def test_a_bad_file_is_one_line_with_any_number_of_ranks(tmp_path) -> None:
+    """The other rank's lost connection is not told."""
+    job, file, encoder = broken_job(tmp_path)
+    command = [sys.executable, "-m", "mto", "linear", "--job", job, "--inputs", f"encoder={encoder}"]
+    command += ["--out", str(tmp_path / "out"), "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "Gloo" not in line]
+    assert [line for line in lines if "Traceback" in line] == []
+    assert lines[-1].startswith(f"mto: error: {file}: not readable as an image (")
 
 
 def test_a_neighbour_stands_in_and_is_counted(tmp_path, monkeypatch, capfd) -> None:
