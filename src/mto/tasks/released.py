@@ -97,11 +97,12 @@ def read(checkpoint: Path) -> dict[str, Any]:
     from mto.training.state import guard_size
     from mto.weights import load_weights
 
+    if not checkpoint.exists():
+        raise UserError(f"{checkpoint}: no such file")
     if checkpoint.suffix == ".safetensors" and checkpoint.is_file():
         return load_weights(checkpoint)
     try:
-        if checkpoint.exists():
-            guard_size(checkpoint)
+        guard_size(checkpoint)
         # The repositories save their settings beside the weights, SimMIM's as a mapping of yacs; both are data.
         with torch.serialization.safe_globals([argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]):
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
