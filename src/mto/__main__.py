@@ -20,6 +20,7 @@ from typing import Any
 from mto.devices import lease
 from mto.errors import UserError
 from mto.launch import another_told, launch, report_mistake
+from mto.lock import Superseded
 from mto.nodes import BEGAN, is_one_of_several, spread
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
@@ -114,6 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
         arguments = parse(argv)
         return _run(arguments, argv, began)
+    except Superseded as event:
+        # Not in the words of a mistake: the copy that goes on writes the same log, and `attempts` retries no mistake.
+        report_mistake(f"mto: superseded: {event}")
+        return 2
     except UserError as error:
         report_mistake(f"mto: error: {error}")
         return 2

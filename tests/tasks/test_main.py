@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import linear_steps, pretrain_job
 
+import mto.__main__ as entry
 from mto.__main__ import main
+from mto.attempts import REFUSAL
+from mto.lock import Superseded
 from mto.tasks.task import read_job
 
 
@@ -111,3 +114,16 @@ assert "torch._dynamo.symbolic_convert" in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_copy_that_lost_its_folder_does_not_speak_of_a_mistake(monkeypatch, capsys):
+    """The copy that took over writes the same log; a line of a mistake there would keep its job from being retried."""
+
+    def run(*_):
+        raise Superseded("x: taken over")
+
+    monkeypatch.setattr(entry, "_run", run)
+    assert entry.main(["pretrain", "--job", "{}", "--out", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "x: taken over" in said
+    assert REFUSAL not in said
