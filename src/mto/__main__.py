@@ -208,7 +208,7 @@ def _limit_threads(hardware) -> None:
     # Slurm's word first: OMP_NUM_THREADS may come from the machine that submitted the job.
     granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("OMP_NUM_THREADS")
     cores = int(granted) if granted else len(os.sched_getaffinity(0))
-    threads = max(cores // hardware.world_size, 1)
+    threads = max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", hardware.world_size)), 1)
     torch.set_num_threads(threads)
     if hardware.world_size > 1:  # mmengine would set them to 1, and say so in every process
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
