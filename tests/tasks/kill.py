@@ -54,7 +54,19 @@ def attempt(job: dict[str, Any], out: Path, state: Path | None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     code = 1
     try:
-        code = main(["pretrain", "--job", json.dumps(job), "--out", str(out), "--inputs", f"state={state or ''}"])
+        code = main(
+            [
+                "pretrain",
+                "--job",
+                json.dumps(job),
+                "--out",
+                str(out),
+                "--guard",
+                "0",
+                "--inputs",
+                f"state={state or ''}",
+            ]
+        )
     finally:
         os._exit(code)
 

@@ -53,6 +53,12 @@ class Guard(Hook):
         if self.verdict.exists():
             raise Collapsed(self.verdict.read_text())
 
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint["guard"] = self.seen
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.seen = checkpoint.get("guard", 0)
+
     def after_step(self, runner) -> None:
         log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
         if log.row.get("step") == runner.step:
