@@ -91,6 +91,8 @@ def choose() -> Iterator[Run]:
 def report() -> Iterator[Run]:
     """What the note reports on: other seeds than the search's, shorter runs; ConMIM learns nothing on photographs."""
     yield Run("text", "conmim", "fashion", 20, steps=300)
+    for preset in ("none", CHOSEN):
+        yield Run(preset, "conmim", "photographs", 20, steps=300)
     for data, methods in (("fashion", METHODS), ("photographs", ("simmim", "mae", "bootmae"))):
         for seed in (20, 21, 22):
             for method in methods:
