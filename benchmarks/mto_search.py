@@ -90,6 +90,8 @@ def choose() -> Iterator[Run]:
 
 def report() -> Iterator[Run]:
     """What the note reports on: other seeds than the search's, shorter runs; ConMIM learns nothing on photographs."""
+    for preset in ("none", CHOSEN, "text"):
+        yield Run(preset, "simmim", "fashion", 20)
     yield Run("text", "conmim", "fashion", 20, steps=300)
     for preset in ("none", CHOSEN):
         yield Run(preset, "conmim", "photographs", 20, steps=300)
