@@ -188,7 +188,7 @@ class MaskedTokenOptimization(nn.Module):
 
     @classmethod
     def text(cls, **overrides) -> "MaskedTokenOptimization":
-        """The paper's equations, with the sign its text asks for; collapses SimMIM and ConMIM (docs/mto-collapse.md)."""
+        """The paper's equations, with the sign its text asks for. Collapses SimMIM, ConMIM: docs/mto-collapse.md."""
         return cls(**{**TEXT, **overrides})
 
     @classmethod
