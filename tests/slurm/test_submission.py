@@ -53,7 +53,8 @@ def test_what_each_stage_asks_of_slurm(cluster: Cluster, start: Start, clone: Cl
         return next((job for job in jobs if "pretrain" in job["Comment"] and job["Reason"] != "None"), None)
 
     job = run.until(pretraining, "the scheduler's look at the pre-training")
-    assert (job["JobState"], job["Reason"]) == ("PENDING", "Resources")
+    assert job["JobState"] == "PENDING"
+    assert job["Reason"] in ("Resources", "Priority")  # another job of this start may wait for the same GPUs before it
     cluster.run("scancel", *taken)
     assert run.wait() == 0, run.printed()
     resources = Study(load(clone.path / "config.yaml")).resources
