@@ -4,6 +4,7 @@
 #   make report     the report of whatever is finished, which trains nothing (make report SCALE=paper)
 #   make test       lint, then the tests
 #   make test-slow  the checks at true size
+#   make test-slurm a real Slurm, brought up and broken (Debian's slurm-wlm and munge, as root; some 15 minutes)
 #   make lint       ruff, snakefmt, snakemake --lint, mypy
 #   make format     ruff and snakefmt, in place
 #   make schema     src/mto/config.schema.json, which editors read, from the models of config.yaml
@@ -21,7 +22,7 @@ SMK := Snakefile $(wildcard rules/*.smk)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo report test test-slow lint format schema dag lock clean setup
+.PHONY: demo report test test-slow test-slurm lint format schema dag lock clean setup
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -36,6 +37,9 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm --durations=0
 
 lint: $(READY)
 	$(BIN)/ruff check .
