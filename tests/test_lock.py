@@ -88,10 +88,10 @@ def test_an_owner_elsewhere_is_dead_when_it_is_silent(tmp_path, monkeypatch, con
 
 def test_an_owner_elsewhere_lives_while_it_beats(tmp_path, monkeypatch):
     """Its clock is not compared: the time of change only has to change."""
-    monkeypatch.setattr(lock, "DEAD_AFTER", 0.5)
+    monkeypatch.setattr(lock, "DEAD_AFTER", 3.0)  # a busy machine may hold the beats back for a while
     path = tmp_path / "running.json"
     path.write_text('{"token": "t", "machine": "elsewhere"}')
-    end = time.monotonic() + 1.5
+    end = time.monotonic() + 4.5
     beats = iter(range(1, 10**6))
 
     def beat():
