@@ -54,7 +54,10 @@ def test_what_each_stage_asks_of_slurm(cluster: Cluster, start: Start, clone: Cl
 
     job = run.until(pretraining, "the scheduler's look at the pre-training")
     assert job["JobState"] == "PENDING"
-    assert job["Reason"] in ("Resources", "Priority")  # another job of this start may wait for the same GPUs before it
+    # The first in line is told that it waits for resources; who stands behind it, that others come first.
+    waiting = {job["Reason"] for job in map(cluster.job, run.submitted()) if job["JobState"] == "PENDING"}
+    assert "Resources" in waiting
+    assert job["Reason"] in ("Resources", "Priority")
     cluster.run("scancel", *taken)
     assert run.wait() == 0, run.printed()
     resources = Study(load(clone.path / "config.yaml")).resources
