@@ -46,7 +46,7 @@ rule all:
     input:
         rules.results.output,
         collect("<results>/tables/{name}.{form}", name=study.tables, form=["csv", "md", "tex"]),
-        collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
+        collect("<results>/figures/{name}.{form}", name=study.figures, form=["png", "pdf"]),
         rules.report.output,
     message:
         "The whole study is done"
@@ -61,7 +61,7 @@ rule tables:
 
 rule figures:
     input:
-        collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
+        collect("<results>/figures/{name}.{form}", name=study.figures, form=["png", "pdf"]),
     message:
         "The figures are made"
 

@@ -8,7 +8,7 @@ Makes: <results>/finetune/<step>/ and <results>/linear/<step>/: metrics.json (to
 rule finetune_encoder:
     input:
         data="<results>/data/imagenet/manifest.json",
-        encoder="<results>/pretrain/<step>/encoder.safetensors",
+        encoder=encoder_of,
     output:
         metrics="<results>/finetune/<step>/metrics.json",
         history="<results>/finetune/<step>/history.jsonl",
@@ -33,7 +33,7 @@ rule finetune_encoder:
 rule linear_probe:
     input:
         data="<results>/data/imagenet/manifest.json",
-        encoder="<results>/pretrain/<step>/encoder.safetensors",
+        encoder=encoder_of,
     output:
         metrics="<results>/linear/<step>/metrics.json",
         history="<results>/linear/<step>/history.jsonl",

@@ -18,7 +18,7 @@ from mto.data.layout import check
 from mto.errors import UserError
 from mto.report import jobs, page
 from mto.report import plan as planning
-from mto.study import DATASET, FIGURES, IMPORTED, RESTART, Run, Step, Study
+from mto.study import DATASET, IMPORTED, RESTART, Run, Step, Study
 
 
 def read_study():
@@ -71,7 +71,7 @@ def require_datasets():
     for dataset in datasets:
         source = getattr(study.config.datasets, dataset)
         try:
-            if source.demo is None:
+            if source.make is None:
                 check(dataset, source.root)
         except UserError as error:
             problems.append(f"config.yaml: {error}")
@@ -123,7 +123,7 @@ def stage_of(rule):
 def step_of(task, wildcards):
     """The step of a job. A file asked for by name may be one that the study does not have: that is one line."""
     step = Step(task, wildcards.run, int(wildcards.seed), int(wildcards.epoch))
-    known = {"seed": study.config.seeds, "epoch": study.config.study.measured_epochs}
+    known = {"seed": study.config.seeds, "epoch": study.epochs(task)}
     try:
         study.preset(Run.parse(step.run))
         for name, values in known.items():
@@ -179,6 +179,12 @@ def is_imported(wildcards):
 
 def pretraining_data(wildcards):
     return [] if is_imported(wildcards) else f"{study.results}/data/imagenet/manifest.json"
+
+
+def encoder_of(wildcards):
+    """The pre-trained encoder; nothing from scratch, which is epoch 0."""
+    step = Step("pretrain", wildcards.run, int(wildcards.seed), int(wildcards.epoch))
+    return [] if step.epoch == 0 else f"{study.folder(step)}/encoder.safetensors"
 
 
 def previous_state(wildcards):

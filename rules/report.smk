@@ -54,7 +54,7 @@ rule figure:
     log:
         "<logs>/report/{name}.log",
     wildcard_constraints:
-        name="|".join(FIGURES),
+        name="|".join(study.figures),
     localrule: True
     conda:
         "../envs/mto.yaml"
@@ -72,7 +72,7 @@ rule report:
     input:
         rules.results.output,
         collect("<results>/tables/{name}.{form}", name=study.tables, form=["csv", "md", "tex", "json"]),
-        collect("<results>/figures/{name}.{form}", name=FIGURES, form=["png", "pdf"]),
+        collect("<results>/figures/{name}.{form}", name=study.figures, form=["png", "pdf"]),
     output:
         "<results>/report.html",
     log:

@@ -8,7 +8,7 @@ Makes: <results>/ade20k/<step>/ and <results>/coco/<step>/: metrics.json (mIoU; 
 rule ade20k_upernet:
     input:
         data="<results>/data/ade20k/manifest.json",
-        encoder="<results>/pretrain/<step>/encoder.safetensors",
+        encoder=encoder_of,
     output:
         metrics="<results>/ade20k/<step>/metrics.json",
         history="<results>/ade20k/<step>/history.jsonl",
@@ -33,7 +33,7 @@ rule ade20k_upernet:
 rule coco_maskrcnn:
     input:
         data="<results>/data/coco/manifest.json",
-        encoder="<results>/pretrain/<step>/encoder.safetensors",
+        encoder=encoder_of,
     output:
         metrics="<results>/coco/<step>/metrics.json",
         history="<results>/coco/<step>/history.jsonl",

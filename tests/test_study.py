@@ -304,19 +304,19 @@ ASKED = {"baselines": ["mae-vitb", "conmim-vitb"], "presets": ["cosine", "text"]
 
 def test_the_table_of_presets_is_made_where_it_is_asked_for(paper: Study) -> None:
     assert PRESETS not in paper.tables
-    plan = study(study__table_presets=ASKED, scales__demo__study__table_presets={"epochs": [8]})
+    plan = study(scales__paper__study__table_presets=ASKED)
     assert plan.tables == (*paper.tables, PRESETS)
     names = [f"{base}{mto}" for base in ASKED["baselines"] for mto in ("", "-mto", "-mto@text")]
     cells = [(cell.run, cell.task, cell.epoch) for cell in plan.cells(PRESETS)]
     assert cells == [(name, task, 800) for name in names for task in ("finetune", "linear")]
     assert {run.name for run in plan.runs() - paper.runs()} == {"mae-vitb-mto@text", "conmim-vitb-mto@text"}
     with pytest.raises(UserError, match="mto@worst: no such preset"):
-        study(study__table_presets=ASKED | {"presets": ["worst"]}, scales__demo__study__table_presets={"epochs": [8]})
+        study(scales__paper__study__table_presets=ASKED | {"presets": ["worst"]})
 
 
 def test_half_a_question_about_presets_is_refused() -> None:
-    with pytest.raises(UserError, match=r"table_presets.*give baselines, presets and epochs, or none of them"):
-        study(study__table_presets=ASKED | {"presets": []})
+    with pytest.raises(UserError, match=r"scales\.paper\.study\.table_presets\.presets: needs at least 1"):
+        study(scales__paper__study__table_presets=ASKED | {"presets": []})
 
 
 # ----------------------------------------------------------------------------------------------------------- the pilot
@@ -350,11 +350,53 @@ def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:
 
 
 def test_data_jobs() -> None:
-    assert study().data_job("coco")["demo"] is None
-    assert study("demo").data_job("coco")["demo"]["size"] > 0
+    assert study().data_job("coco")["make"] is None
+    assert study("demo").data_job("coco")["make"]["size"] > 0
 
 
 def test_folders_carry_identity_only(paper: Study) -> None:
     assert (
         paper.folder(Step("finetune", "mae-vitb-mto", 3, 400)) == "results/paper/finetune/mae-vitb-mto/seed3/epoch0400"
     )
+
+
+# ---------------------------------------------------------------------------------------------------- from scratch
+def test_every_accuracy_has_one_from_scratch_beside_it_where_the_study_asks() -> None:
+    plain, asked = study(), study(study__from_scratch=True)
+    for report in REPORTS:
+        assert asked.cells(report) == plain.cells(report)
+        assert plain.scratch(report) == []
+        wanted = {
+            (cell.task, Run.parse(cell.run).baseline, Run.parse(cell.run).backbone, cell.metric)
+            for cell in plain.cells(report)
+            if cell.task != "heterogeneity"
+        }
+        found = asked.scratch(report)
+        runs = [Run.parse(cell.run) for cell in found]
+        given = [(c.task, r.baseline, r.backbone, c.metric) for c, r in zip(found, runs, strict=True)]
+        assert sorted(given) == sorted(wanted)
+        assert all(cell.epoch == 0 and not run.terms for cell, run in zip(found, runs, strict=True))
+    assert asked.segments() == plain.segments()  # nothing is pre-trained for it
+    added = set(asked.steps()) - set(plain.steps())
+    assert {step.epoch for step in added} == {0}
+    assert not {step.task for step in added} & {"pretrain", "heterogeneity"}
+
+
+def test_a_job_from_scratch_is_the_same_job_with_the_encoder_of_before_pretraining() -> None:
+    asked = study(study__from_scratch=True)
+    scratch, last = (asked.job(Step("finetune", "mae-vitb", 0, epoch)) for epoch in (0, 800))
+    assert scratch.pop("method") == asked.job(Step("pretrain", "mae-vitb", 0, 800))["method"]
+    assert {key for key in last if last[key] != scratch[key]} == {"epoch"}
+    with pytest.raises(UserError, match="no epoch 0"):
+        asked.job(Step("pretrain", "mae-vitb", 0, 0))
+    with pytest.raises(UserError, match="no epoch 0"):
+        study().job(Step("finetune", "mae-vitb", 0, 0))
+
+
+def test_a_table_that_is_null_is_not_made_and_its_jobs_are_not_run() -> None:
+    whole, less = study(), study(study__tableS2_coco=None)
+    assert set(whole.tables) - set(less.tables) == {"tableS2_coco"}
+    assert {step.task for step in set(whole.steps()) - set(less.steps())} == {"coco"}
+    assert study("demo", study__tableS2_coco=None).tables == less.tables  # whose own keys of it are not a whole table
+    with pytest.raises(UserError, match=r"study\.tableS2_coco is null at scale paper"):
+        less.report_job("tableS2_coco")

@@ -139,7 +139,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
     inputs |= _inputs(arguments.inputs)
     if job.get("task", arguments.task) != arguments.task:
         raise UserError(f"--job: a job of the task '{job['task']}', not '{arguments.task}'")
-    known = ("dataset", "root", "demo") if arguments.task == "data" else (*IDENTITY, "data")
+    known = ("dataset", "root", "make") if arguments.task == "data" else (*IDENTITY, "data")
     if lacking := [key for key in known if key not in job]:
         raise UserError(f"--job: lacks {', '.join(lacking)}; a job.json beside a task's outputs is whole")
     hardware = Hardware(

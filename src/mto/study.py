@@ -178,15 +178,32 @@ class Study:
     # -------------------------------------------------------------------------------------------- cells and steps
     @property
     def tables(self) -> tuple[str, ...]:
-        """The tables that are made."""
-        return (*TABLES, PRESETS) if self.cells(PRESETS) else TABLES
+        """The tables that are made at this scale."""
+        return tuple(name for name in (*TABLES, PRESETS) if name == AUDIT or getattr(self.config.study, name))
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The figures that are made at this scale."""
+        return tuple(name for name in FIGURES if getattr(self.config.study, name))
 
     def cells(self, report: str) -> list[Cell]:
-        """The values that a table or figure shows, in its order."""
-        return list(self._cells(report))
-
-    def _cells(self, report: str) -> Iterator[Cell]:
+        """The values that a table or figure shows, in its order; none if it is not made at this scale."""
         plan = getattr(self.config.study, report)
+        return [] if plan is None else list(self._cells(report, plan))
+
+    def scratch(self, report: str) -> list[Cell]:
+        """What stands beside them where the study asks for it: the same measured from scratch, which is epoch 0."""
+        if not self.config.study.from_scratch:
+            return []
+        measured = [cell for cell in self.cells(report) if cell.task != "heterogeneity"]
+        return list(dict.fromkeys(replace(cell, run=_plain(cell.run), epoch=0) for cell in measured))
+
+    def epochs(self, task: str) -> list[int]:
+        """The epochs at which a task may be asked for; 0 is from scratch."""
+        scratch = self.config.study.from_scratch and task not in ("pretrain", "heterogeneity")
+        return [*([0] if scratch else []), *self.config.study.measured_epochs]
+
+    def _cells(self, report: str, plan: Any) -> Iterator[Cell]:
         if report == "table1_rauc":
             named = dict.fromkeys([*plan.baselines, *plan.saved])
             yield from _curve(named, plan.epochs, "finetune")
@@ -236,12 +253,12 @@ class Study:
     def steps(self, report: str | None = None) -> list[Step]:
         """The measuring steps of one table or figure (of all of them: None), over all seeds; no pre-training."""
         reports = REPORTS if report is None else () if report == AUDIT else (report,)
-        cells = [cell for name in reports for cell in self.cells(name)]
+        cells = [cell for name in reports for cell in (*self.cells(name), *self.scratch(name))]
         return sorted({Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds})
 
     def segments(self) -> list[Step]:
         """Every pre-training segment: a run's chain has a link where something measures that run, and no other."""
-        return sorted({step._replace(task="pretrain") for step in self.steps()})
+        return sorted({step._replace(task="pretrain") for step in self.steps() if step.epoch})
 
     def select(self, target: str) -> list[Step]:
         """The steps behind a target: a stage's name, or a baseline's."""
@@ -274,7 +291,7 @@ class Study:
         Raises:
             UserError: if the run is none, or its baseline, preset or epoch is not in the config.
         """
-        if step.epoch not in self.config.study.measured_epochs:
+        if step.epoch not in self.epochs(step.task):
             raise UserError(
                 f"config.yaml: study.measured_epochs has no epoch {step.epoch} (asked for by {self.folder(step)})"
             )
@@ -296,6 +313,8 @@ class Study:
             "code_version": self.config.code_version,
             **getattr(self, f"_{step.task}")(run),
         }
+        if step.epoch == 0:
+            job["method"] = self._method(run)  # whose first weights the encoder has
         return _sorted(job)
 
     def _recipe(self, run: Run) -> Any:
@@ -441,26 +460,43 @@ class Study:
             "dataset": dataset,
             "root": source.root,
             "num_classes": source.num_classes,
-            "demo": source.demo,
+            "make": source.make and source.make.model_dump(exclude_none=True),
         }
 
     def report_job(self, report: str) -> dict[str, Any]:
         """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800."""
-        plan = {} if report == AUDIT else getattr(self.config.study, report).model_dump()
-        cells = [] if report == AUDIT else self.cells(report)
+        plan = {} if report == AUDIT else self._plan(report)
+        cells, scratch = ([], []) if report == AUDIT else (self.cells(report), self.scratch(report))
         if report == PRESETS:
             plan["default"] = self.config.mto.default
         return _sorted(
             {
                 "name": report,
                 "scale": self.config.scale,
+                "size": self._size_of_scale(),
                 "recipe": self.config.recipe,
                 "seeds": self.config.seeds if cells else [],  # a drawing is not redrawn for another seed
                 "pretrain_epochs": self.config.study.pretrain_epochs,
                 "plan": plan,
                 "cells": [asdict(cell) for cell in cells],
+                "scratch": [asdict(cell) for cell in scratch],
             }
         )
+
+    def _plan(self, report: str) -> dict[str, Any]:
+        plan = getattr(self.config.study, report)
+        if plan is None:
+            raise UserError(
+                f"config.yaml: study.{report} is null at scale {self.config.scale}: there is no such report"
+            )
+        return plan.model_dump()
+
+    def _size_of_scale(self) -> dict[str, Any]:
+        """What the images are at this scale, and width and depth of each backbone, for the captions."""
+        used = sorted({run.backbone for run in self.runs()})
+        sizes = {name: self.config.backbones[name] for name in used}  # type: ignore[index]
+        networks = {name: [size.embed_dim, size.depth] for name, size in sizes.items()}
+        return {"images": self.config.datasets.imagenet.title, "networks": networks}
 
 
 def _curve(baselines: Iterable[str], epochs: list[int], task: str) -> Iterator[Cell]:
@@ -479,6 +515,12 @@ def _transfer(plan: Transfer, task: str, metrics: list[str]) -> Iterator[Cell]:
         for run, epoch in rows:
             for metric in metrics:
                 yield Cell(task, run.name, epoch, metric)
+
+
+def _plain(run: str) -> str:
+    """The run without MTO, and with its own decoder: the one that a run from scratch is named after."""
+    parsed = Run.parse(run)
+    return Run(parsed.baseline, parsed.backbone).name
 
 
 def _sorted(node: Any) -> Any:

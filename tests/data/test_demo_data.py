@@ -19,7 +19,13 @@ PARAMS = {
 
 
 def job(dataset: str, **params) -> dict:
-    return {"task": "data", "scale": "demo", "dataset": dataset, "root": "unused", "demo": PARAMS[dataset] | params}
+    return {
+        "task": "data",
+        "scale": "demo",
+        "dataset": dataset,
+        "root": "unused",
+        "make": {"of": "digits"} | PARAMS[dataset] | params,
+    }
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -153,14 +159,14 @@ def test_polygons_outline_whole_pixels():
 
 
 def test_a_size_the_maker_does_not_take_names_the_key(tmp_path):
-    with pytest.raises(UserError, match=r"config\.yaml: datasets\.imagenet\.demo .*together at most 1797"):
+    with pytest.raises(UserError, match=r"config\.yaml: datasets\.imagenet\.make .*together at most 1797"):
         data.run(job("imagenet", train=5000), tmp_path)
-    with pytest.raises(UserError, match=r"datasets\.coco\.demo .*unexpected keyword argument 'sizes'"):
+    with pytest.raises(UserError, match=r"datasets\.coco\.make .*unexpected keyword argument 'sizes'"):
         data.run(job("coco", sizes=3), tmp_path)
 
 
 def test_without_a_maker_the_job_checks_the_root(made, tmp_path):
-    missing = {"task": "data", "scale": "paper", "dataset": "coco", "root": str(tmp_path / "none"), "demo": None}
+    missing = {"task": "data", "scale": "paper", "dataset": "coco", "root": str(tmp_path / "none"), "make": None}
     with pytest.raises(UserError, match=r"datasets\.coco\.root: .*no such folder"):
         data.run(missing, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -82,6 +82,7 @@ def test_fig4_says_when_the_level_is_not_reached(tmp_path):
             path.write_text(json.dumps({**identity, "metrics": {"top1": value}}))
     plan = {"baselines": ["mae-vitb"], "epochs": [4, 8]}
     job = {"name": "fig4_epochs", "scale": "demo", "recipe": "paper", "seeds": [0], "pretrain_epochs": 8, "plan": plan}
+    job["size"] = {"images": "handwritten digits", "networks": {"vitb": [32, 4]}}
     figure = fig4_epochs.draw(Report({**job, "cells": cells}, tmp_path))
     assert "not reached" in texts(figure)
     assert "handwritten digits" in texts(figure)
@@ -124,7 +125,7 @@ def test_a_figure_of_one_baseline_draws_it_and_names_the_rest(demo, tmp_path):
     shutil.rmtree(tmp_path / "finetune/mae-vitb-mto/seed0/epoch0004")
     figure = fig4_epochs.draw(Report(study.report_job("fig4_epochs"), tmp_path))
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert [len(line.get_xdata()) for line in panels["MAE ViT-B"].lines] == [4, 3]
+    assert [len(line.get_xdata()) for line in panels["MAE ViT-B"].lines] == [4, 3, 2]  # and the level from scratch
     assert "not complete yet" in texts(panels["MAE ViT-B"])
     assert "not measured yet" in texts(panels["SimMIM ViT-B"])
 

@@ -9,6 +9,7 @@ import pytest
 from made_up_results import CONFIG
 
 from mto.config import load
+from mto.config.study_plan import Presets
 from mto.errors import UserError
 from mto.report.cli import main
 from mto.report.metrics import Report, folder
@@ -29,11 +30,14 @@ VALUES = {
 def asked(tmp_path):
     """A study of two seeds that asks for two baselines and two presets, and its results: of a run and seed, a shift."""
     config = load(CONFIG, scale="demo")
-    plan = config.study.table_presets.model_validate(
+    plan = Presets.model_validate(
         {"baselines": ["mae-vitb", "bootmae-vitb"], "presets": ["cosine", "text"], "epochs": [8]}
     )
     config = config.model_copy(
-        update={"seeds": [0, 1], "study": config.study.model_copy(update={"table_presets": plan})}
+        update={
+            "seeds": [0, 1],
+            "study": config.study.model_copy(update={"table_presets": plan, "from_scratch": False}),
+        }
     )
     study = Study(config)
     runs = list(dict.fromkeys(cell.run for cell in study.cells(PRESETS)))
@@ -80,8 +84,8 @@ def test_what_is_missing_is_said(asked):
     assert any("mae-vitb-mto@text" in note for note in sheet.notes)
 
 
-def test_nobody_asks_by_default(tmp_path):
+def test_nobody_asks_by_default():
     study = Study(load(CONFIG, scale="demo"))
     assert PRESETS not in study.tables
-    with pytest.raises(UserError, match=r"study\.table_presets names no baselines"):
-        table_presets(Report(study.report_job(PRESETS), tmp_path))
+    with pytest.raises(UserError, match=r"study\.table_presets is null at scale demo"):
+        study.report_job(PRESETS)

@@ -36,18 +36,19 @@ def tree(request):
 
 MEASURED = [name for name in TABLES if name != AUDIT]
 ROWS = {"table1_rauc": 5, "table2_linear": 8, "table3_objectives": 7, "tableS1_ade20k": 9, "tableS2_coco": 9}
+SCRATCH = {"table2_linear": 4, "table3_objectives": 1, "tableS1_ade20k": 3, "tableS2_coco": 3}
 
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_every_table_is_written_and_well_formed(tree, name, tmp_path):
     records, markdown, latex = build(tree, name, tmp_path)
     rows = shown(markdown)
-    assert len(rows) == ROWS[name]
+    demo = tree[0].config.scale == "demo"
+    assert len(rows) == ROWS[name] + (SCRATCH.get(name, 0) if demo else 0)
     assert records["mean"].notna().all()
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{suffix}" for suffix in ("csv", "md", "tex", "json")}
-    demo = tree[0].config.scale == "demo"
     for text in (markdown, latex):
-        assert ("Demo scale: handwritten digits, not comparable with the paper." in text) == demo
+        assert ("Demo scale: handwritten digits; ViT-B of width 32 and depth 4" in text) == demo
         dataset = {"tableS1_ade20k": "ADE20K", "tableS2_coco": "COCO"}.get(name, "ImageNet-1K")
         assert (f"paper ({dataset})" in text) == demo
     assert all(row["Seeds"] == ("1" if demo else "3") for row in rows)
@@ -140,7 +141,7 @@ def test_demo_joins_the_paper_by_epoch_without_a_delta(demo, tmp_path):
     assert (row["epoch"], row["paper"]) == (4, 44.1)
     assert records["delta"].isna().all()
     assert records["std"].isna().all()
-    text = shown(markdown)[1]
+    text = shown(markdown)[2]
     assert text["Epochs"] == "4 (paper: 400)"
     assert text["mIoU: paper (ADE20K)"] == "44.1"
     assert text["mIoU: ours"] == f"{accuracy('mae-vitb-mto', 0, 0.5, CEILING['ade20k']):.2f}"
@@ -148,7 +149,9 @@ def test_demo_joins_the_paper_by_epoch_without_a_delta(demo, tmp_path):
 
 def test_table3_marks_its_terms(demo, tmp_path):
     _, markdown, _ = build(demo, "table3_objectives", tmp_path)
-    ticks = [[row[head] for head in row if head.startswith("L_")] for row in shown(markdown)]
+    scratch, *rows = shown(markdown)
+    assert list(scratch.values())[:4] == ["from scratch", "", "", f"{accuracy('simmim-vitb', 0, 0, 83):.2f}"]
+    ticks = [[row[head] for head in row if head.startswith("L_")] for row in rows]
     assert ticks[0] == ["✓", "", ""]
     assert ticks[5] == ["", "✓", "✓"]
     assert ticks[6] == ["✓"] * 3
@@ -215,12 +218,26 @@ def test_a_second_level_for_rauc(tmp_path):
     assert row["RAUC (400, 800): level of epoch 100"] == f"{(15 + 25) / (10 + 20):.2f}"
 
 
+def test_from_scratch_stands_beside_what_was_pretrained(demo, tmp_path):
+    _, markdown, _ = build(demo, "table1_rauc", tmp_path)
+    row = next(row for row in shown(markdown) if row["Baseline"] == "MAE ViT-L")
+    given = [row[f"Top-1 (%): {name}"] for name in ("from scratch", "without MTO", "with MTO")]
+    shares = (("mae-vitl", 0), ("mae-vitl", 1), ("mae-vitl-mto", 1))
+    assert given == [f"{accuracy(run, 0, share, CEILING['finetune']):.2f}" for run, share in shares]
+    for name, column in (("table2_linear", "4 epochs (paper: 400): last"), ("tableS1_ade20k", "mIoU: ours")):
+        _, markdown, _ = build(demo, name, tmp_path)
+        rows = [(row["Baseline"], row["MTO"], row[column]) for row in shown(markdown)]
+        task = "linear" if name == "table2_linear" else "ade20k"
+        first = rows.index(("MAE ViT-B", "from scratch", f"{accuracy('mae-vitb', 0, 0, CEILING[task]):.2f}"))
+        assert [(row[0], row[1]) for row in rows[first + 1 : first + 3]] == [("MAE ViT-B", ""), ("MAE ViT-B", "✓")]
+
+
 # -------------------------------------------------------------------------------------------------------- what is there
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_study_without_results_gives_tables_that_say_so(demo, name, tmp_path):
     records, markdown, latex = build((demo[0], tmp_path), name, tmp_path / "out")
     rows = shown(markdown)
-    assert len(rows) == ROWS[name]
+    assert len(rows) == ROWS[name] + SCRATCH.get(name, 0)
     assert all("missing" in row.values() and row["Seeds"] == "0 of 1" and row["GPU-hours"] == "—" for row in rows)
     assert "Not there yet, and left out: " in markdown
     assert records["mean"].isna().all()

@@ -45,7 +45,7 @@ def tiny_study(path: Path) -> Clone:
         "measured_epochs": list(EPOCHS),
         "fig4_epochs": {"epochs": list(EPOCHS)},  # a segment ends where something is measured
     }
-    demo["datasets"]["imagenet"]["demo"] |= {"train": 160, "val": 40}
+    demo["datasets"]["imagenet"]["make"] |= {"train": 160, "val": 40}
     file.write_text(yaml.safe_dump(whole, sort_keys=False))
     return clone
 

@@ -69,9 +69,9 @@ def _pictures(images: int, side: int) -> Tensor:
 
 
 def _pretrain(job: Job, images: int) -> tuple[BaseModel, dict[str, Tensor]]:
+    from mto.methods.build import build_method
     from mto.methods.masking import build_mask_sampler
     from mto.objectives import MaskedTokenOptimization
-    from mto.tasks.pretrain import build_method
     from mto.training.mim import MaskedImageModel
 
     method = job["method"]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mto.config.models import Config, Resources
 from mto.config.recipe import BaselineConfig, Mask
 
-#: COCO's training images, where no demo says otherwise.
+#: COCO's training images, where none are made.
 COCO_IMAGES = 118_287
 
 
@@ -63,7 +63,7 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
     """Of one baseline with one backbone: key, value, message."""
     depth = config.backbones[backbone].depth  # type: ignore[index]
     yield from _mask(name, recipe.mask, config.img_size, config.patch_size)
-    yield from _layers(recipe, backbone, depth)
+    yield from _layers(config, recipe, backbone, depth)
     layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
     for reading, preset in config.mto.presets.items():
         looked_at = preset.sparsity_layers
@@ -124,16 +124,16 @@ def _blocks(mask: Mask, side: int, masked: int) -> Found:
         yield "mask.block_patches", whole, f"is more than ratio {mask.ratio} masks in all, {masked}"
 
 
-def _layers(recipe: BaselineConfig, backbone: str, depth: int) -> Found:
-    """Layers and blocks that the backbone does not have."""
+def _layers(config: Config, recipe: BaselineConfig, backbone: str, depth: int) -> Found:
+    """Layers and blocks that the backbone does not have; of the transfers only where the study has their table."""
     layer = recipe.linear.probe.layer
     if isinstance(layer, int) and layer > depth:
         yield "linear.probe.layer", layer, f"is above {backbone}'s depth {depth}"
-    blocks = {
-        "ade20k.out_indices": recipe.ade20k.out_indices,
-        "coco.out_indices": recipe.coco.out_indices,
-        "coco.global_blocks": recipe.coco.global_blocks,
-    }
+    blocks: dict[str, list[int]] = {}
+    if config.study.tableS1_ade20k:
+        blocks |= {"ade20k.out_indices": recipe.ade20k.out_indices}
+    if config.study.tableS2_coco:
+        blocks |= {"coco.out_indices": recipe.coco.out_indices, "coco.global_blocks": recipe.coco.global_blocks}
     for key, indices in blocks.items():
         if max(indices, default=0) >= depth:
             yield key, indices, f"{backbone} has blocks 0 to {depth - 1} (backbones.{backbone}.depth)"
@@ -160,8 +160,8 @@ def _lengths(config: Config, recipe: BaselineConfig) -> Found:
             yield f"{stage}.schedule", None, f"warmup_epochs {schedule.warmup_epochs} of only {epochs} epochs"
         if schedule.kind == "multistep" and schedule.milestones[-1] >= epochs:
             yield f"{stage}.schedule.milestones", schedule.milestones, f"must lie before the last of {epochs} epochs"
-    demo = config.datasets.coco.demo
-    images = demo.get("train", COCO_IMAGES) if demo else COCO_IMAGES
+    made = config.datasets.coco.make
+    images = made.train if made else COCO_IMAGES
     iterations = {
         "ade20k": recipe.ade20k.iterations,
         "coco": recipe.coco.epochs * (images // recipe.coco.batch_size),

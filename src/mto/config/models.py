@@ -125,16 +125,33 @@ class AllResources(Model):
     dataset: Resources
 
 
+class Make(Model):
+    """A small dataset that is made: of scikit-learn's digits, or of Fashion-MNIST's four files.
+
+    `files` is the folder that holds those, as torchvision or Debian's dataset-fashion-mnist leave them.
+    """
+
+    of: Literal["digits", "fashion_mnist"]
+    files: str | None = None
+    size: Count
+    train: Count
+    val: Count
+    seed: Seed = 0
+
+
 class Dataset(Model):
-    """Where a dataset lies; `demo` holds the arguments of its maker, or null for a dataset that must be there.
+    """Where a dataset lies; `make` holds the arguments of its maker, or null for a dataset that must be there.
+
+    `title` is what captions call it.
 
     How it is checked and what becomes of a bad file is no part of any job: it alters no run but one that meets such a
     file, whose metrics say so.
     """
 
+    title: Annotated[str, Field(min_length=1)]
     root: Annotated[str, Field(min_length=1)]
     num_classes: Annotated[int, Field(ge=2)]
-    demo: dict[Literal["size", "train", "val", "seed"], Annotated[int, Field(ge=0)]] | None
+    make: Make | None
     verify: Literal["fast", "full"]
     bad_files: Literal["stop", "skip"]
     bad_files_limit: Count
@@ -174,7 +191,7 @@ class Analysis(Model):
 class Config(Model):
     """config.yaml after its overrides were merged."""
 
-    scale: Literal["demo", "paper"]
+    scale: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
     recipe: Literal["paper", "official"]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(different)]
     study: StudyPlan

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from mto.config import yaml_file
 from mto.config.agreement import disagreements
 from mto.config.models import Config, merge
+from mto.config.study_plan import StudyPlan
 from mto.errors import UserError
 
 OVERRIDES = ("each_baseline", "official", "scales")
@@ -111,8 +112,24 @@ def resolve(source: Source, *, scale: str | None = None, recipe: str | None = No
         merged = merge(merged, {"baselines": raw.get("official") or {}})
     over = dict(scales[scale])
     each = over.pop("each_baseline", None) or {}
+    _keep_null(merged, over)
     merged = merge(merged, {"baselines": dict.fromkeys(merged.get("baselines") or {}, each)})
     return Resolved(source, scale, recipe, merge(merged, over))
+
+
+def _keep_null(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """A table that the file's upper part leaves out stays out of a scale that only sets some keys of it."""
+    tables, changed = base.get("study"), over.get("study")
+    if isinstance(tables, dict) and isinstance(changed, dict):
+        left_out = {name for name, keys in tables.items() if keys is None}
+        over["study"] = {name: keys for name, keys in changed.items() if name not in left_out or _whole(name, keys)}
+
+
+def _whole(name: str, keys: Any) -> bool:
+    """Whether the keys make a table or figure by themselves."""
+    models = get_args(StudyPlan.model_fields[name].annotation) if name in StudyPlan.model_fields else ()
+    fields = {field for model in models if hasattr(model, "model_fields") for field in model.model_fields}
+    return not isinstance(keys, dict) or not fields or fields <= keys.keys()
 
 
 def validate(resolved: Resolved) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -57,18 +57,11 @@ class Transfer(Model):
 
 
 class Presets(Model):
-    """Ours: presets of MTO side by side, beside the runs without MTO. Made if all three name something."""
+    """Ours: presets of MTO side by side, beside the runs without MTO."""
 
-    baselines: list[Baseline]
-    presets: list[str]
-    epochs: Annotated[list[Epoch], AfterValidator(rising)]
-
-    @model_validator(mode="after")
-    def _all_or_nothing(self) -> Presets:
-        given = [bool(self.baselines), bool(self.presets), bool(self.epochs)]
-        if any(given) and not all(given):
-            raise ValueError("give baselines, presets and epochs, or none of them")
-        return self
+    baselines: SomeBaselines
+    presets: Annotated[list[str], Field(min_length=1)]
+    epochs: Epochs
 
 
 class Models(Model):
@@ -90,22 +83,23 @@ class Empty(Model):
 
 
 class StudyPlan(Model):
-    """What the paper measures: every table and figure, and the epochs it needs."""
+    """What the paper measures: every table and figure (null: not at this scale), and the epochs it needs."""
 
     pretrain_epochs: Count
     measured_epochs: Epochs
-    table1_rauc: Rauc
-    table2_linear: Probes
-    table3_objectives: Objectives
-    tableS1_ade20k: Transfer
-    tableS2_coco: Transfer
-    table_presets: Presets
-    fig1_heterogeneity: Models
-    fig2_affinity: Models
-    fig3_method: Empty
-    fig4_epochs: Curve
-    figS1_architectures: Curve
-    figS2_decoder_depth: Depths
+    from_scratch: bool
+    table1_rauc: Rauc | None
+    table2_linear: Probes | None
+    table3_objectives: Objectives | None
+    tableS1_ade20k: Transfer | None
+    tableS2_coco: Transfer | None
+    table_presets: Presets | None
+    fig1_heterogeneity: Models | None
+    fig2_affinity: Models | None
+    fig3_method: Empty | None
+    fig4_epochs: Curve | None
+    figS1_architectures: Curve | None
+    figS2_decoder_depth: Depths | None
 
     @model_validator(mode="after")
     def _epochs_are_measured(self) -> StudyPlan:
@@ -124,16 +118,12 @@ class StudyPlan(Model):
 
     def asked(self) -> dict[str, list[int]]:
         """The epochs that each table and figure asks for."""
-        return {
-            "table1_rauc": self.table1_rauc.epochs,
-            "table2_linear": self.table2_linear.epochs + [e for e in [self.table2_linear.baseline_epoch] if e],
-            "table3_objectives": [self.table3_objectives.epoch],
-            "tableS1_ade20k": self.tableS1_ade20k.baseline_epochs + self.tableS1_ade20k.mto_epochs,
-            "tableS2_coco": self.tableS2_coco.baseline_epochs + self.tableS2_coco.mto_epochs,
-            "table_presets": self.table_presets.epochs,
-            "fig1_heterogeneity": [e for epochs in self.fig1_heterogeneity.models.values() for e in epochs],
-            "fig2_affinity": [e for epochs in self.fig2_affinity.models.values() for e in epochs],
-            "fig4_epochs": self.fig4_epochs.epochs,
-            "figS1_architectures": self.figS1_architectures.epochs,
-            "figS2_decoder_depth": [self.figS2_decoder_depth.epoch],
-        }
+        return {name: _epochs(plan) for name, plan in self if isinstance(plan, Model)}
+
+
+def _epochs(plan: Any) -> list[int]:
+    """Every key that names epochs, of any table or figure."""
+    given = plan.model_dump()
+    several = [given.get(key) or [] for key in ("epochs", "baseline_epochs", "mto_epochs")]
+    single = [[given[key]] for key in ("epoch", "baseline_epoch") if given.get(key)]
+    return [epoch for epochs in (*several, *single, *given.get("models", {}).values()) for epoch in epochs]

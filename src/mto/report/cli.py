@@ -125,7 +125,7 @@ def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
     finished = sorted(results.glob("*/*/seed*/epoch*/metrics.json"))
     if finished:
         metrics.write_results(finished, results / "results.csv")
-    for name in (*study.tables, *FIGURES):
+    for name in (*study.tables, *study.figures):
         report = metrics.Report(jobs.report_job(study, source, name), results)
         try:
             _make(report, results / ("figures" if name in FIGURES else "tables"))
@@ -155,7 +155,7 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     else:
         source = read(args.config, {"scale": args.scale} if args.scale else None)
         study = Study(load(source))
-        names = args.names or (study.tables if args.kind == "table" else args.known)
+        names = args.names or (study.tables if args.kind == "table" else study.figures)
         chosen = [jobs.report_job(study, source, name) for name in names]
     for job in chosen:
         if job.get("name") not in args.known:

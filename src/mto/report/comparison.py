@@ -80,6 +80,10 @@ class Comparison:
             shown.append(UNKNOWN if delta is None else f"{delta:+.{digits}f}".replace("-", "−"))
         return shown
 
+    def scratch(self, baseline: str) -> list[Cell]:
+        """A baseline's values from scratch: none where the study does not ask for them."""
+        return [cell for cell in self.report.scratch if cell.run == baseline]
+
     def _elsewhere(self, cell: Cell, epoch: int) -> str:
         """What others report for this run and epoch, each with its source; the notes add those of other epochs."""
         found = [r for r in printed.elsewhere() if (r.row, r.task, r.metric) == (cell.run, cell.task, cell.metric)]

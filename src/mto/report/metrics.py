@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mto.errors import UserError
+from mto.report.labels import BACKBONES
 from mto.study import Run
 
 COLUMNS = (
@@ -141,7 +142,12 @@ class Report:
         """What every caption says of the scale."""
         if self.is_paper_scale:
             return f"Paper scale, recipe '{self.job['recipe']}'."
-        return f"{self.job['scale'].capitalize()} scale: handwritten digits, not comparable with the paper."
+        size = self.job["size"]
+        networks = [
+            f"{BACKBONES[name]} of width {width} and depth {depth}" for name, (width, depth) in size["networks"].items()
+        ]
+        what = "; ".join([size["images"], *networks])
+        return f"{self.job['scale'].capitalize()} scale: {what}; not comparable with the paper."
 
     @property
     def footer(self) -> str:
@@ -153,6 +159,23 @@ class Report:
     @cached_property
     def cells(self) -> list[Cell]:
         return [Cell(**cell) for cell in self.job["cells"]]
+
+    @cached_property
+    def scratch(self) -> list[Cell]:
+        """The same from scratch, without pre-training: epoch 0."""
+        return [Cell(**cell) for cell in self.job.get("scratch", [])]
+
+    @property
+    def rows(self) -> list[tuple[str, int]]:
+        """(run, epoch) of every cell, in the plan's order; of each baseline the one from scratch comes first."""
+        order = [(run.baseline, run.backbone) for run in (Run.parse(cell.run) for cell in self.cells)]
+
+        def place(cell: Cell) -> int:
+            run = Run.parse(cell.run)
+            return order.index((run.baseline, run.backbone))
+
+        cells = sorted((*self.scratch, *self.cells), key=place)
+        return list(dict.fromkeys((cell.run, cell.epoch) for cell in cells))
 
     def paper_epoch(self, epoch: int) -> int:
         """The paper's epoch (of 800) that an epoch of this scale stands for."""
@@ -235,7 +258,7 @@ class Report:
             last = max(cell.epoch for cell in cells if cell.run == run)
             found = (self.results / "pretrain" / run).glob("seed*/epoch*")
             epochs = {int(folder.name.removeprefix("epoch")) for folder in found} | {last}
-            steps |= {("pretrain", run, epoch) for epoch in epochs if epoch <= last}
+            steps |= {("pretrain", run, epoch) for epoch in epochs if 0 < epoch <= last}
         total = 0.0
         for task, run, epoch in steps:
             for seed in self.seeds:

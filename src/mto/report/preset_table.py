@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mto.errors import UserError
 from mto.report.comparison import spread
 from mto.report.labels import baseline_name
 from mto.report.metrics import Cell, Report, mean, std
-from mto.report.sheet import Column, Sheet
+from mto.report.sheet import UNKNOWN, Column, Sheet
 from mto.study import Run
 
 #: What a baseline reconstructs, in the metrics of its pre-training. BootMAE's two streams: that of its pixels.
@@ -20,8 +19,6 @@ LOSS = {
 
 def table_presets(report: Report) -> Sheet:
     """MTO's presets side by side: accuracy, and what pre-training says of the masked tokens in its last epoch."""
-    if not report.cells:
-        raise UserError("config.yaml: study.table_presets names no baselines, presets and epochs to compare")
     sheet = Sheet(report.name, "Presets", "MTO's readings side by side; ours, not the paper's.", report.scale_line, [])
     sheet.columns = [
         *(Column("Baseline", align="l"), Column("MTO", align="l"), Column("Epochs")),
@@ -29,17 +26,18 @@ def table_presets(report: Report) -> Sheet:
         *(Column("reconstruction", "Loss"), Column("of a constant's", "Loss")),
         *(Column("cosine", "Masked tokens"), Column("nearest to one", "Masked tokens"), Column("Seeds")),
     ]
-    for run, epoch in dict.fromkeys((cell.run, cell.epoch) for cell in report.cells):
+    for run, epoch in report.rows:
         parsed = Run.parse(run)
         stream = "pixel/" if parsed.baseline == "bootmae" else ""
         signs = (LOSS[parsed.baseline], "constant_ratio", f"{stream}masked_cosine", f"{stream}modal_share")
         cells = [Cell(task, run, epoch, "top1") for task in ("finetune", "linear")]
-        cells += [Cell("pretrain", run, epoch, sign) for sign in signs]
-        preset = (parsed.preset or report.plan["default"]) if parsed.terms else "without"
+        cells += [Cell("pretrain", run, epoch, sign) for sign in signs if epoch]
+        preset = (parsed.preset or report.plan["default"]) if parsed.terms else "without" if epoch else "from scratch"
         values = [report.values(cell) for cell in cells]
         texts = [
             spread(found, digits=2 if cell.metric == "top1" else 3) for cell, found in zip(cells, values, strict=True)
         ]
+        texts += [] if epoch else [UNKNOWN] * len(signs)
         seeds = min(map(len, values))
         sheet.rows.append([baseline_name(run), preset, report.epoch(epoch), *texts, str(seeds)])
         sheet.records += [

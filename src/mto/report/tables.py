@@ -14,6 +14,7 @@ from mto.report.preset_table import table_presets
 from mto.report.sheet import UNKNOWN, Column, Sheet
 from mto.study import TERMS, Run
 
+SCRATCH = "from scratch"
 BEST = "Last: after the last epoch. Best: the best epoch of the same run, chosen on the validation set."
 
 
@@ -29,10 +30,15 @@ def table1_rauc(report: Report) -> Sheet:
     final = report.job["pretrain_epochs"]
     ratios = [table.compared("ours", group=f"RAUC {report.window(*w)}", elsewhere=False) for w in windows]
     saved = table.compared(f"to match (of {final})", "saved", "saved, %", group="Epochs", elsewhere=False)
-    table.sheet.columns = [Column("Baseline", align="l"), *(c for r in ratios for c in r), *saved, *table.closing()]
+    accuracies = [Column(name, "Top-1 (%)") for name in ("from scratch", "without MTO", "with MTO") if report.scratch]
+    table.sheet.columns = [
+        *(Column("Baseline", align="l"), *accuracies),
+        *(*(c for r in ratios for c in r), *saved, *table.closing()),
+    ]
     for baseline in dict.fromkeys([*report.plan["baselines"], *report.plan["saved"]]):
         plain, run = _with_mto(baseline)
-        texts: list[str] = []
+        ends = [*table.scratch(plain), Cell("finetune", plain, final, "top1"), Cell("finetune", run, final, "top1")]
+        texts = [table.measured(cell)[0] for cell in ends] if report.scratch else []
         for window, columns in zip(windows, ratios, strict=True):
             first, last = map(report.paper_epoch, window)
             in_table = baseline in report.plan["baselines"]
@@ -41,6 +47,8 @@ def table1_rauc(report: Report) -> Sheet:
         cells = [cell for cell in report.cells if cell.run in (plain, run)]
         table.sheet.rows.append([baseline_name(plain), *texts, *table.close(cells)])
     epochs = ", ".join(map(str, report.plan["epochs"]))
+    if report.scratch:
+        table.sheet.notes.append(f"Top-1: fine-tuned without pre-training, and after {final} epochs of it.")
     table.sheet.notes.append(
         f"RAUC by the trapezoid rule on those of the checkpoints {epochs} that its window holds. To match: the earliest"
         " epoch, linear between checkpoints, at which fine-tuning with MTO reaches the baseline's final top-1."
@@ -65,6 +73,9 @@ def table2_linear(report: Report) -> Sheet:
     ]
     for baseline in report.plan["baselines"]:
         plain, run = _with_mto(baseline)
+        for cell in table.scratch(plain):
+            texts = table.measured(cell, best="top1_best") * len(epochs)
+            table.sheet.rows.append([baseline_name(plain), SCRATCH, *texts, *[""] * len(ratio), *table.close([cell])])
         for name, mark in ((plain, ""), (run, "✓")):
             cells = [Cell("linear", name, epoch, "top1") for epoch in epochs]
             texts = [text for cell in cells for text in table.measured(cell, best="top1_best")]
@@ -105,6 +116,9 @@ def table3_objectives(report: Report) -> Sheet:
         *table.compared("last", "best", elsewhere=False),
         *table.closing(),
     ]
+    for cell in table.scratch(report.plan["baseline"]):
+        texts = table.measured(cell, best="top1_best")[:-1]
+        table.sheet.rows.append([SCRATCH, "", "", *texts, *table.close([cell])])
     for cell in report.cells:
         terms = Run.parse(cell.run).terms
         ticks = ["✓" if term in terms else "" for term in TERMS]
@@ -132,10 +146,10 @@ def _transfer(report: Report, number: str, title: str, metrics: dict[str, str]) 
         *(c for head in metrics.values() for c in table.compared("ours", group=head)),
         *table.closing(),
     ]
-    for run, epoch in dict.fromkeys((cell.run, cell.epoch) for cell in report.cells):
+    for run, epoch in report.rows:
         cells = [Cell(table.task, run, epoch, metric) for metric in metrics]
         texts = [text for cell in cells for text in table.measured(cell)]
-        mark = "✓" if Run.parse(run).terms else ""
+        mark = "✓" if Run.parse(run).terms else "" if epoch else SCRATCH
         table.sheet.rows.append([baseline_name(run), mark, report.epoch(epoch), *texts, *table.close(cells)])
     return table.done()
 

@@ -1,16 +1,16 @@
 """The datasets' jobs: make one of the demo's datasets, or look over one of the paper's, every file of it.
 
-Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "demo": {"size": ...}
-| null}``. Makes ``manifest.json`` in the output folder, last: counts, class names and the job. How closely it looks
-(``fast`` or ``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto verify`` looks
-at any time.
+Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "make": {"of": ...,
+"size": ...} | null}``. Makes ``manifest.json`` in the output folder, last: counts, class names and the job. How
+closely it looks (``fast`` or ``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto
+verify`` looks at any time.
 """
 
 import argparse
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ DATASETS = ("imagenet", "ade20k", "coco")
 
 
 def run(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
-    """Make the dataset when the job says how (``demo``), else look over the one at ``root``."""
-    make(job, out) if job["demo"] is not None else check(job, out, level=level, workers=workers)
+    """Make the dataset when the job says how (``make``), else look over the one at ``root``."""
+    make(job, out) if job["make"] is not None else check(job, out, level=level, workers=workers)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,31 +45,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.datasets or DATASETS:
         source = getattr(config.datasets, name)
         job = {"dataset": name, "root": source.root, "num_classes": source.num_classes}
-        look_over(job, level=args.level or source.verify, workers=args.workers, made=source.demo is not None)
+        look_over(job, level=args.level or source.verify, workers=args.workers, made=source.make is not None)
 
 
 def make(job: Job, out: Path) -> None:
-    """Write a demo dataset into ``out``; a killed job leaves no manifest, and a rerun starts afresh.
+    """Write a small dataset into ``out``; a killed job leaves no manifest, and a rerun starts afresh.
 
     Raises:
-        UserError: a key or value under ``datasets.<dataset>.demo`` that the maker does not take.
+        UserError: a key or value under ``datasets.<dataset>.make`` that the maker does not take.
     """
-    from mto.data import demo
+    from mto.data import demo, fashion_mnist
 
-    maker, classes = {
-        "imagenet": (demo.make_imagenet, demo.IMAGENET_CLASSES),
-        "ade20k": (demo.make_ade20k, demo.ADE20K_CLASSES),
-        "coco": (demo.make_coco, demo.COCO_CLASSES),
-    }[job["dataset"]]
+    makers: dict[tuple[str, str], tuple[Callable[..., dict[str, int]], list[str]]] = {
+        ("digits", "imagenet"): (demo.make_imagenet, demo.IMAGENET_CLASSES),
+        ("digits", "ade20k"): (demo.make_ade20k, demo.ADE20K_CLASSES),
+        ("digits", "coco"): (demo.make_coco, demo.COCO_CLASSES),
+        ("fashion_mnist", "imagenet"): (fashion_mnist.make_imagenet, fashion_mnist.CLASSES),
+    }
+    arguments = dict(job["make"])
+    if (of := arguments.pop("of"), job["dataset"]) not in makers:
+        raise UserError(f"config.yaml: datasets.{job['dataset']}.make.of: {of} has images and labels alone; use digits")
+    maker, classes = makers[of, job["dataset"]]
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     making = out / ".making"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
     try:
-        counts = maker(making, **job["demo"])
+        counts = maker(making, **arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.yaml: datasets.{job['dataset']}.demo {job['demo']}: {error}") from error
+        raise UserError(f"config.yaml: datasets.{job['dataset']}.make {job['make']}: {error}") from error
     for part in making.iterdir():
         if (out / part.name).exists():
             shutil.rmtree(out / part.name)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mto.data.imagenet import PretrainDataset, build_loader
-from mto.data.rng import generator, seeded
+from mto.data.rng import generator
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.files import link_or_copy
-from mto.methods import Method
+from mto.methods.build import build_method
 from mto.study import IMPORTED
 from mto.tasks.task import Task
 from mto.training.engine import Engine, train, unwrap
@@ -96,16 +96,6 @@ def guards(task: Task) -> list[Guard]:
     guard = Guard(job["run"], task.guard, job["schedule"]["warmup_epochs"], task.progress)
     guard.remind()
     return [guard]
-
-
-def build_method(job: dict[str, Any]) -> Method:
-    """The method with the run's initial weights, a function of the seed."""
-    from mto import methods
-
-    classes = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
-    arguments = {name: value for name, value in job["method"].items() if name != "name"}
-    with seeded(job["seed"], "init"):
-        return getattr(methods, classes[job["method"]["name"]])(**arguments)
 
 
 def build_model(job: dict[str, Any], dataset: PretrainDataset) -> MaskedImageModel:

@@ -56,8 +56,9 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     Raises:
         UserError: the run exists; the file is missing, would run code, or holds another network.
     """
+    from mto.methods.build import build_method
     from mto.objectives import MaskedTokenOptimization
-    from mto.tasks.pretrain import build_method, save_encoder
+    from mto.tasks.pretrain import save_encoder
     from mto.tasks.task import Task
     from mto.training.mim import MaskedImageModel
     from mto.training.state import save_state

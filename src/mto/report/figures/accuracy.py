@@ -34,12 +34,20 @@ def panel(axes: Axes, report: Report, baseline: str) -> None:
         _saving(axes, *drawn, paper=printed.load("fig4_epochs").get((_run(baseline, TERMS), "saved_percent")))
     else:
         style.remark(axes, "not complete yet")
+    from_scratch(axes, report, "finetune", _run(baseline, ()))
     if report.is_paper_scale:
         found = [r for r in printed.elsewhere() if (r.row, r.task, r.metric) == (baseline, "finetune", "top1")]
         points = [(r.epoch, float(r.value)) for r in found if r.epoch in report.plan["epochs"]]
         if points:
             look: dict[str, Any] = {"markerfacecolor": "white", "color": style.PLAIN, "linestyle": "none"}
             axes.plot(*zip(*points, strict=True), marker="D", label="reported elsewhere, without MTO", **look)
+
+
+def from_scratch(axes: Axes, report: Report, task: str, run: str) -> None:
+    """The level without pre-training, where the study measures it."""
+    found = report.values(Cell(task, run, 0, "top1")) if Cell(task, run, 0, "top1") in report.scratch else []
+    if found:
+        axes.axhline(mean(found), color=style.GREY, linewidth=0.9, linestyle=(0, (1, 3)), label="from scratch")
 
 
 def _run(baseline: str, terms: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mto.report import printed
-from mto.report.figures import style
+from mto.report.figures import accuracy, style
 from mto.report.labels import run_name
 from mto.report.metrics import Cell, Report, mean, std
 
@@ -19,6 +19,7 @@ def draw(report: Report) -> Figure:
     for axes, task, title in zip(panels, ("finetune", "linear"), ("Fine-tuning", "Linear probe"), strict=True):
         cells = [cell for cell in report.cells if cell.task == task]  # in the order of plan.depths
         _panel(axes, report, dict(zip(report.plan["depths"], cells, strict=True)))
+        accuracy.from_scratch(axes, report, task, report.plan["baseline"])
         axes.set_title(f"{title}: {run_name(cells[0].run)}, {report.epochs(report.plan['epoch'])}")
         axes.set_xlabel(f"decoder blocks{axes.get_xlabel()}")
         if report.is_paper_scale:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mto.study import FIGURES, REPORTS, Study
+from mto.study import REPORTS, Study
 
 
 def job(study: Study) -> dict[str, Any]:
@@ -22,14 +22,15 @@ def job(study: Study) -> dict[str, Any]:
     """
     mto = study.config.mto
     presets = mto.presets.keys() & {"text", mto.default, *(run.preset for run in study.runs() if run.preset)}
-    steps = {name: [(c.task, c.run, c.epoch) for c in study.cells(name)] for name in REPORTS}
+    steps = {name: [(c.task, c.run, c.epoch) for c in (*study.cells(name), *study.scratch(name))] for name in REPORTS}
     return {
         "scale": study.config.scale,
+        "images": study.config.datasets.imagenet.title,
         "recipe": study.config.recipe,
         "seeds": study.config.seeds,
         "pretrain_epochs": study.config.study.pretrain_epochs,
         "mto": {"default": mto.default, "presets": {name: mto.presets[name].model_dump() for name in sorted(presets)}},
         "tables": list(study.tables),
-        "figures": list(FIGURES),
+        "figures": list(study.figures),
         "cells": {name: [list(step) for step in dict.fromkeys(steps[name])] for name in REPORTS},
     }

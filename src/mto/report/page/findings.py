@@ -89,7 +89,7 @@ class Findings:
     def planned(self) -> list[Step]:
         """Every step of the plan, pre-training first."""
         steps = dict.fromkeys(step for name in self.job["cells"] for step in self.steps(name))
-        return [*dict.fromkeys(step._replace(task="pretrain") for step in steps), *steps]
+        return [*dict.fromkeys(step._replace(task="pretrain") for step in steps if step.epoch), *steps]
 
     def missing(self, name: str) -> list[Step]:
         """The steps that a table or figure still needs."""
@@ -197,7 +197,8 @@ class Findings:
 
     def _curve(self, run: str, seed: int) -> Curve:
         """Epoch to fine-tuning top-1, over the checkpoints of Figure 4 that are measured."""
-        epochs = [epoch for task, name, epoch in self.job["cells"][CURVES] if (task, name) == ("finetune", run)]
+        cells = self.job["cells"][CURVES]
+        epochs = [epoch for task, name, epoch in cells if (task, name) == ("finetune", run) and epoch]
         found = {epoch: self.records.get(Step("finetune", run, seed, epoch)) for epoch in epochs}
         values = {epoch: record["metrics"].get("top1") for epoch, record in found.items() if record}
         return {epoch: value for epoch, value in values.items() if value is not None and math.isfinite(value)}
@@ -297,4 +298,5 @@ def short(commit: str) -> str:
 
 def describe(step: Step) -> str:
     """`fine-tuning of MAE ViT-B + MTO at epoch 8, seed 0`."""
-    return f"{VERB[step.task]} of {full_name(step.run)} at epoch {step.epoch}, seed {step.seed}"
+    when = f"at epoch {step.epoch}" if step.epoch else "from scratch"
+    return f"{VERB[step.task]} of {full_name(step.run)} {when}, seed {step.seed}"
