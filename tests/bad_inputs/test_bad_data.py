@@ -23,7 +23,7 @@ from mto.data.demo import make_ade20k, make_coco, make_imagenet
 from mto.data.imagenet import ImageFolder
 from mto.errors import UserError
 from mto.tasks import data
-from mto.tasks.measured import percentages
+from mto.tasks.dense import percentages
 from tasks.dense_jobs import ade20k_job, coco_job, save_encoder
 from tasks.tiny import linear_job, make_images, pretrain_job, run
 
@@ -301,7 +301,7 @@ def test_the_dense_tasks_name_the_file_too(copied, tmp_path, name, make, capfd, 
     assert main([*arguments, "--workers", "1"]) == 2
     assert f"mto: error: {files[1]}: not readable as an image" in capfd.readouterr().err.splitlines()[-1]
     monkeypatch.setenv(bad_files.VARIABLE, json.dumps({name: 1}))
-    monkeypatch.setattr("mto.tasks.measured.percentages", lambda task, metrics: metrics)
+    monkeypatch.setattr("mto.tasks.dense.percentages", lambda task, metrics: metrics)
     assert main(arguments) == 0
     assert json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]["bad_files"] == 1
 

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from mto.data.imagenet import build_loader
 from mto.data.rng import SeededDataset, seeded
 from mto.data.sampler import EpochSampler
-from mto.errors import UserError
 from mto.lock import Lock
 from mto.openmmlab.libraries import quiet
 from mto.openmmlab.readable import Readable
 from mto.training.engine import Engine, train
 from mto.training.hardware import Hardware
-from mto.training.log import HISTORY, read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
@@ -129,21 +127,3 @@ def schedule_of(job: dict[str, Any], steps_per_unit: int) -> Schedule:
         warmup_prefix=False,
         scale_min_lr=True,
     )
-
-
-def last_validation(progress: Path, dataset: str, name: str) -> dict[str, float]:
-    """The last row of the history that has a metric of this name.
-
-    Args:
-        progress: the folder of the history.
-        dataset: what was evaluated on.
-
-    Raises:
-        UserError: there is none: mmdet's metric says nothing where a network detected nothing in any image.
-    """
-    rows = [row for row in read_history(progress / HISTORY) if name in row]
-    if not rows:
-        raise UserError(
-            f"{dataset}: the network found nothing in any image, so {name} was not measured; see {progress / HISTORY}"
-        )
-    return rows[-1]

@@ -6,35 +6,25 @@ windows: ``mIoU``, ``mAcc``, ``aAcc``. The job's keys are explained in ``mto.ope
 
 from __future__ import annotations
 
-from mto.tasks.measured import percentages
+from mto.tasks.dense import run_dense
 from mto.tasks.task import Task
 
-METRICS = ("mIoU", "mAcc", "aAcc")
+METRICS = {name: f"ade20k/{name}" for name in ("mIoU", "mAcc", "aAcc")}
 
 
 def run(task: Task) -> None:
-    from mto.openmmlab.libraries import load_mmseg, quiet
+    from mto.openmmlab.libraries import load_mmseg
 
     load_mmseg()
     from mmseg.evaluation import IoUMetric
 
-    from mto.openmmlab.training import last_validation, train_dense
     from mto.openmmlab.upernet import build_dataset, build_model
 
-    with quiet():
-        train_set, val_set = (build_dataset(task.job, split) for split in ("training", "validation"))
-    runner = train_dense(
-        job=task.job,
-        hardware=task.hardware,
-        weights=task.read_encoder(),
-        work_dir=task.progress,
-        lock=task.lock,
+    run_dense(
+        task,
         build_model=build_model,
-        train_set=train_set,
-        val_set=val_set,
+        build_dataset=build_dataset,
+        splits=("training", "validation"),
         metric=IoUMetric(iou_metrics=["mIoU"], prefix="ade20k"),
+        names=METRICS,
     )
-    if task.hardware.rank == 0:
-        measured = last_validation(task.progress, task.name, "ade20k/mIoU")
-        metrics = {name: measured[f"ade20k/{name}"] for name in METRICS}
-        task.finish(percentages(task.name, metrics), runner.log_hook.usage)

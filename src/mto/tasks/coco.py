@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from mto.tasks.measured import percentages
+from mto.tasks.dense import run_dense
 from mto.tasks.task import Task
 
-#: our names -> CocoMetric's
+#: our names -> the metric's
 METRICS = {
     "box_ap": "coco/bbox_mAP",
     "mask_ap": "coco/segm_mAP",
     "box_ap50": "coco/bbox_mAP_50",
     "mask_ap50": "coco/segm_mAP_50",
 }
-
 
 #: No weight decay for positions, relative tables and norms; biases and LayerScale have it (MIMDet:configs/benchmarking)
 DECAY: dict[str, Any] = {"no_decay": frozenset({"pos_embed", "table"}), "decay_vectors": True}
@@ -31,7 +30,6 @@ def run(task: Task) -> None:
     from mmdet.evaluation import CocoMetric
 
     from mto.openmmlab.maskrcnn import annotation_file, build_dataset, build_model
-    from mto.openmmlab.training import last_validation, train_dense
 
     class QuietCocoMetric(CocoMetric):
         def compute_metrics(self, results: list) -> dict[str, float]:
@@ -39,21 +37,14 @@ def run(task: Task) -> None:
                 return super().compute_metrics(results)
 
     with quiet():
-        train_set, val_set = (build_dataset(task.job, split) for split in ("train2017", "val2017"))
         metric = QuietCocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"])
-    runner = train_dense(
-        job=task.job,
-        hardware=task.hardware,
-        weights=task.read_encoder(),
-        work_dir=task.progress,
-        lock=task.lock,
+    run_dense(
+        task,
         build_model=build_model,
-        train_set=train_set,
-        val_set=val_set,
+        build_dataset=build_dataset,
+        splits=("train2017", "val2017"),
         metric=metric,
+        names=METRICS,
+        unit=100,
         **DECAY,
     )
-    if task.hardware.rank == 0:
-        measured = last_validation(task.progress, task.name, METRICS["box_ap"])
-        metrics = {name: 100 * measured[key] for name, key in METRICS.items()}
-        task.finish(percentages(task.name, metrics), runner.log_hook.usage)
