@@ -24,26 +24,18 @@ DECAY: dict[str, Any] = {"no_decay": frozenset({"pos_embed", "table"}), "decay_v
 
 
 def run(task: Task) -> None:
-    from mto.openmmlab.libraries import load_mmdet, quiet
+    from mto.openmmlab.libraries import load_mmdet
 
     load_mmdet()
-    from mmdet.evaluation import CocoMetric
-
+    from mto.openmmlab.coco_metric import SharedCocoMetric
     from mto.openmmlab.maskrcnn import annotation_file, build_dataset, build_model
 
-    class QuietCocoMetric(CocoMetric):
-        def compute_metrics(self, results: list) -> dict[str, float]:
-            with quiet():
-                return super().compute_metrics(results)
-
-    with quiet():
-        metric = QuietCocoMetric(ann_file=str(annotation_file(task.job, "val2017")), metric=["bbox", "segm"])
     run_dense(
         task,
         build_model=build_model,
         build_dataset=build_dataset,
         splits=("train2017", "val2017"),
-        metric=metric,
+        metric=SharedCocoMetric(annotation_file(task.job, "val2017")),
         names=METRICS,
         unit=100,
         **DECAY,
