@@ -73,7 +73,7 @@ def test_upernet_at_512(tmp_path):
     # Two, as on each of the recipe's eight GPUs: UPerNet's 1 x 1 pooling has no batch statistics of one image.
     sample = train_and_test("UPerNet, ViT-B, 512, batch 2", build_model(job, None), 2, *data)
     assert sample.pred_sem_seg.shape == (512, 683)
-    assert sample.seg_logits.data.shape[0] == 150
+    assert sample.pred_sem_seg.data.max() < 150
 
 
 def test_mask_rcnn_at_1024(tmp_path):

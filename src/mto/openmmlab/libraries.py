@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from mmengine.registry import init_default_scope
 
+from mto.openmmlab import upsampling
 from mto.openmmlab.ops import install
 
 
@@ -23,6 +24,7 @@ def load_mmseg() -> None:
         import mmseg.datasets
         import mmseg.evaluation
         import mmseg.models  # noqa: F401
+    upsampling.install()
     init_default_scope("mmseg")
 
 

@@ -8,8 +8,10 @@ BootMAE:Segmentation/configs/bootmae/BootMAE_Base_800_PT.py and BEiT's differ in
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmcv.transforms import LoadImageFromFile, RandomResize
 from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
 from mmseg.datasets import ADE20KDataset
 from mmseg.datasets.transforms import (
     LoadAnnotations,
@@ -20,15 +22,48 @@ from mmseg.datasets.transforms import (
     Resize,
 )
 from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor, UPerHead
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
+from mto.openmmlab.upsampling import resize
 
 Job = dict[str, Any]
+CLASSES_AT_ONCE = 16
 
 
-def build_model(job: Job, weights: dict[str, Tensor] | None) -> EncoderDecoder:
+class Segmentor(EncoderDecoder):
+    """mmseg's, whose prediction keeps the class of each pixel but no logits, which at full size are gigabytes an image.
+
+    Its classes are mmseg's to the last pixel. It serves samples that carry their original size, unpadded and unflipped,
+    as this project's test pipeline makes them.
+    """
+
+    def postprocess_result(self, seg_logits: Tensor, data_samples: list[SegDataSample]) -> list[SegDataSample]:
+        """(B, classes, h, w), and the samples: their ``pred_sem_seg`` is (1, H, W), of their ``ori_shape``."""
+        for logits, sample in zip(seg_logits, data_samples, strict=True):
+            sample.pred_sem_seg = PixelData(data=largest(logits, sample.ori_shape)[None])
+        return data_samples
+
+
+def largest(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(classes, h, w) -> (H, W): the class with the largest logit of each pixel, the first of equals, at ``size``."""
+
+    def of_part(start: int) -> tuple[Tensor, Tensor]:
+        part = logits[None, start : start + CLASSES_AT_ONCE]
+        value, label = resize(part, size=size, mode="bilinear", align_corners=False)[0].max(dim=0)
+        return value, label + start
+
+    best, first = of_part(0)
+    for start in range(CLASSES_AT_ONCE, len(logits), CLASSES_AT_ONCE):
+        value, label = of_part(start)
+        first = torch.where(value > best, label, first)
+        best = torch.maximum(best, value)
+    return first
+
+
+def build_model(job: Job, weights: dict[str, Tensor] | None) -> Segmentor:
     """The segmentor of a job, on a pre-trained encoder's ``weights``."""
     head, dim, classes = job["head"], job["encoder"]["embed_dim"], job["data"]["num_classes"]
     shared = {
@@ -38,7 +73,7 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> EncoderDecoder:
         "align_corners": False,
     }
     crop = (job["crop_size"], job["crop_size"])
-    return EncoderDecoder(
+    return Segmentor(
         data_preprocessor={
             "type": SegDataPreProcessor,
             "mean": [255 * m for m in job["data"]["mean"]],
