@@ -54,12 +54,16 @@ def test_bias_is_the_table_entry_of_each_displacement(class_token):
             assert torch.equal(got[:, 0, 0], table[-1])
 
 
-def test_bias_equals_timms_beit():
+@pytest.mark.parametrize("grid", [(5, 5), (3, 7), (1, 1)])
+def test_bias_and_its_gradient_equal_timms_beit(grid):
     from timm.models.beit import gen_relative_position_index
 
-    bias = RelativePositionBias((5, 5), 3, class_token=True)
+    bias = RelativePositionBias(grid, 3, class_token=True).double()
     torch.nn.init.normal_(bias.table)
-    assert torch.equal(bias((5, 5)), bias.table[gen_relative_position_index((5, 5))].permute(2, 0, 1))
+    got, want = bias(grid), bias.table[gen_relative_position_index(grid)].permute(2, 0, 1)
+    assert torch.equal(got, want)
+    grad = torch.randn(got.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(*(torch.autograd.grad(each, bias.table, grad)[0] for each in (got, want)))
 
 
 def test_a_larger_grid_than_the_table_is_refused():
@@ -227,6 +231,49 @@ def test_shared_tables_are_two_and_learn():
     assert all(block.bias is None for block in model.blocks)
     sum(feature.square().mean() for feature in model(torch.randn(2, 3, 48, 48))).backward()
     assert all(bias.table.grad.abs().sum() > 0 for bias in model.biases.values())
+
+
+@pytest.mark.parametrize("baseline", ["mae", "conmim"])
+def test_one_image_at_a_time_is_the_batch(baseline, monkeypatch):
+    """A large grid's attention goes image by image: neither maps nor gradients may tell."""
+    kinds = {"class_token": False, "relative": "shared", "window_size": 4, "global_blocks": [1, 3], "norm": "group"}
+    model = PlainViT(**arguments(baseline, weights=pretrained(baseline), **kinds)).double().eval()
+    images = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def run() -> list[Tensor]:
+        model.zero_grad()
+        maps = model(images)
+        sum(each.square().mean() for each in maps).backward()
+        gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        return [*(each.detach() for each in maps), *(each.clone() for each in gradients)]
+
+    together = run()
+    monkeypatch.setattr("mto.openmmlab.backbone.LARGE", 100)  # tokens; windows have 16, the grid 144
+    calls = []
+    for block in model.blocks:
+        block.attn.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    one_by_one = run()
+    assert calls == [27, 1, 1, 1, 27, 1, 1, 1]  # 3 images of 9 windows
+    assert len(together) == len(one_by_one) > 40
+    for got, want in zip(one_by_one, together, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kinds", [{}, {"class_token": False, "relative": "shared", "window_size": 5, "norm": "group"}])
+@pytest.mark.parametrize("baseline", ["mae", "conmim"])
+def test_attention_with_a_bias_fits_a_fused_kernel(baseline, kinds):
+    """A CPU's, which takes a bias of four dimensions, of the tokens' type, that needs no gradient; else an error."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    model = PlainViT(**arguments(baseline, weights=pretrained(baseline), **kinds)).eval()
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            fused = model(images)
+        with sdpa_kernel(SDPBackend.MATH):
+            plain = model(images)
+    for got, want in zip(fused, plain, strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_windows_refuse_a_class_token():

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mto.methods.base import Method, Stream, attention_map
 from mto.methods.encoder import Baseline, build_encoder, cut_normal_, init_beit
+from mto.methods.position import relative_bias
 
 
 class MaskedBeit(Method):
@@ -53,7 +54,8 @@ class MaskedBeit(Method):
             x = torch.where(mask.unsqueeze(-1), self.mask_token, x)  # in fp32 under autocast, and so the stream
         tokens = [x]
         x = start = torch.cat([encoder.cls_token.expand(len(x), -1, -1), x], dim=1)
-        bias = encoder.rel_pos_bias().unsqueeze(0)  # (1, heads, 1 + N, 1 + N): fused attention wants four dimensions
+        # (1, heads, 1 + N, 1 + N): fused attention wants four dimensions
+        bias = relative_bias(encoder.rel_pos_bias.relative_position_bias_table, self.grid_size).unsqueeze(0)
         # A GPU's fused kernels differentiate the bias; a CPU's cannot, and timm's plain products beat what takes over.
         fused = images.device.type != "cpu" or not bias.requires_grad
         for block in encoder.blocks:

@@ -1,4 +1,4 @@
-"""Position: fixed 2-D sine-cosine tables, and moving position tables to another grid.
+"""Position: fixed 2-D sine-cosine tables, relative biases, and moving position tables to another grid.
 
 A table with a class token has shape (1, 1 + h·w, D), patches in raster order. A relative bias table has shape
 ((2h−1)·(2w−1) + 3, heads): one row per displacement, then class→token, token→class, class→class (BEiT's layout).
@@ -120,6 +120,31 @@ def _geometric_spline(source: int, target: int) -> np.ndarray:
     spline = make_interp_spline(knots, np.eye(source), k=min(3, source - 1))
     # Displacements past the last knot take its value, as FITPACK's evaluation does.
     return spline(np.clip(np.arange(-edge, edge + 1, dtype=float), knots[0], knots[-1]))
+
+
+def relative_bias(table: Tensor, grid: Sequence[int], part: Sequence[int] | None = None) -> Tensor:
+    """What a relative bias table adds to the logits of attention: (heads, T, T), rows are queries, columns keys.
+
+    timm's Beit looks every entry up by its index, and the gradient of that adds T² rows one by one. Here all is views
+    until the last copy, and the gradient sums whole windows.
+
+    Args:
+        table: ((2h−1)·(2w−1), heads), or 3 rows longer where a class token comes before the grid's.
+        grid: (h, w), of the table.
+        part: a smaller grid, of the T tokens; it uses the displacements that it has.
+    """
+    (rows, columns), (h, w) = (2 * n - 1 for n in grid), part or grid
+    up, left = grid[0] - h, grid[1] - w
+    places = table[: rows * columns].unflatten(0, (rows, columns))[up : rows - up, left : columns - left]
+    # bias[r, c, r', c'] = places[r - r' + h - 1, c - c' + w - 1]: windows of the table, read backwards.
+    bias = places.unfold(0, h, 1).unfold(1, w, 1).flip(-2, -1)
+    bias = bias.permute(2, 0, 1, 3, 4).reshape(-1, h * w, h * w)
+    if len(table) == rows * columns:
+        return bias
+    to_token, to_class, to_itself = (row.view(-1, 1, 1) for row in table[-CLASS_ROWS:].unbind())
+    heads, n, _ = bias.shape
+    top = torch.cat([to_itself, to_token.expand(heads, 1, n)], dim=2)
+    return torch.cat([top, torch.cat([to_class.expand(heads, n, 1), bias], dim=2)], dim=1)
 
 
 def _square_side(count: int, what: str) -> int:

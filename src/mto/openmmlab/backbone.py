@@ -20,6 +20,10 @@ from mto.methods.encoder import build_encoder
 from mto.methods.position import resize_absolute, sincos_2d
 from mto.openmmlab.position import Grid, RelativePositionBias
 
+#: Tokens from which on attention takes one image at a time: it fills a GPU, and the gradient of a bias, which torch's
+#: fused kernel writes for every image before it adds them up, is as large as the image's attention map.
+LARGE = 2048
+
 
 class Block(nn.Module):
     """A timm block (ViT's or BEiT's) opened up, so that its attention may run in windows and under a bias.
@@ -42,13 +46,20 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dim,), init_values))
 
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None, window: int | None) -> Tensor:
-        """x (B, [1 +] h·w, D) -> same. ``window``: side of the windows of attention, None for the whole grid."""
+        """x (B, [1 +] h·w, D) -> same.
+
+        Args:
+            bias: on the logits, (1, heads, N, N) for the N tokens of the grid or of a window.
+            window: side of the windows of attention; None for the whole grid.
+        """
         return self._block(x, bias) if window is None else self._block_in_windows(x, grid, bias, window)
 
     def _block(self, x: Tensor, bias: Tensor | None) -> Tensor:
         tokens = self.norm1(x)
         # Both of timm's attentions take the additive bias second; scaled_dot_product_attention wants the tokens' dtype.
-        y = self.attn(tokens, None if bias is None else bias.to(tokens.dtype))
+        bias = None if bias is None else bias.to(tokens.dtype)
+        images = tokens.split(1) if tokens.shape[1] > LARGE else [tokens]
+        y = torch.cat([self.attn(image, bias) for image in images])
         x = x + self.drop_path1(y if self.gamma_1 is None else self.gamma_1 * y)
         y = self.mlp(self.norm2(x))
         return x + self.drop_path2(y if self.gamma_2 is None else self.gamma_2 * y)
@@ -67,7 +78,6 @@ class Block(nn.Module):
             x = x.view(-1, rows, window, columns, window, x.shape[-1])
             return x.transpose(2, 3).reshape(-1, window * window, x.shape[-1])
 
-        bias = None if bias is None else bias[None]
         if pad_h or pad_w:
             real = split(x.new_ones(1, h, w, 1)).view(-1, 1, 1, window * window)
             # Less than a window of padding: every window has a real token, so no softmax is of -inf alone.
@@ -241,5 +251,5 @@ def _kind(window: int | None) -> str:
 
 
 def _values(bias: Any, grid: Grid, kind: str) -> Tensor:
-    """A :class:`RelativePositionBias` over the whole grid, or over one window."""
-    return bias(grid if kind == "global" else bias.grid)
+    """A :class:`RelativePositionBias` over the whole grid, or over one window: (1, heads, N, N), as kernels want it."""
+    return bias(grid if kind == "global" else bias.grid)[None]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mto.methods.position import CLASS_ROWS, resize_relative, stretch_relative
+from mto.methods.position import CLASS_ROWS, relative_bias, resize_relative, stretch_relative
 
 Grid = tuple[int, int]
 
@@ -41,15 +41,4 @@ class RelativePositionBias(nn.Module):
             raise ValueError(
                 f"a grid of {h}x{w} tokens does not fit the relative positions of {max_h}x{max_w}; raise image_size"
             )
-        heads = self.table.shape[1]
-        table = self.table[: -CLASS_ROWS if self.class_token else None].view(2 * max_h - 1, 2 * max_w - 1, heads)
-        table = table[max_h - h : max_h + h - 1, max_w - w : max_w + w - 1]
-        # bias[r, c, r', c'] = table[r - r' + h - 1, c - c' + w - 1]: windows of the table, read
-        # backwards. A view until the last reshape: no index of N x N, and a cheap backward.
-        bias = table.unfold(0, h, 1).unfold(1, w, 1).flip(-2, -1)
-        bias = bias.permute(2, 0, 1, 3, 4).reshape(heads, h * w, h * w)
-        if not self.class_token:
-            return bias
-        to_token, to_class, self_bias = (self.table[k - CLASS_ROWS].view(heads, 1, 1) for k in range(3))
-        top = torch.cat([self_bias, to_token.expand(heads, 1, h * w)], dim=2)
-        return torch.cat([top, torch.cat([to_class.expand(heads, h * w, 1), bias], dim=2)], dim=1)
+        return relative_bias(self.table, self.grid, grid)
