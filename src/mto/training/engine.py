@@ -27,6 +27,7 @@ from mto.training.resume import describe_run, find_state
 from mto.training.schedule import Schedule
 from mto.training.signals import SignalHook
 from mto.training.state import State
+from mto.training.writer import Writer
 
 
 class Engine(Runner):
@@ -203,7 +204,8 @@ def train(
     log_hook = LogHook(
         work_dir, batch_size=batch_size, log_interval=log_interval, steps_per_epoch=steps_per_epoch, stop_step=stop_step
     )
-    checkpoint = CheckpointHook(work_dir, run, lock)
+    writer = Writer()
+    checkpoint = CheckpointHook(work_dir, run, lock, writer)
     own_hooks = [ScheduleHook(schedule, unit), SeedHook(seed), log_hook, checkpoint, SignalHook(checkpoint)]
     runner = Engine(
         hardware=hardware,
@@ -232,7 +234,8 @@ def train(
         log_level="ERROR",
         experiment_name=uuid.uuid4().hex,  # mmengine shares its message hub between runners of one name
     )
-    runner.train()
+    with writer:  # a state that is still being written when an error ends the run is finished
+        runner.train()
     return runner
 
 

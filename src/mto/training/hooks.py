@@ -16,7 +16,8 @@ from mto.lock import Lock
 from mto.training.log import HISTORY
 from mto.training.resume import CHECKPOINT, PREVIOUS
 from mto.training.schedule import Schedule
-from mto.training.state import fingerprint, save_state
+from mto.training.state import State, fingerprint, save_state
+from mto.training.writer import Writer, on_host
 
 
 class ScheduleHook(Hook):
@@ -65,18 +66,25 @@ class SeedHook(Hook):
 class CheckpointHook(Hook):
     """Keep the run's state in ``last.pth`` after each round, and the one before it in ``previous.pth``.
 
+    A thread writes, while training goes on; the next state waits for it. Where a write failed, the next step raises it.
+
     Args:
         directory: where they are kept.
         record: whose states these are (`describe_run`).
         lock: of the folder; None: nobody else can be at work in it.
+        writer: open as long as the run is at work.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, directory: Path, record: dict[str, Any], lock: Lock | None) -> None:
+    def __init__(self, directory: Path, record: dict[str, Any], lock: Lock | None, writer: Writer) -> None:
         self.directory = directory
         self.record = record
         self.lock = lock
+        self.writer = writer
+
+    def after_step(self, runner) -> None:
+        self.writer.check()
 
     def after_round(self, runner) -> None:
         self.save(runner)
@@ -86,8 +94,6 @@ class CheckpointHook(Hook):
         state = runner.state()
         if runner.rank:
             return
-        if self.lock:
-            self.lock.check()
         loop = runner.train_loop
         record = self.record | {
             "step": loop.step,
@@ -95,8 +101,15 @@ class CheckpointHook(Hook):
             "epoch": loop.epoch,
             "round_open": loop.round_open,
         }
-        if loop.step == loop.stop_step and not loop.round_open:
-            record["fingerprint"] = fingerprint(state["state_dict"])
+        at_end = loop.step == loop.stop_step and not loop.round_open
+        self.writer.wait()  # or three states would be in memory
+        self.writer.start(self._write, on_host(state), record, at_end)
+
+    def _write(self, state: State, record: dict[str, Any], at_end: bool) -> None:
+        if self.lock:
+            self.lock.check()
+        if at_end:
+            record = record | {"fingerprint": fingerprint(state["state_dict"])}
         history = self.directory / HISTORY
         if history.exists():
             sync(history)  # its rows belong to the state

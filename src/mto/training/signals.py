@@ -75,6 +75,7 @@ class SignalHook(Hook):
             return
         self._settle()
         self.checkpoint.save(runner)
+        self.checkpoint.writer.wait()
         if runner.rank == 0:
             name = signal.Signals(number).name
             print(f"mto: {name}: stopped and saved at step {runner.step}; run again to continue from there", flush=True)
