@@ -29,4 +29,5 @@ rule heterogeneity:
     shell:
         "python -m mto heterogeneity --job {params.job:q} --inputs data={input.data} method={input.method}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch}"
+        " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"

@@ -27,7 +27,8 @@ rule finetune_encoder:
     shell:
         "python -m mto finetune --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile} 2>&1 | keep_log {log:q}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"
 
 
 rule linear_probe:
@@ -52,4 +53,5 @@ rule linear_probe:
     shell:
         "python -m mto linear --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile} 2>&1 | keep_log {log:q}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"

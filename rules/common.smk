@@ -219,6 +219,7 @@ def hardware(stage):
         "micro_batch": asked["micro_batch"] or 0,
         "mem_mb": memory(asked["mem_mb"]),
         "compile": "compile" if asked["compile"] else "no-compile",
+        "deterministic": {True: "strict", False: "off"}.get(asked["deterministic"], "warn"),
     }
     return asked | told | steps(asked["nodes"])
 

@@ -29,8 +29,8 @@ rule pretrain_pilot:
         # No guard: what collapses is to be in the table.
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch}"
-        " --guard 0 --gradients {resources.gradients} 2>&1 | keep_log {log:q}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --deterministic {resources.deterministic} --guard 0 --gradients {resources.gradients} 2>&1 | keep_log {log:q}"
 
 
 rule pilot:

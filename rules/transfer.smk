@@ -27,7 +27,8 @@ rule ade20k_upernet:
     shell:
         "python -m mto ade20k --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch}"
+        " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"
 
 
 rule coco_maskrcnn:
@@ -52,4 +53,5 @@ rule coco_maskrcnn:
     shell:
         "python -m mto coco --job {params.job:q} --inputs data={input.data} encoder={input.encoder}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch} 2>&1 | keep_log {log:q}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch}"
+        " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"

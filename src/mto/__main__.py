@@ -183,7 +183,10 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         except RuntimeError as error:
             if "deterministic" in str(error):  # torch's own words are long and advise to change the code
                 what = str(error).split(" does not have")[0]
-                raise UserError(f"{what} has no deterministic form on this device; use --deterministic warn") from error
+                raise UserError(
+                    f"{what} has no deterministic form on this device; set resources.{arguments.task}.deterministic: "
+                    "warn in config.yaml, or --deterministic warn here"
+                ) from error
             raise
         finally:
             hardware.close()

@@ -38,6 +38,7 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     finished.set("mto.gradient_interval", 3)
     for file in (finished.path / "rules").iterdir():
         file.write_text(f"# another comment\n{file.read_text()}")
+    finished.set("scales.demo.resources.finetune.deterministic", False)
     future = time.time() + 60
     for file in (finished.path / "src").rglob("*.py"):
         file.write_text(f"{file.read_text()}\n# another comment\n")

@@ -107,6 +107,7 @@ class Resources(Model):
     workers: Annotated[int, Field(ge=0)]
     micro_batch: Count | None
     compile: bool = True
+    deterministic: Literal[True, False, "warn"] = True
 
     @model_validator(mode="after")
     def _even(self) -> Resources:
@@ -115,12 +116,18 @@ class Resources(Model):
         return self
 
 
+class DenseResources(Resources):
+    """UPerNet's upsampling and Mask R-CNN's region features have no deterministic form on a GPU."""
+
+    deterministic: Literal[True, False, "warn"] = "warn"
+
+
 class AllResources(Model):
     pretrain: Resources
     finetune: Resources
     linear: Resources
-    ade20k: Resources
-    coco: Resources
+    ade20k: DenseResources
+    coco: DenseResources
     heterogeneity: Resources
     dataset: Resources
 
