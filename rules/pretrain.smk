@@ -3,6 +3,7 @@
 Needs: ImageNet-1K, and the training state of the segment before, if there is one.
 Makes: <results>/pretrain/<step>/ encoder.safetensors (timm's key names), state.pth (all it takes to continue),
        metrics.json, history.jsonl. Progress inside a segment is in progress/, undeclared: it survives Snakemake's retries.
+       A segment that is done reduces the state it continued to its weights, which keeps that file's time (--prune).
 """
 
 
@@ -32,4 +33,5 @@ rule pretrain_segment:
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data} state={input.state}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
         " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
-        " --guard {resources.guard} --gradients {resources.gradients} 2>&1 | keep_log {log:q}"
+        " --deterministic {resources.deterministic} --guard {resources.guard} --gradients {resources.gradients}"
+        " --prune 2>&1 | keep_log {log:q}"

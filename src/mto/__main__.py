@@ -78,6 +78,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="log intervals between comparisons of MTO's gradients with the method's; 0: none (default 10)",
     )
     parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="once done, reduce the input state to its weights, when no other job will continue it",
+    )
+    parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -157,7 +162,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
     if alone and is_one_of_several():
         return launch(argv, hardware.world_size // arguments.nodes, began, arguments.nodes)
     began = began if alone else float(os.environ.get(BEGAN, began))
-    watch = {"guard": arguments.guard, "gradient_interval": arguments.gradients}
+    watch = {"guard": arguments.guard, "gradient_interval": arguments.gradients, "prune": arguments.prune}
     task = Task(arguments.task, job, inputs, arguments.out, hardware, began, **watch)
     if alone and max(hardware.world_size, arguments.nodes) > 1:
         with task.lock:

@@ -38,13 +38,15 @@ class Lock:
     Args:
         folder: made if it is not there.
         on_beat: called with each heartbeat, from a thread of its own.
+        patient: wait for another copy's end; else its presence is an error.
 
     Entering waits as long as another copy is at work, and says so once; ``MTO_LOCK=refuse`` makes that an error.
     """
 
-    def __init__(self, folder: Path, on_beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path, on_beat: Callable[[], None] = lambda: None, *, patient: bool = True) -> None:
         self.path = folder / NAME
         self.on_beat = on_beat
+        self.patient = patient and os.environ.get("MTO_LOCK") != "refuse"
         self.owner = _whoami()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -94,7 +96,7 @@ class Lock:
                 print(f"mto: {self.path.parent}: {describe(owner)} is dead; this copy takes over", flush=True)
                 self._remove(owner)
                 continue
-            if os.environ.get("MTO_LOCK") == "refuse":
+            if not self.patient:
                 raise UserError(f"{self.path.parent}: {describe(owner)} is at work here")
             if not said:
                 print(f"mto: {self.path.parent}: {describe(owner)} is at work here; waiting for its end", flush=True)

@@ -41,6 +41,10 @@ MOMENTS = (
     "metrics.json",
     "progress/finished.tmp",
     "progress/finished",
+    # of the segment before, whose state is reduced to its weights
+    "before/running.json",
+    "before/state.pth.tmp",
+    "before/progress/finished/state.pth.tmp",
 )
 
 
@@ -48,6 +52,9 @@ def attempt(job: dict[str, Any], out: Path, state: Path | None) -> int:
     """Start the job in a process of its own, which has everything imported; its id."""
     for name in OUTPUTS:
         (out / name).unlink(missing_ok=True)
+    if state and not (out / "before").is_symlink():
+        out.mkdir(parents=True)
+        (out / "before").symlink_to(state.parent)
     child = os.fork()
     if child:
         return child
@@ -63,6 +70,7 @@ def attempt(job: dict[str, Any], out: Path, state: Path | None) -> int:
                 str(out),
                 "--guard",
                 "0",
+                "--prune",
                 "--inputs",
                 f"state={state or ''}",
             ]
@@ -114,7 +122,10 @@ def results(folder: Path) -> dict[str, Any]:
         rows = [
             {k: v for k, v in row.items() if k != "images_per_second"} for row in read_history(out / "history.jsonl")
         ]
-        moments = {f"{i}.{name}": v for i, m in state["optimizer"]["state"].items() for name, v in m.items()}
+        assert ("optimizer" in state) == (epoch == SEGMENTS[-1])  # what nothing continues is pruned
+        assert (out / "state.pth").samefile(out / "progress" / "finished" / "state.pth")
+        optimizer = state.get("optimizer", {"state": {}})["state"]
+        moments = {f"{i}.{name}": v for i, m in optimizer.items() for name, v in m.items()}
         found |= {f"{epoch}.encoder.{name}": value for name, value in load_file(out / "encoder.safetensors").items()}
         found |= {f"{epoch}.state.{name}": value for name, value in (state["state_dict"] | moments).items()}
         found |= {f"{epoch}.metrics": {**metrics, "provenance": None}, f"{epoch}.history": rows}

@@ -132,12 +132,13 @@ def run(
     *,
     guard: int = Task.guard,
     gradient_interval: int = Task.gradient_interval,
+    prune: bool = False,
     **inputs: Path,
 ) -> Path:
     """Run a job in this process; returns its folder."""
     from importlib import import_module
 
-    watch = {"guard": guard, "gradient_interval": gradient_interval}
+    watch = {"guard": guard, "gradient_interval": gradient_interval, "prune": prune}
     task = Task(job["task"], copy.deepcopy(job), inputs, out, hardware or Hardware(), **watch)
     task.start()
     import_module(f"mto.tasks.{job['task']}").run(task)

@@ -111,7 +111,8 @@ def test_only_the_datasets_that_are_needed_are_asked_for(clone: Clone) -> None:
             (folder / "0.JPEG").touch()
     clone.snakemake("--cores", "2", segment, "--config", "scale=paper")
     given = (clone.path / segment).read_text()  # the fake task wrote its arguments
-    assert given.endswith("--gpus 8 --nodes 1 --workers 11 --micro-batch 64 --compile --guard 10 --gradients 10")
+    told = "--gpus 8 --nodes 1 --workers 11 --micro-batch 64 --compile --deterministic strict"
+    assert given.endswith(f"{told} --guard 10 --gradients 10 --prune")
     assert " state= --out " in given  # the first segment continues nothing
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import pairwise
 
 from workflow_clone import Clone
 
 from mto.config import load
 from mto.study import IMPORTED, RESTART, TABLES, Step, Study
 
+from mto.tasks.prune import prune
+from mto.training.state import save_state
 RESULTS = "results/demo/"
 FORMS = {"table": ("tables", ("csv", "md", "tex", "json")), "fig": ("figures", ("png", "pdf"))}
 
@@ -62,6 +65,24 @@ def test_another_dataset_reruns_what_reads_it(finished: Clone) -> None:
 
 def test_fine_tuning_rate_of_one_baseline(finished: Clone) -> None:
     finished.set("scales.demo.baselines.mae.finetune", {"lr": {"base": 0.0042}})
+def test_states_that_were_pruned_plan_nothing(finished: Clone) -> None:
+    """All but the last of each chain: real states stand where the fake tasks wrote words."""
+    chains = [sorted(run.iterdir()) for run in (finished.path / RESULTS / "pretrain").glob("*/seed0")]
+    before = {folder: after for chain in chains for folder, after in pairwise(chain)}
+    for folder in before:
+        state = folder / "state.pth"
+        changed = state.stat().st_mtime_ns
+        content = {"state_dict": {"weight": torch.ones(1000)}, "optimizer": {"state": {0: torch.ones(2000)}}}
+        save_state(state, content, {"fingerprint": "1"}, changed)
+        whole = state.stat().st_size
+        prune(state, "1")
+        assert state.stat().st_size < 0.6 * whole
+    assert finished.planned() == set()
+    assert finished.planned("pretrain") == finished.planned("analysis") == set()
+    state.touch()  # what is compared is the time: without its care the segments after it would be trained again
+    assert f"{before[state.parent].relative_to(finished.path)}/encoder.safetensors" in finished.planned()
+
+
     own = {file for file in finished.made() if file.startswith(f"{RESULTS}finetune/mae-") and "/progress/" not in file}
     assert len(own) == 2 * (
         2 * 2 * 4 + 4
@@ -125,8 +146,8 @@ def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) ->
     given = (finished.path / RESULTS / "pretrain" / step / "metrics.json").read_text().split(" ")
     assert given[0] == "pretrain"
     assert f"state={RESULTS}pretrain/mae-vitb-mto/seed0/epoch0004/state.pth" in given
-    hardware = "--gpus 0 --nodes 1 --workers 0 --micro-batch 0 --compile"
-    assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} {hardware} --guard 10 --gradients 10")
+    hardware = "--gpus 0 --nodes 1 --workers 0 --micro-batch 0 --compile --deterministic strict"
+    assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} {hardware} --guard 10 --gradients 10 --prune")
     study = Study(load(finished.path / "config.yaml"))
     assert json.loads(given[given.index("--job") + 1]) == study.job(Step("pretrain", "mae-vitb-mto", 0, 8))
     given = (finished.path / RESULTS / "finetune" / step / "metrics.json").read_text().split(" ")

@@ -19,14 +19,13 @@ from mto.lock import Lock
 from mto.study import RESTART
 from mto.tasks.provenance import Attempts, provenance
 from mto.training.hardware import Hardware
+from mto.tasks.prune import FINISHED, prune
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IDENTITY = ("task", "scale", "run", "baseline", "backbone", "seed", "epoch")
 
-#: In the progress folder: the outputs of an attempt that reached its end, by hard link.
-FINISHED = "finished"
 #: What stays of the progress when a job is done.
 KEPT = (FINISHED, "tensorboard", "attempts", "origin.json")
 
@@ -44,6 +43,7 @@ class Task:
         guard: log intervals of a collapse after which pre-training with MTO is stopped; 0: it never is.
         gradient_interval: see `mto.training.mim.PretrainHook`. Like the guard it alters no result: it is in no job.
     """
+        prune: once done, reduce the input ``state`` to its weights: nothing else continues it.
 
     name: str
     job: dict[str, Any]
@@ -54,6 +54,7 @@ class Task:
     guard: int = 10
     gradient_interval: int = 10
 
+    prune: bool = False
     def __post_init__(self) -> None:
         self.attempts = Attempts(self.progress / "attempts", self.hardware.gpus, self.began)
         self.lock = Lock(self.out, on_beat=self._on_beat)
@@ -166,6 +167,11 @@ class Task:
 
         A scheduler that lost sight of a job reports it failed, and Snakemake deletes what the job had made. The names
         in the progress folder hold it; nothing is computed twice. ``snakemake --forcerun`` still computes anew.
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.prune and (state := self.inputs.get("state")):
+            prune(state, self._read_origin()["inputs"]["state"])
         """
         finished = self.progress / FINISHED
         if not finished.is_dir():
@@ -180,6 +186,7 @@ class Task:
 def _identity(path: Path) -> str:
     """Of an input: the fingerprint that a training state carries, which outlives its moments; else the content's."""
     if path.suffix == ".pth":
+        self._prune()
         from mto.training.state import Damaged, read_record
 
         with suppress(Damaged):  # whoever loads it says so

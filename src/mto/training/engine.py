@@ -23,7 +23,7 @@ from mto.training.hooks import CheckpointHook, ScheduleHook, SeedHook
 from mto.training.log import LogHook
 from mto.training.loops import StepLoop
 from mto.training.optim import NORMS, StepWrapper
-from mto.training.resume import describe_run, find_state
+from mto.training.resume import describe_run, find_state, first_step
 from mto.training.schedule import Schedule
 from mto.training.signals import SignalHook
 from mto.training.state import State
@@ -169,7 +169,8 @@ def train(
         max_epochs, max_iters: length of the schedule, one of the two; ``max_iters`` counts optimiser steps.
         stop_at: epochs completed at the end of this segment; the whole schedule by default.
         val_interval, save_interval: in epochs (a state each epoch), or in optimiser steps with ``max_iters``.
-        resume_from: state of the previous segment, used when ``work_dir`` has none.
+        resume_from: state of the previous segment, used when ``work_dir`` has none. Where only its weights are left,
+            training begins at the start, and the history where that segment's ends.
 
     Returns:
         The finished runner; ``runner.model`` (maybe wrapped for several processes), ``runner.log_hook.usage``.
@@ -202,7 +203,12 @@ def train(
         distributed.barrier()  # rank 0 has tidied the folder before the others look into it
     state = find_state(work_dir, resume_from, run, hardware.device, quiet=hardware.rank > 0)
     log_hook = LogHook(
-        work_dir, batch_size=batch_size, log_interval=log_interval, steps_per_epoch=steps_per_epoch, stop_step=stop_step
+        work_dir,
+        batch_size=batch_size,
+        log_interval=log_interval,
+        steps_per_epoch=steps_per_epoch,
+        stop_step=stop_step,
+        first_step=first_step(resume_from),
     )
     writer = Writer()
     checkpoint = CheckpointHook(work_dir, run, lock, writer)

@@ -83,9 +83,17 @@ class LogHook(Hook):
     priority = "LOW"
 
     def __init__(
-        self, directory: Path, *, batch_size: int, log_interval: int, steps_per_epoch: int | None, stop_step: int
+        self,
+        directory: Path,
+        *,
+        batch_size: int,
+        log_interval: int,
+        steps_per_epoch: int | None,
+        stop_step: int,
+        first_step: int = 0,
     ) -> None:
         self.directory = directory
+        first_step: rows up to this step belong to the history of the segment before, and are not written again.
         self.batch_size = batch_size
         self.log_interval = log_interval
         self.steps_per_epoch = steps_per_epoch
@@ -98,6 +106,7 @@ class LogHook(Hook):
         self._since: float | None = time.perf_counter()  # None while validating
         self._done = 0
         self._writer: Any = None
+        self.first_step = first_step
 
     def is_logged(self, step: int) -> bool:
         """Whether a row is written when the optimiser has made ``step`` steps."""
@@ -192,7 +201,7 @@ class LogHook(Hook):
             print(line, flush=True)
 
     def _write(self, runner, row: dict[str, float]) -> None:
-        if runner.rank:
+        if runner.rank or row["step"] <= self.first_step:
             return
         with (self.directory / HISTORY).open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mto.errors import UserError
-from mto.training.state import Damaged, State, load_state
+from mto.training.state import Damaged, State, load_state, read_record
 
 #: The newest state of a run, and the one before it.
 CHECKPOINT = "last.pth"
@@ -34,10 +35,13 @@ def find_state(
 ) -> State | None:
     """The state to go on from: the newest in ``directory`` that is whole, else the one ``inherited``, if any.
 
+    None stands for the start of the run: of an ``inherited`` state that was pruned only the weights are left. The
+    numbers are the same, since a segment that continues another equals an unbroken run.
+
     Args:
         record: the run, of `describe_run`.
         device: for the tensors.
-        quiet: do not say that a damaged state was passed over.
+        quiet: do not say that a state was passed over.
 
     Raises:
         UserError: it is of another run, dataset or schedule; or damaged, with no older one.
@@ -64,7 +68,23 @@ def find_state(
     except Damaged as error:
         raise UserError(f"{error}; {remedy}") from error
     check_state(inherited, state, record, remedy)
-    return state
+    if "optimizer" in state:
+        return state
+    if not quiet:
+        print(
+            f"mto: {inherited}: only weights are left of this state, since the segment after it had finished; training "
+            f"again from the start instead of step {state['meta']['step']}, which gives the same numbers",
+            flush=True,
+        )
+    return None
+
+
+def first_step(inherited: Path | None) -> int:
+    """The step after which a segment's own history begins, wherever its training does."""
+    if inherited is not None:
+        with suppress(Damaged):  # whoever needs more than that of it says so
+            return read_record(inherited).get("step", 0)
+    return 0
 
 
 def check_state(path: Path, state: State, record: dict[str, Any], remedy: str) -> None:
@@ -86,8 +106,6 @@ def check_state(path: Path, state: State, record: dict[str, Any], remedy: str) -
     ):
         if found[key] != record[key]:
             raise UserError(f"{path}: made with {found[key]} {what}, but there are {record[key]} now; {remedy}")
-    if "optimizer" not in state:
-        raise UserError(f"{path}: its optimiser's part was dropped when the next segment was finished; {remedy}")
 
 
 def differing(there: Any, here: Any, name: str = "") -> Iterator[str]:

@@ -31,8 +31,11 @@ class Damaged(UserError):
     """The file is not what was written."""
 
 
-def save_state(path: Path, content: State, record: dict[str, Any]) -> None:
+def save_state(path: Path, content: State, record: dict[str, Any], changed_ns: int | None = None) -> None:
     """Write ``content`` (tensors and plain values) with its ``record``; ``path`` changes only once the file is whole.
+
+    Args:
+        changed_ns: the file's time of change, if it is not to be now.
 
     Raises:
         UserError: the disk is full.
@@ -44,6 +47,22 @@ def save_state(path: Path, content: State, record: dict[str, Any]) -> None:
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(zipfile.ZipInfo(RECORD), json.dumps(record, sort_keys=True))
         verify(temporary)
+        if changed_ns is not None:
+            os.utime(temporary, ns=(changed_ns, changed_ns))
+
+
+def keep_weights_alone(path: Path) -> None:
+    """Drop from a state what only training on needs: the optimiser's moments, the open averages.
+
+    Its record and its time of change stay: to Snakemake, and to whoever compares fingerprints, it is the same file.
+
+    Raises:
+        UserError: the file is damaged, or the disk is full; the state is what it was.
+    """
+    changed = path.stat().st_mtime_ns
+    state = load_state(path)
+    if "optimizer" in state:
+        save_state(path, {"state_dict": state["state_dict"]}, state["meta"], changed)
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> State:
