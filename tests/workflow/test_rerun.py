@@ -7,13 +7,14 @@ import os
 import time
 from itertools import pairwise
 
+import torch
 from workflow_clone import Clone
 
 from mto.config import load
 from mto.study import IMPORTED, RESTART, TABLES, Step, Study
-
 from mto.tasks.prune import prune
 from mto.training.state import save_state
+
 RESULTS = "results/demo/"
 FORMS = {"table": ("tables", ("csv", "md", "tex", "json")), "fig": ("figures", ("png", "pdf"))}
 
@@ -37,11 +38,11 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     finished.set("scales.demo.resources.pretrain.cpus_per_task", 2)
     finished.set("scales.demo.resources.pretrain.micro_batch", 16)
     finished.set("scales.demo.resources.linear.gpu", 1)
+    finished.set("scales.demo.resources.finetune.deterministic", False)
     finished.set("mto.guard", None)
     finished.set("mto.gradient_interval", 3)
     for file in (finished.path / "rules").iterdir():
         file.write_text(f"# another comment\n{file.read_text()}")
-    finished.set("scales.demo.resources.finetune.deterministic", False)
     future = time.time() + 60
     for file in (finished.path / "src").rglob("*.py"):
         file.write_text(f"{file.read_text()}\n# another comment\n")
@@ -63,8 +64,6 @@ def test_another_dataset_reruns_what_reads_it(finished: Clone) -> None:
     assert finished.planned() == own | made | reports("tableS2_coco")
 
 
-def test_fine_tuning_rate_of_one_baseline(finished: Clone) -> None:
-    finished.set("scales.demo.baselines.mae.finetune", {"lr": {"base": 0.0042}})
 def test_states_that_were_pruned_plan_nothing(finished: Clone) -> None:
     """All but the last of each chain: real states stand where the fake tasks wrote words."""
     chains = [sorted(run.iterdir()) for run in (finished.path / RESULTS / "pretrain").glob("*/seed0")]
@@ -83,6 +82,8 @@ def test_states_that_were_pruned_plan_nothing(finished: Clone) -> None:
     assert f"{before[state.parent].relative_to(finished.path)}/encoder.safetensors" in finished.planned()
 
 
+def test_fine_tuning_rate_of_one_baseline(finished: Clone) -> None:
+    finished.set("scales.demo.baselines.mae.finetune", {"lr": {"base": 0.0042}})
     own = {file for file in finished.made() if file.startswith(f"{RESULTS}finetune/mae-") and "/progress/" not in file}
     assert len(own) == 2 * (
         2 * 2 * 4 + 4

@@ -6,6 +6,7 @@ metrics.json, history.jsonl. In: ``state``, the previous segment's state.pth, un
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,12 @@ def save_encoder(task: Task, model: MaskedImageModel) -> None:
 
 
 def last_epoch(history: Path) -> dict[str, float]:
-    """Means over the rows of the last epoch."""
+    """Means over the rows of the last epoch; a diagnostic that was no number in one of them is left out."""
     rows = [row for row in read_history(history) if "loss" in row]
     if not rows:
         return {}
     begin = rows[-1]["epoch"] - 1
     rows = [row for row in rows if row["epoch"] > begin]
     names = [name for name in rows[-1] if name not in ("step", "epoch", "lr", "images_per_second")]
-    return {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}
+    means = {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}

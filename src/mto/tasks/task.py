@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -18,8 +19,8 @@ from mto.lock import NAME as LOCK
 from mto.lock import Lock
 from mto.study import RESTART
 from mto.tasks.provenance import Attempts, provenance
-from mto.training.hardware import Hardware
 from mto.tasks.prune import FINISHED, prune
+from mto.training.hardware import Hardware
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,8 @@ class Task:
         began: when its first process started, in seconds since 1970.
         guard: log intervals of a collapse after which pre-training with MTO is stopped; 0: it never is.
         gradient_interval: see `mto.training.mim.PretrainHook`. Like the guard it alters no result: it is in no job.
-    """
         prune: once done, reduce the input ``state`` to its weights: nothing else continues it.
+    """
 
     name: str
     job: dict[str, Any]
@@ -53,8 +54,8 @@ class Task:
     began: float = field(default_factory=time.time)
     guard: int = 10
     gradient_interval: int = 10
-
     prune: bool = False
+
     def __post_init__(self) -> None:
         self.attempts = Attempts(self.progress / "attempts", self.hardware.gpus, self.began)
         self.lock = Lock(self.out, on_beat=self._on_beat)
@@ -132,9 +133,14 @@ class Task:
 
         Args:
             usage: of the engine (`LogHook.usage`), which counts earlier attempts too.
+
+        Raises:
+            UserError: a metric is no number, and nothing was written.
         """
         if self.hardware.rank:
             return
+        if wrong := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
+            raise UserError(f"{self.out}: {', '.join(wrong)}: no result; see {self.progress}")
         self.lock.check()
         history = self.progress / "history.jsonl"
         if history.exists():
@@ -161,17 +167,17 @@ class Task:
         for path in self.progress.iterdir():
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.prune and (state := self.inputs.get("state")):
+            prune(state, self._read_origin()["inputs"]["state"])
 
     def publish_again(self) -> bool:
         """Put the outputs of this very job in their places once more, if an earlier attempt had finished it.
 
         A scheduler that lost sight of a job reports it failed, and Snakemake deletes what the job had made. The names
         in the progress folder hold it; nothing is computed twice. ``snakemake --forcerun`` still computes anew.
-        self._prune()
-
-    def _prune(self) -> None:
-        if self.prune and (state := self.inputs.get("state")):
-            prune(state, self._read_origin()["inputs"]["state"])
         """
         finished = self.progress / FINISHED
         if not finished.is_dir():
@@ -180,13 +186,13 @@ class Task:
             link_or_copy(path, self.out / path.name)
             os.utime(self.out / path.name)  # newer than the inputs, or Snakemake would come again
         print(f"mto: {self.out}: this job had finished; its outputs are in their places again", flush=True)
+        self._prune()
         return True
 
 
 def _identity(path: Path) -> str:
     """Of an input: the fingerprint that a training state carries, which outlives its moments; else the content's."""
     if path.suffix == ".pth":
-        self._prune()
         from mto.training.state import Damaged, read_record
 
         with suppress(Damaged):  # whoever loads it says so

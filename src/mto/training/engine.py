@@ -18,6 +18,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 from mto.lock import Lock
+from mto.training.finite import FiniteHook
 from mto.training.hardware import Hardware
 from mto.training.hooks import CheckpointHook, ScheduleHook, SeedHook
 from mto.training.log import LogHook
@@ -176,7 +177,7 @@ def train(
         The finished runner; ``runner.model`` (maybe wrapped for several processes), ``runner.log_hook.usage``.
 
     Raises:
-        UserError: the state to go on from is damaged, or of another run.
+        UserError: the state to go on from is damaged, or of another run; the loss, or a weight, is no number any more.
     """
     if (max_epochs is None) == (max_iters is None):
         raise ValueError("give max_epochs or max_iters")
@@ -212,7 +213,8 @@ def train(
     )
     writer = Writer()
     checkpoint = CheckpointHook(work_dir, run, lock, writer)
-    own_hooks = [ScheduleHook(schedule, unit), SeedHook(seed), log_hook, checkpoint, SignalHook(checkpoint)]
+    own_hooks: list[Hook] = [ScheduleHook(schedule, unit), SeedHook(seed), log_hook, FiniteHook(work_dir, run)]
+    own_hooks += [checkpoint, SignalHook(checkpoint)]
     runner = Engine(
         hardware=hardware,
         find_unused_parameters=find_unused_parameters,

@@ -36,27 +36,35 @@ class Averages:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float | Tensor] = {}
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         for name, value in scalars.items():
-            value = value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value))
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self._add(name, value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value)), 1)
+
+    def add_finite(self, name: str, value: Tensor) -> None:
+        """Add a value unless it is nan or infinite, which takes no look at it."""
+        finite = value.isfinite()
+        self._add(name, torch.where(finite, value, 0.0).detach().double(), finite.double())
+
+    def _add(self, name: str, value: Tensor, count: float | Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] = self.counts.get(name, 0) + count
 
     def read(self) -> dict[str, float]:
-        """Means over what was added, and over the ranks; starts anew."""
-        means = {name: (total / self.counts[name]).float() for name, total in self.sums.items()}
+        """Means over what was added, and over the ranks; starts anew. A name without a finite value is left out."""
+        counts = {name: float(count) for name, count in self.counts.items()}
+        means = {name: (total / counts[name]).float() for name, total in self.sums.items() if counts[name]}
         if means:
             all_reduce_dict(means, op="mean")
         self.sums, self.counts = {}, {}
         return {name: float(value) for name, value in means.items()}
 
-    def state(self) -> dict[str, tuple[float, int]]:
+    def state(self) -> dict[str, tuple[float, float]]:
         """Sum and count of each name, of this rank."""
-        return {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
+        return {name: (float(total), float(self.counts[name])) for name, total in self.sums.items()}
 
-    def load(self, states: list[dict[str, tuple[float, int]]], rank: int, world_size: int) -> None:
+    def load(self, states: list[dict[str, tuple[float, float]]], rank: int, world_size: int) -> None:
         """Of the ranks' states this one's; among another number of ranks, their mean."""
         own = states[rank % len(states)]
         if len(states) != world_size:
@@ -78,6 +86,7 @@ class LogHook(Hook):
         log_interval: in optimiser steps.
         steps_per_epoch: optimiser steps an epoch; None when the stage counts iterations.
         stop_step: the step at which this segment ends, for the time left.
+        first_step: rows up to this step belong to the history of the segment before, and are not written again.
     """
 
     priority = "LOW"
@@ -93,11 +102,11 @@ class LogHook(Hook):
         first_step: int = 0,
     ) -> None:
         self.directory = directory
-        first_step: rows up to this step belong to the history of the segment before, and are not written again.
         self.batch_size = batch_size
         self.log_interval = log_interval
         self.steps_per_epoch = steps_per_epoch
         self.stop_step = stop_step
+        self.first_step = first_step
         self.averages = Averages()
         #: What was last logged of training, on every rank.
         self.row: dict[str, float] = {}
@@ -106,7 +115,6 @@ class LogHook(Hook):
         self._since: float | None = time.perf_counter()  # None while validating
         self._done = 0
         self._writer: Any = None
-        self.first_step = first_step
 
     def is_logged(self, step: int) -> bool:
         """Whether a row is written when the optimiser has made ``step`` steps."""
@@ -144,7 +152,9 @@ class LogHook(Hook):
         if batch_idx + 1 < wrapper.accumulation:
             return
         step = runner.step + 1
-        if wrapper.grad_norm is not None:
+        if wrapper.scaler:  # it takes no step where the scaled gradient overflows, and scales less from then on
+            self.averages.add_finite("grad_norm", wrapper.grad_norm)
+        elif wrapper.grad_norm is not None:
             self.averages.add({"grad_norm": wrapper.grad_norm})
         if self.is_logged(step):
             self._report(runner, step)
@@ -180,11 +190,6 @@ class LogHook(Hook):
             runner,
             f"{self._where(step)}  loss {loss:.4f}  lr {lr:.2e}  {images / seconds:.1f} img/s  ETA {_clock(left)}",
         )
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at {self._where(step)}: lower optim.lr, or use precision bf16 or fp32; "
-                f"the terms are in {self.directory / HISTORY}"
-            )
 
     def _epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 6) if self.steps_per_epoch else 0.0

@@ -15,11 +15,14 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mto.errors import UserError
+
 
 class StepLoop(BaseLoop):
     """Run from the step at which a state was saved, or 0, to ``stop_step``.
 
-    Beyond mmengine's events it has ``after_step`` (the parameters moved; the round may be open) and ``after_round``.
+    Beyond mmengine's events it has ``after_step`` (the parameters moved; the round may be open), ``after_round``, and
+    ``after_failure`` (an exception that is no user's mistake; a hook may raise one that says more).
     ``before_train_epoch`` is called at the start of each epoch, and when a run goes on in the middle of one; a schedule
     counted in steps is one epoch.
 
@@ -77,6 +80,15 @@ class StepLoop(BaseLoop):
         return self.total_steps // self.epoch_steps if self.epoch_steps else 1
 
     def run(self) -> nn.Module:
+        try:
+            return self._run()
+        except UserError:
+            raise
+        except Exception:
+            self.runner.call_hook("after_failure")
+            raise
+
+    def _run(self) -> nn.Module:
         runner = self.runner
         runner.call_hook("before_train")
         self.dataloader.sampler.skip(self.step * self.accumulation * self.dataloader.batch_size)
