@@ -213,7 +213,7 @@ def train(
     )
     writer = Writer()
     checkpoint = CheckpointHook(work_dir, run, lock, writer)
-    own_hooks: list[Hook] = [ScheduleHook(schedule, unit), SeedHook(seed), log_hook, FiniteHook(work_dir, run)]
+    own_hooks: list[Hook] = [ScheduleHook(schedule, unit), SeedHook(seed), log_hook, FiniteHook(work_dir, run, writer)]
     own_hooks += [checkpoint, SignalHook(checkpoint)]
     runner = Engine(
         hardware=hardware,

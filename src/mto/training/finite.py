@@ -20,6 +20,7 @@ from mto.errors import UserError
 from mto.training.log import HISTORY, LogHook, read_history
 from mto.training.resume import CHECKPOINT
 from mto.training.state import Damaged, read_record
+from mto.training.writer import Writer
 
 #: What must be a number, as people call it. A diagnostic may be none: it stops nothing.
 WATCHED = {"loss": "the loss", "grad_norm": "the gradient's norm"}
@@ -35,13 +36,15 @@ class FiniteHook(Hook):
     Args:
         directory: of the states and the history.
         record: of the run (`describe_run`).
+        writer: of the states; None: none is being written.
     """
 
     priority = "VERY_LOW"  # after the row is written, and after the log's part of a state
 
-    def __init__(self, directory: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, record: Mapping[str, Any], writer: Writer | None = None) -> None:
         self.directory = directory
         self.record = record
+        self.writer = writer
 
     def after_step(self, runner) -> None:
         log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
@@ -87,6 +90,9 @@ class FiniteHook(Hook):
 
     def _kept(self) -> str:
         state = self.directory / CHECKPOINT
+        if self.writer:
+            with suppress(Exception):  # what became of a write is less than what is to be said here
+                self.writer.wait()
         with suppress(Damaged):
             if state.exists():
                 return f"the state of step {read_record(state)['step']}"
