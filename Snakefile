@@ -32,10 +32,12 @@ include: "rules/transfer.smk"
 include: "rules/analysis.smk"
 include: "rules/report.smk"
 include: "rules/pilot.smk"
+include: "rules/plan.smk"
 
 
 onstart:
     require_datasets()
+    require_gpus()
     start_forced_jobs_over()
     require_cluster()
 

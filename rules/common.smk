@@ -1,5 +1,6 @@
 """Functions that the rules use: what a step reads, what it is told, the hardware it gets. No rule is here."""
 
+import glob
 import json
 import shlex
 import sys
@@ -16,9 +17,9 @@ from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
+from mto.plan import preflight
 from mto.report import jobs, page
-from mto.report import plan as planning
-from mto.study import DATASET, IMPORTED, RESTART, Run, Step, Study
+from mto.study import DATASET, IMPORTED, RESTART, STAGES, Run, Step, Study
 
 
 def read_study():
@@ -87,6 +88,17 @@ def start_forced_jobs_over():
             (progress / RESTART).touch()
 
 
+def require_gpus():
+    """A preflight measures the machine that trains: where its stages have GPUs and this machine none, nothing starts."""
+    if not workflow.local_exec or glob.glob("/dev/nvidia[0-9]*"):
+        return
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "preflight_stage"]
+    if wanting := sorted(f"{job.wildcards.stage} {gpus}" for job in jobs if (gpus := job.resources.get("gpu", 0))):
+        sys.exit(
+            f"preflight: no GPU here, and resources in config.yaml ask for {', '.join(wanting)}; add --profile slurm, or start it on a GPU machine"
+        )
+
+
 def require_cluster():
     """Under Slurm, stop before the first job if the cluster cannot run or watch one; every problem is one line."""
     attempts.do_not_retry_refusals(snakemake.jobs.Job)
@@ -106,7 +118,8 @@ def request(job):
     """What a job asks of Slurm."""
     amounts = {name: job.resources.get(name, 0) for name in ("gpu", "cpus_per_task", "mem_mb", "runtime")}
     partition = job.resources.get("slurm_partition")
-    return cluster.Request(stage_of(job.rule.name), partition, **amounts, nodes=job.resources.get("nodes", 1))
+    stage = job.wildcards_dict.get("stage", stage_of(job.rule.name))
+    return cluster.Request(stage, partition, **amounts, nodes=job.resources.get("nodes", 1))
 
 
 def reads(job):
@@ -160,8 +173,13 @@ def level_of(wildcards):
     return getattr(study.config.datasets, wildcards.dataset).verify
 
 
-def plan_rows():
-    return canonical(planning.rows(study))
+def preflight_job(wildcards):
+    return canonical(preflight.job(study, wildcards.stage))
+
+
+def given():
+    """What the command line lays over config.yaml."""
+    return canonical(source.given)
 
 
 def page_job():
@@ -222,6 +240,24 @@ def hardware(stage):
         "deterministic": {True: "strict", False: "off"}.get(asked["deterministic"], "warn"),
     }
     return asked | told | steps(asked["nodes"])
+
+
+TRAINED = [stage for stage in STAGES if stage != "heterogeneity"]
+
+
+def hardware_of_stage():
+    """What a job of the stage gets that a wildcard names, on one of its nodes; an hour is enough to measure it."""
+
+    def asked(name):
+        def of_stage(wildcards):
+            each = hardware(wildcards.stage)
+            one_node = {"gpu": each["gpu"] // each["nodes"], "runtime": min(each["runtime"], 60)}
+            return {**each, **one_node, "mem_mb": study.resources(wildcards.stage).mem_mb}[name]
+
+        return of_stage
+
+    names = ("gpu", "cpus_per_task", "mem_mb", "runtime", "workers", "micro_batch", "compile")
+    return {name: asked(name) for name in names}
 
 
 def steps(nodes):

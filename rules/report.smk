@@ -1,10 +1,9 @@
-"""results.csv, the tables, the figures, the report that shows them all, and the plan. Cheap: run where Snakemake runs,
-without torch.
+"""results.csv, the tables, the figures, and the report that shows them all. Cheap: run where Snakemake runs, without torch.
 
 Needs: each table and figure the metrics of its own cells and of no other; results.csv all of them; the report all of
        these, and the histories beside the metrics.
 Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex,json}, <results>/figures/<name>.{png,pdf},
-       <results>/report.html, <results>/plan.csv.
+       <results>/report.html.
 """
 
 
@@ -87,19 +86,3 @@ rule report:
         "The report, as {output}"
     shell:
         "python -m mto report page --job {params.job:q} --results {params.results:q} --out {output:q} 2>&1 | keep_log {log:q}"
-
-
-rule plan:
-    output:
-        "<results>/plan.csv",
-    log:
-        "<logs>/report/plan.log",
-    localrule: True
-    conda:
-        "../envs/mto.yaml"
-    params:
-        rows=plan_rows(),
-    message:
-        "The plan, as {output}"
-    shell:
-        "python -m mto.report.plan --rows {params.rows:q} --out {output:q} 2>&1 | keep_log {log:q}"

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from mto.bench.workloads import BASELINES, Workload, build, job_of
+from mto.bench.workloads import Workload, build, job_of
 from mto.config import load
-from mto.study import Study
+from mto.study import BASELINES, Study
 
 
 @pytest.fixture(scope="module")

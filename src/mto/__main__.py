@@ -29,6 +29,8 @@ DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
 TOOLS = {
     "bench": "mto.bench.cli",
     "config": "mto.cli",
+    "plan": "mto.plan.cli",
+    "preflight": "mto.plan.preflight",
     "report": "mto.report.cli",
     "released": "mto.tasks.released",
     "verify": "mto.tasks.data",

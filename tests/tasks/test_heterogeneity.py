@@ -34,7 +34,7 @@ def test_table_and_maps(images, pretrained, tmp_path, baseline):
     # The last image's numbers, by the public function.
     dataset = PretrainDataset(job, "val", transform=eval_transform(job))
     sample = dataset[0, 4 * len(dataset) // 5]
-    model = load_model(job, dataset, state).eval()
+    model = load_model(job, state).eval()
     image, mask = sample["image"][None], sample["mask"][None]
     with torch.no_grad():
         hidden = model(image, mask, image, mode="tensor")["hidden"]

@@ -79,12 +79,12 @@ def test_the_model_is_the_jobs(images):
     job = pretrain_job(images, "bootmae", terms=("e",))
     switches = {"e_weight": 0.5, "streams": "mean", "affinity": "cosine", "temperature": 0.1, "eps": 0.01}
     job["mto"] |= switches
-    model = build_model(job, PretrainDataset(job))
+    model = build_model(job)
     assert {key: model.mto.settings[key] for key in ("terms", *switches)} == {"terms": ["e"], **switches}
     assert model.num_masked == 12  # of 16, known beforehand: no pass waits for the device to count them
     block = {"sampler": "block", "ratio": 0.5, "block_patches": 8, "min_block": 2, "max_block": 4}
     job = pretrain_job(images, "conmim") | {"mask": block}
-    assert build_model(job, PretrainDataset(job)).num_masked is None
+    assert build_model(job).num_masked is None
 
 
 def test_heterogeneity_is_measured_at_the_logged_steps(images, tmp_path):
@@ -138,7 +138,7 @@ def test_gradients_are_those_of_the_weighted_terms_of_the_first_micro_batch(imag
     parts = run(job, tmp_path, Hardware(micro_batch=4), gradient_interval=1)
     row = read_history(parts / "history.jsonl")[0]
     dataset = PretrainDataset(job)
-    model = build_model(job, dataset)
+    model = build_model(job)
     sampler = EpochSampler(len(dataset), seed=0, shuffle=True, drop_last_to=12)
     samples = [dataset[key] for key in list(sampler)[:4]]
     image, mask = (torch.stack([sample[name] for sample in samples]) for name in ("image", "mask"))

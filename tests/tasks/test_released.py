@@ -63,7 +63,7 @@ def test_an_encoder_alone_serves_all_but_heterogeneity(tmp_path, job):
     assert all(torch.equal(encoder[name], value) for name, value in released.items())
     analysis = Study(load("config.yaml", scale="demo")).job(Step("heterogeneity", "mae-vitb", 0, 8))
     with pytest.raises(UserError, match=r"mae_pretrain_vit_base.pth, an encoder alone, .* the whole mae"):
-        load_model(analysis, None, tmp_path / "run/state.pth")
+        load_model(analysis, tmp_path / "run/state.pth")
 
 
 def test_what_is_no_such_checkpoint_is_refused(tmp_path, job):

@@ -61,6 +61,7 @@ def test_a_baseline_plans_its_own_jobs_and_nothing_else(clone: Clone) -> None:
         ("linear", {"dataset": 1, "pretrain_segment": 36, "linear_probe": 20, "linear": 1}),
         ("analysis", {"dataset": 1, "pretrain_segment": 12, "heterogeneity": 4, "analysis": 1}),
         ("plan", {"plan": 1}),
+        ("preflight", {"preflight_stage": 5, "preflight": 1}),
     ],
 )
 def test_targets(clone: Clone, target: str, jobs: dict[str, int]) -> None:
@@ -81,6 +82,28 @@ def test_the_pilot_is_asked_for_alone(clone: Clone) -> None:
     assert given.startswith("pretrain --job ")
     assert given.endswith(" --guard 0 --gradients 10")  # what collapses is to be in the table
     assert "state=" not in given
+
+
+def test_the_plan_and_a_preflight_are_shown_each_time_and_measured_once(clone: Clone) -> None:
+    clone.snakemake("--cores", "2", "preflight")
+    measured = {
+        "results/demo/preflight/" + stage + ".json" for stage in ("pretrain", "finetune", "linear", "ade20k", "coco")
+    }
+    assert measured <= clone.made()
+    job = (clone.path / "results/demo/preflight/linear.json").read_text()
+    assert '"task":"linear"' in job
+    assert " --gpus 0 --workers 0 --micro-batch 0 --compile" in job
+    assert stats(clone.snakemake("-n", "preflight")) == {"preflight": 1}
+    clone.set("baselines.mae.linear.probe.head_std", 0.02)  # what is measured changes with its job
+    assert stats(clone.snakemake("-n", "preflight")) == {"preflight_stage": 1, "preflight": 1}
+
+
+def test_a_preflight_without_a_gpu_is_refused_in_one_line(clone: Clone) -> None:
+    printed = clone.snakemake("--cores", "2", "preflight", "--config", "scale=paper", code=1)
+    (line,) = (line for line in printed.splitlines() if line.startswith("preflight: no GPU here"))
+    assert "ade20k 8, coco 8, finetune 8, linear 8, pretrain 8" in line
+    assert "Traceback" not in printed
+    assert not (clone.path / "results").exists()
 
 
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:

@@ -24,12 +24,16 @@ from pathlib import Path
 
 arguments = sys.argv[1:]
 task = arguments[0]
-out = Path(arguments[arguments.index("--out") + 1])
 print(f"{task} at work", flush=True)
 time.sleep(float(os.environ.get("SECONDS_OF_WORK", 0)))
 if task == os.environ.get("FAIL"):
     sys.exit(f"{os.environ.get('SAYS', '')}{task} fails")
-if task == "report":
+if task in ("plan", "preflight") and "--job" not in arguments:
+    sys.exit()  # they only print, and write what no rule declares
+out = Path(arguments[arguments.index("--out") + 1])
+if task == "preflight":
+    files = [out]
+elif task == "report":
     import json
     if arguments[1] in ("results", "page"):
         files = [out]

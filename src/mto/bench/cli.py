@@ -17,10 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
+from mto.study import BASELINES
 
-BASELINES = ("simmim", "mae", "bootmae", "conmim")
-STAGES = ("pretrain", "pretrain-mto", "finetune", "linear", "ade20k", "coco")
-WITH_LOADER = ("pretrain", "pretrain-mto", "finetune", "linear")
+#: name -> the task, and what the run's name adds to ``<baseline>-vitb``
+STAGES = {
+    "pretrain": ("pretrain", ""),
+    "pretrain-mto": ("pretrain", "-mto"),
+    "finetune": ("finetune", "-mto"),
+    "linear": ("linear", "-mto"),
+    "ade20k": ("ade20k", "-mto"),
+    "coco": ("coco", "-mto"),
+}
+#: tasks whose data path is measured too
+WITH_LOADER = ("pretrain", "finetune", "linear")
 
 COLUMNS = {
     "baseline": "baseline",
@@ -68,19 +77,24 @@ def main(argv: list[str] | None = None) -> None:
     """
     args = parser().parse_args(argv)
     from mto.bench.report import table
-    from mto.bench.run import machine, measure
+    from mto.bench.run import Bench, measure
 
     if args.all:
         args.stage, args.what = list(STAGES), ["step", "data", "both"]
     study = _study(args)
-    described = machine(args)
+    bench = Bench.choose(args.device, args.steps, args.precision, args.compile)
+    described = bench.machine()
     print(f"{described['device']}, torch {described['torch']}, peak {described['peak_tflops']:.2f} TFLOP/s", flush=True)
     rows: list[dict[str, Any]] = []
     for baseline in args.baseline:
-        rows += measure(args, study, baseline, described["peak_tflops"], say=lambda line: print(line, file=sys.stderr))
+        rows += measure(args, bench, study, baseline, described["peak_tflops"], _say)
     print(table(rows, COLUMNS))
     if args.json:
         args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _study(args: argparse.Namespace) -> Any:

@@ -37,9 +37,9 @@ def photographs(count: int, side: tuple[int, int] = (500, 375)) -> Iterator[Path
         yield Path(folder)
 
 
-def loader_of(job: Job, root: Path, images: int, workers: int, pin_memory: bool) -> DataLoader:
-    """The loader of a stage's micro-batches of ``images``, without end."""
-    job = job | {"data": job["data"] | {"root": str(root), "num_classes": 1}}
+def loader_of(job: Job, root: Path, classes: int, images: int, workers: int, pin_memory: bool) -> DataLoader:
+    """The loader of a stage's micro-batches of ``images``, without end, from a folder like ImageNet's."""
+    job = job | {"data": job["data"] | {"root": str(root), "num_classes": classes}}
     dataset: Any
     if job["task"] == "pretrain":
         dataset = PretrainDataset(job)

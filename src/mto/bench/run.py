@@ -1,55 +1,179 @@
-"""The measurements of one baseline: build its workloads, let their steps take turns, fill a row for each."""
+"""The bench at work: build workloads, let their steps take turns, fill a row for each."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mto.__main__ import DETERMINISTIC
 from mto.bench import loading
-from mto.bench.cli import WITH_LOADER
+from mto.bench.cli import STAGES, WITH_LOADER
 from mto.bench.measure import Step, flops, interleaved, memory, operators, peak_flops
-from mto.bench.workloads import STAGES, Workload, build, job_of
+from mto.bench.workloads import Job, Workload, build, job_of
 from mto.errors import UserError
 from mto.study import Study
 from mto.tasks.provenance import device_name
+from mto.training.compiled import Compiled
 from mto.training.hardware import Hardware
 from mto.training.optim import AUTOCAST, StepWrapper, build_optimizer, parameter_groups
 
 Row = dict[str, Any]
+Say = Callable[[str], None]
 
 
-def machine(args: argparse.Namespace) -> Row:
-    """Choose the device, fill what the arguments left open, and say what the machine is and could do."""
-    gpu = torch.cuda.is_available()
-    if args.device == "cuda" and not gpu:
-        raise UserError("--device cuda: no CUDA device visible here")
-    args.device = torch.device(args.device or ("cuda" if gpu else "cpu"))
-    small = args.device.type == "cpu"
-    if small:
-        args.depth, args.images = args.depth or 4, args.images or 2
-        args.workers = args.workers or 0
-    args.steps = args.steps or (3 if small else 20)
-    args.precision = args.precision or ("fp32" if small else None)
-    args.compile = (not small) if args.compile is None else args.compile
-    torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")  # as `train` does
-    dtype = AUTOCAST[args.precision or "bf16"] or torch.float32
-    return {
-        "device": device_name(Hardware(gpus=0 if small else 1)),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "precision": args.precision or "as configured",
-        "compiled": args.compile,
-        "peak_dtype": str(dtype),
-        "peak_tflops": peak_flops(args.device, dtype) / 1e12,
-    }
+@dataclass(frozen=True)
+class Bench:
+    """Where and how is measured.
+
+    Attributes:
+        steps: timed ones.
+        precision: another than the job's.
+        compile: the steps of pre-training, fine-tuning and probes.
+    """
+
+    device: torch.device
+    steps: int
+    precision: str | None
+    compile: bool
+
+    @classmethod
+    def choose(
+        cls,
+        device: str | None = None,
+        steps: int | None = None,
+        precision: str | None = None,
+        compile_step: bool | None = None,
+    ) -> Bench:
+        """What is not said is the machine's choice: a GPU if there is one, 20 compiled steps in the job's precision.
+
+        Raises:
+            UserError: no GPU where one is asked for.
+        """
+        gpu = torch.cuda.is_available()
+        if device == "cuda" and not gpu:
+            raise UserError("--device cuda: no CUDA device visible here")
+        chosen = torch.device(device or ("cuda" if gpu else "cpu"))
+        small = chosen.type == "cpu"
+        return cls(
+            chosen,
+            steps or (3 if small else 20),
+            precision or ("fp32" if small else None),
+            not small if compile_step is None else compile_step,
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def machine(self) -> Row:
+        """What the machine is and could do."""
+        # As `train` sets it.
+        torch.set_float32_matmul_precision("highest" if self.precision == "fp32" else "high")
+        dtype = AUTOCAST[self.precision or "bf16"] or torch.float32  # type: ignore[index]
+        return {
+            "device": device_name(Hardware(gpus=int(self.on_gpu))),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "precision": self.precision or "as configured",
+            "compiled": self.compile,
+            "peak_dtype": str(dtype),
+            "peak_tflops": peak_flops(self.device, dtype) / 1e12,
+        }
+
+    def setup(self, task: str) -> None:
+        """Kernels as a job of that task has them."""
+        Hardware(gpus=int(self.on_gpu), deterministic=DETERMINISTIC.get(task, "strict")).setup()
+
+    def prepare(self, job: Job, images: int, name: str = "") -> Trained:
+        """A job's workload on the device, and its training step."""
+        if self.precision:
+            job = job | {"precision": self.precision}
+        work = build(job, images, name=name)
+        model = work.model.to(self.device)
+        if self.compile and callable(compile_step := getattr(model, "compile_step", None)):
+            compile_step()
+        groups = parameter_groups(model, weight_decay=job["optim"]["weight_decay"])
+        wrapper = StepWrapper(
+            build_optimizer(groups, job["optim"]),
+            clip_grad=job["optim"].get("clip_grad"),
+            precision=job["precision"],
+            device=self.device,
+        )
+        if self.on_gpu and job["task"] in WITH_LOADER:  # pinned, as a loader leaves them
+            work.batch = {key: value.pin_memory() for key, value in work.batch.items()}
+        return Trained(work, lambda batch: model.train_step(batch, wrapper))
+
+    def seconds_of(self, steps: dict[str, Step]) -> dict[str, float]:
+        """Seconds of each step; they take turns."""
+        return interleaved(steps, self.device, rounds=self.steps, warmup=2)
+
+    def loading(self, trained: Trained, root: Path, classes: int, workers: int, what: tuple[str, ...]) -> Row:
+        """Images a second of a workload's loader, alone and together with the step.
+
+        Args:
+            root: a folder like ImageNet's, with that many classes.
+            what: of "data" and "both".
+        """
+        work = trained.work
+        row: Row = {"workers": workers}
+        if "data" in what:
+            loader = loading.loader_of(work.job, root, classes, work.images, workers, pin_memory=self.on_gpu)
+            row["data_images_per_second"] = loading.rate(loader, work.images, self.steps)
+        if "both" in what:
+            loader = loading.loader_of(work.job, root, classes, work.images, workers, pin_memory=self.on_gpu)
+            both = loading.together(loader, trained.train, work.images, self.steps, self.device)
+            row |= {"both_images_per_second": both["images_per_second"], "waiting_share": both["waiting_share"]}
+        return row
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A workload on the device, and its training step as a function of a batch."""
+
+    work: Workload
+    train: Callable[[Any], object]
+
+    def step(self) -> object:
+        return self.train(dict(self.work.batch))
+
+    def numbers(self, device: torch.device, seconds: float, peak_tflops: float) -> Row:
+        """What a step that takes so many seconds amounts to."""
+        images = self.work.images
+        peak = memory(self.step, device)
+        with self._eager():
+            counted, operations = operators(self.step), flops(self.step)
+        rate = operations / seconds / 1e12
+        return {
+            "seconds": seconds,
+            "step_images_per_second": images / seconds,
+            "gflops_per_image": operations / images / 1e9,
+            "tflops_per_second": rate,
+            "peak_share": rate / peak_tflops,
+            "memory_mib": peak / 2**20,
+            "operators": counted,
+        }
+
+    @contextmanager
+    def _eager(self) -> Iterator[None]:
+        """Operators and their FLOPs are those of the eager step: compiled code shows none."""
+        model = self.work.model
+        kept = {part: getattr(model, part, None) for part in ("compiled", "loss")}
+        kept = {part: value for part, value in kept.items() if isinstance(value, Compiled)}
+        for part, value in kept.items():
+            setattr(model, part, value.eager if part == "loss" else None)
+        yield
+        for part, value in kept.items():
+            setattr(model, part, value)
 
 
 def measure(
-    args: argparse.Namespace, study: Study, baseline: str, peak_tflops: float, say: Callable[[str], None]
+    args: argparse.Namespace, bench: Bench, study: Study, baseline: str, peak_tflops: float, say: Say
 ) -> list[Row]:
     """The rows of one baseline's stages; pre-training without and with MTO take turns, step by step."""
     rows = []
@@ -58,95 +182,37 @@ def measure(
         if not group:
             continue
         say(f"{baseline}: {', '.join(group)}")
-        kernels = DETERMINISTIC.get(STAGES[group[0]][0], "strict")  # as a job of that task has them
-        Hardware(gpus=int(args.device.type == "cuda"), deterministic=kernels).setup()
-        trained = {stage: prepare(args, study, stage, baseline) for stage in group}
-        found = [{"baseline": baseline, "stage": stage, "images": work.images} for stage, (work, _) in trained.items()]
+        task = STAGES[group[0]][0]
+        bench.setup(task)
+        trained = {stage: _prepare(args, bench, study, stage, baseline) for stage in group}
+        found = {
+            stage: {"baseline": baseline, "stage": stage, "images": each.work.images} for stage, each in trained.items()
+        }
         if {"step", "both"} & set(args.what):
-            steps = {stage: _on_device(args, work, train) for stage, (work, train) in trained.items()}
-            taken = interleaved(steps, args.device, rounds=args.steps, warmup=2)
-            for row, (stage, step) in zip(found, steps.items(), strict=True):
-                row |= _step_numbers(args, trained[stage], step, taken[stage], peak_tflops)
+            taken = bench.seconds_of({stage: each.step for stage, each in trained.items()})
+            for stage, row in found.items():
+                row |= trained[stage].numbers(bench.device, taken[stage], peak_tflops)
                 if stage == "pretrain-mto" and "pretrain" in taken:
                     row["mto_ratio"] = taken[stage] / taken["pretrain"]
-        if {"data", "both"} & set(args.what):
-            for row, (stage, (work, train)) in zip(found, trained.items(), strict=True):
-                if stage in WITH_LOADER:
-                    row |= _loading_numbers(args, study, work, train)
-        rows += found
+        if {"data", "both"} & set(args.what) and task in WITH_LOADER:
+            workers = _workers(args, bench, study, task)
+            for stage, row in found.items():
+                with loading.photographs(512 if bench.on_gpu else 64) as root:
+                    row |= bench.loading(trained[stage], root, 1, workers, tuple(args.what))
+        rows += found.values()
         trained.clear()
         torch.cuda.empty_cache()
     return rows
 
 
-def prepare(
-    args: argparse.Namespace, study: Study, stage: str, baseline: str
-) -> tuple[Workload, Callable[[Any], object]]:
-    """A workload on the device, and its training step as a function of a batch."""
-    job = job_of(study, stage, baseline, args.depth)
-    if args.precision:
-        job["precision"] = args.precision
+def _prepare(args: argparse.Namespace, bench: Bench, study: Study, stage: str, baseline: str) -> Trained:
+    small = not bench.on_gpu
+    job = job_of(study, stage, baseline, args.depth or (4 if small else None))
     configured = study.resources(STAGES[stage][0]).micro_batch or job["optim"]["batch_size"]
-    work = build(job, args.images or configured, name=stage)
-    model = work.model.to(args.device)
-    if args.compile and callable(compile_step := getattr(model, "compile_step", None)):
-        compile_step()
-    groups = parameter_groups(model, weight_decay=job["optim"]["weight_decay"])
-    wrapper = StepWrapper(
-        build_optimizer(groups, job["optim"]),
-        clip_grad=job["optim"].get("clip_grad"),
-        precision=job["precision"],
-        device=args.device,
-    )
-    return work, lambda batch: model.train_step(batch, wrapper)
+    return bench.prepare(job, args.images or (2 if small else configured), name=stage)
 
 
-def _on_device(args: argparse.Namespace, work: Workload, train: Callable[[Any], object]) -> Step:
-    """A step whose images wait in pinned memory, as a loader leaves them."""
-    if args.device.type == "cuda" and work.name in WITH_LOADER:
-        work.batch = {name: value.pin_memory() for name, value in work.batch.items()}
-    return lambda: train(dict(work.batch))
-
-
-def _step_numbers(
-    args: argparse.Namespace, trained: tuple[Workload, Any], step: Step, seconds: float, peak_tflops: float
-) -> Row:
-    work, _ = trained
-    compiled = [part for part in ("compiled", "loss") if isinstance(getattr(work.model, part, None), _compiled_type())]
-    kept = {part: getattr(work.model, part) for part in compiled}
-    peak = memory(step, args.device)
-    for part in compiled:  # operators and their FLOPs are those of the eager step: compiled code shows none
-        setattr(work.model, part, kept[part].eager if part == "loss" else None)
-    counted, operations = operators(step), flops(step)
-    for part in compiled:
-        setattr(work.model, part, kept[part])
-    rate = operations / seconds / 1e12
-    return {
-        "seconds": seconds,
-        "step_images_per_second": work.images / seconds,
-        "gflops_per_image": operations / work.images / 1e9,
-        "tflops_per_second": rate,
-        "peak_share": rate / peak_tflops,
-        "memory_mib": peak / 2**20,
-        "operators": counted,
-    }
-
-
-def _compiled_type() -> type:
-    from mto.training.compiled import Compiled
-
-    return Compiled
-
-
-def _loading_numbers(args: argparse.Namespace, study: Study, work: Workload, train: Callable[[Any], object]) -> Row:
-    workers = study.resources(work.job["task"]).workers if args.workers is None else args.workers
-    row: Row = {"workers": workers}
-    with loading.photographs(64 if args.device.type == "cpu" else 512) as root:
-        if "data" in args.what:
-            loader = loading.loader_of(work.job, root, work.images, workers, pin_memory=args.device.type == "cuda")
-            row["data_images_per_second"] = loading.rate(loader, work.images, args.steps)
-        if "both" in args.what:
-            loader = loading.loader_of(work.job, root, work.images, workers, pin_memory=args.device.type == "cuda")
-            both = loading.together(loader, train, work.images, args.steps, args.device)
-            row |= {"both_images_per_second": both["images_per_second"], "waiting_share": both["waiting_share"]}
-    return row
+def _workers(args: argparse.Namespace, bench: Bench, study: Study, task: str) -> int:
+    if args.workers is not None:
+        return args.workers
+    return study.resources(task).workers if bench.on_gpu else 0

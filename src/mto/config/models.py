@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from mto.config.cost import Plan
 from mto.config.fields import PRESET, Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
@@ -207,6 +208,7 @@ class Config(Model):
     backbones: dict[Literal["vitb", "vitl"], Backbone]
     mto: Mto
     pilot: Pilot
+    plan: Plan
     baselines: Baselines
     evaluation: Evaluation
     analysis: Analysis

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.evaluator import Evaluator
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mto.data.imagenet import ClassificationDataset, build_loader
@@ -30,18 +31,9 @@ from mto.training.schedule import Schedule
 def run(task: Task) -> None:
     job, hardware, optim = task.job, task.hardware, task.job["optim"]
     plan = hardware.plan(optim["batch_size"])
-    with seeded(job["seed"], "init"):
-        net = build_classifier(**job["encoder"], num_classes=job["data"]["num_classes"])
-    load_encoder(net, task.read_encoder())
-    model = FineTuned(
-        net,
-        num_classes=job["data"]["num_classes"],
-        augment=job["data"]["augment"],
-        ema_decay=job.get("ema_decay"),
-        precision=job["precision"],
-    )
+    model = build_model(job, task.read_encoder())
     groups = parameter_groups(
-        net,
+        model.net,
         weight_decay=optim["weight_decay"],
         no_decay=set(optim.get("no_decay") or ()),
         layer_decay=optim["layer_decay"],
@@ -74,6 +66,22 @@ def run(task: Task) -> None:
     )
     if hardware.rank == 0:
         task.finish(accuracy(task.progress / HISTORY, job["epochs"]), runner.log_hook.usage)
+
+
+def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> FineTuned:
+    """The classifier on a pre-trained encoder's weights (None: fresh ones), and if asked its running average."""
+    classes = job["data"]["num_classes"]
+    with seeded(job["seed"], "init"):
+        net = build_classifier(**job["encoder"], num_classes=classes)
+    if encoder is not None:
+        load_encoder(net, encoder)
+    return FineTuned(
+        net,
+        num_classes=classes,
+        augment=job["data"]["augment"],
+        ema_decay=job.get("ema_decay"),
+        precision=job["precision"],
+    )
 
 
 def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoader, DataLoader, Evaluator]:

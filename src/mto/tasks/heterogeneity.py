@@ -48,7 +48,7 @@ class Row(NamedTuple):
 def run(task: Task) -> None:
     job, device = task.job, task.hardware.device
     dataset = PretrainDataset(job, "val", transform=eval_transform(job))
-    model = load_model(job, dataset, task.input("method")).to(device).eval()
+    model = load_model(job, task.input("method")).to(device).eval()
     # A variant names what it changes of Eq. 2 as the paper has it, whatever preset MTO is trained with.
     readings = {variant_name(variant): MaskedTokenOptimization.text(terms=[], **variant) for variant in job["variants"]}
     rows: list[Row] = []
@@ -82,7 +82,7 @@ def variant_name(variant: dict[str, Any]) -> str:
     return "-".join(str(variant[key]) for key in ("position", "affinity", "tokens", "temperature") if key in variant)
 
 
-def load_model(job: dict[str, Any], dataset: PretrainDataset, path: Path) -> MaskedImageModel:
+def load_model(job: dict[str, Any], path: Path) -> MaskedImageModel:
     """The student (and teacher) of a state.pth, with MTO's measuring off.
 
     Raises:
@@ -95,7 +95,7 @@ def load_model(job: dict[str, Any], dataset: PretrainDataset, path: Path) -> Mas
             f"{path}: imported from {imported['checkpoint']}, an encoder alone, but heterogeneity needs the whole "
             f"{job['method']['name']}; import a file that has it (MAE: mae_pretrain_vit_base_full.pth)"
         )
-    model = build_model(job, dataset)
+    model = build_model(job)
     try:
         model.load_state_dict(load_state(path)["state_dict"])
     except (RuntimeError, KeyError) as error:

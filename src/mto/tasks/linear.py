@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import SyncBuffersHook
+from torch import Tensor
 
 from mto.data.rng import seeded
 from mto.data.transforms import linear_train_transform
@@ -25,22 +26,9 @@ from mto.training.schedule import Schedule
 
 
 def run(task: Task) -> None:
-    job, hardware, optim, probe = task.job, task.hardware, task.job["optim"], task.job["probe"]
+    job, hardware, optim = task.job, task.hardware, task.job["optim"]
     plan = hardware.plan(optim["batch_size"])
-    layers = probe["layer"] if isinstance(probe["layer"], list) else [probe["layer"]]
-    with seeded(job["seed"], "init"):
-        encoder = build_encoder(**job["encoder"])
-        load_encoder(encoder, task.read_encoder())
-        model = LinearProbe(
-            encoder,
-            num_classes=job["data"]["num_classes"],
-            feature=probe["feature"],
-            layers=layers,
-            norm=probe["norm"],
-            batch_norm=probe["batch_norm"],
-            std=probe["head_std"],
-            precision=job["precision"],
-        )
+    model = build_model(job, task.read_encoder())
     # BEiT's AdamW decays the heads' biases too (BEiT:run_linear_eval.py:125); LARS is used without decay.
     groups = parameter_groups(model, weight_decay=optim["weight_decay"], decay_vectors=True)
     train_loader, val_loader, evaluator = loaders(task, linear_train_transform(job), plan.size, plan.micro)
@@ -68,7 +56,26 @@ def run(task: Task) -> None:
         hooks=[SyncBuffersHook()],  # evaluate, and resume, with one and the same statistics on every rank
     )
     if hardware.rank == 0:
-        task.finish(accuracy(task.progress / HISTORY, layers), runner.log_hook.usage)
+        task.finish(accuracy(task.progress / HISTORY, model.layers), runner.log_hook.usage)
+
+
+def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> LinearProbe:
+    """Fresh heads on a pre-trained encoder's weights (None: fresh ones too)."""
+    probe = job["probe"]
+    with seeded(job["seed"], "init"):
+        frozen = build_encoder(**job["encoder"])
+        if encoder is not None:
+            load_encoder(frozen, encoder)
+        return LinearProbe(
+            frozen,
+            num_classes=job["data"]["num_classes"],
+            feature=probe["feature"],
+            layers=probe["layer"] if isinstance(probe["layer"], list) else [probe["layer"]],
+            norm=probe["norm"],
+            batch_norm=probe["batch_norm"],
+            std=probe["head_std"],
+            precision=job["precision"],
+        )
 
 
 def accuracy(history: Path, layers: list[int]) -> dict[str, Any]:

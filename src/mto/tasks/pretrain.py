@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mto.data.imagenet import PretrainDataset, build_loader
-from mto.data.rng import generator
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.files import link_or_copy
@@ -51,7 +50,7 @@ def run(task: Task) -> None:
         world_size=hardware.world_size,
         infinite=True,
     )
-    model = build_model(job, dataset)
+    model = build_model(job)
     groups = parameter_groups(
         model.method,
         weight_decay=job["optim"]["weight_decay"],
@@ -99,14 +98,14 @@ def guards(task: Task) -> list[Guard]:
     return [guard]
 
 
-def build_model(job: dict[str, Any], dataset: PretrainDataset) -> MaskedImageModel:
+def build_model(job: dict[str, Any]) -> MaskedImageModel:
     """The method, its teacher, and MTO."""
+    from mto.methods.masking import build_mask_sampler
     from mto.objectives import MaskedTokenOptimization
 
-    # Only BEiT's block sampler masks a varying number of patches.
-    fixed = job["mask"]["sampler"] != "block"
-    num_masked = int(dataset.mask_sampler(generator(0)).sum()) if fixed else None
-    return MaskedImageModel(build_method(job), MaskedTokenOptimization(**job.get("mto", {"terms": []})), num_masked)
+    size = job["method"]
+    counted = build_mask_sampler(size["img_size"], size["patch_size"], **job["mask"]).num_masked
+    return MaskedImageModel(build_method(job), MaskedTokenOptimization(**job.get("mto", {"terms": []})), counted)
 
 
 def save(task: Task, runner: Engine) -> None:

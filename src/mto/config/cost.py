@@ -1,0 +1,50 @@
+"""The block `plan` of config.yaml: what `snakemake plan` reckons with before anything was measured, and the prices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mto.config.fields import Count, Model, NonNegative, Positive
+
+Rate = Literal["simmim", "mae", "bootmae", "conmim", "finetune", "linear", "ade20k", "coco"]
+
+
+class Card(Model):
+    """A GPU; or `cpu`: one core.
+
+    Attributes:
+        tflops: dense, in the study's precision, as the maker says.
+        utilisation: the share of it that training keeps up.
+    """
+
+    tflops: Positive
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    price_per_gpu_hour: NonNegative
+
+
+class Plan(Model):
+    """Nothing here alters a job.
+
+    Attributes:
+        card: the one that is reckoned with.
+        gpus: how many work at once.
+        startup_minutes: of a job, before its first step.
+        images_per_core: read, decoded and augmented by one core in a second.
+    """
+
+    card: str
+    gpus: Count
+    currency: Annotated[str, Field(min_length=1)]
+    startup_minutes: NonNegative
+    cards: Annotated[dict[str, Card], Field(min_length=1)]
+    images_per_core: dict[Rate, Positive]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Plan:
+        if self.card not in self.cards:
+            raise ValueError(f"card: no such card: '{self.card}' (plan.cards has: {', '.join(self.cards)})")
+        if lacking := [rate for rate in Rate.__args__ if rate not in self.images_per_core]:  # type: ignore[attr-defined]
+            raise ValueError(f"images_per_core: lacks {', '.join(lacking)}")
+        return self

@@ -1,0 +1,1 @@
+"""What the study costs (``snakemake plan``), and what this machine can do (``snakemake preflight``)."""

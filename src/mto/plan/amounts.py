@@ -1,0 +1,112 @@
+"""How much a step of the study trains on, evaluates and reads. No torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from mto.config.models import Config, Dataset
+from mto.study import DATASET
+
+Job = dict[str, Any]
+#: What no count and no rate depends on.
+APART = (
+    *("scale", "recipe", "run", "seed", "epoch", "epochs", "iterations", "code_version", "precision"),
+    *("optim", "schedule", "log_interval", "eval_interval", "save_interval"),
+)
+
+
+class Size(NamedTuple):
+    """Images of a dataset, and the bytes of one on average."""
+
+    train: int
+    val: int
+    bytes_each: float
+
+
+#: COCO: the images of train2017 that have a box. Bytes: those of the published archives, shared out evenly.
+FULL = {
+    "imagenet": Size(1_281_167, 50_000, 108e3),
+    "ade20k": Size(20_210, 2_000, 42e3),
+    "coco": Size(117_266, 5_000, 163e3),
+}
+
+
+class Amount(NamedTuple):
+    """Of one job: images trained on and evaluated, and optimiser steps."""
+
+    trained: int
+    evaluated: int
+    steps: int
+
+
+class Work(NamedTuple):
+    """Of a job.
+
+    Attributes:
+        train: floating-point operations for an image trained on, forward, backward and teacher.
+        evaluate: for an image evaluated.
+        trained: numbers that are trained.
+        fixed: other numbers in a training state: teachers, running averages, frozen parts, buffers.
+        encoder: numbers in encoder.safetensors; 0 where there is none.
+    """
+
+    train: float
+    evaluate: float
+    trained: int
+    fixed: int
+    encoder: int
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a training state: float32, with AdamW's two moments for what is trained."""
+        return 4 * (3 * self.trained + self.fixed)
+
+
+def size_of(config: Config, task: str) -> Size:
+    """Of the dataset that a task reads: the demo's as its maker is told, the paper's as published."""
+    source: Dataset = getattr(config.datasets, DATASET[task])
+    if source.demo is None:
+        return FULL[DATASET[task]]
+    return Size(source.demo["train"], source.demo["val"], source.demo["size"] ** 2)  # about a byte a pixel
+
+
+def amount(job: Job, since: int, size: Size) -> Amount:
+    """What a job gets through.
+
+    Args:
+        since: for a segment of pre-training, the epoch that it continues; else 0.
+    """
+    task = job["task"]
+    if task == "heterogeneity":
+        return Amount(0, min(job["images"], size.val), 0)
+    batch = job["optim"]["batch_size"]
+    if "iterations" in job:
+        return Amount(job["iterations"] * batch, size.val, job["iterations"])
+    epochs = job["epoch"] - since if task == "pretrain" else job["epochs"]
+    steps = epochs * (size.train // batch)
+    times = 0 if task == "pretrain" else evaluations(job)
+    return Amount(steps * batch, times * size.val, steps)
+
+
+def evaluations(job: Job) -> int:
+    """How often a job evaluates: at its interval, and at its end."""
+    return -(-job["epochs"] // job.get("eval_interval", job["epochs"]))
+
+
+def work_key(job: Job) -> str:
+    """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
+    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root")}
+    rest = {key: value for key, value in job.items() if key not in APART}
+    return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))
+
+
+def without_mto(job: Job) -> Job | None:
+    """The same pre-training without MTO; None for what has none."""
+    return {**job, "mto": {"terms": []}} if job.get("mto", {}).get("terms") else None
+
+
+def loading_rate(config: Config, job: Job) -> float:
+    """Images a second that one core reads for the job, as config.yaml has it."""
+    rates = config.plan.images_per_core
+    return rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(job["task"], job["task"])]

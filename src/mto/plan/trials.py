@@ -1,0 +1,167 @@
+"""The measuring of a preflight: real steps of a stage's jobs at their true size, and the micro-batch that fits."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mto.bench import loading
+from mto.bench.cli import WITH_LOADER
+from mto.bench.run import Bench, Trained
+from mto.data.layout import check
+from mto.errors import UserError
+from mto.plan.amounts import work_key
+from mto.plan.counting import count
+
+Job = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The hardware of one job of the stage: GPUs, workers of each, images a pass (None: the whole batch at once)."""
+
+    gpus: int
+    workers: int
+    micro_batch: int | None
+    compile: bool
+
+    def share(self, job: Job) -> int:
+        """Images of the recipe's batch on one GPU."""
+        return max(job["optim"]["batch_size"] // max(self.gpus, 1), 1)
+
+    def micro(self, job: Job) -> int:
+        return min(self.micro_batch or self.share(job), self.share(job))
+
+
+def measure(job: Job, asked: Asked) -> dict[str, Any]:
+    """Measure a stage (`mto.plan.preflight.job`) on one of its GPUs; the other GPUs of the job stay idle.
+
+    Raises:
+        UserError: the stage's jobs have GPUs, and there is none here.
+    """
+    if asked.gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"preflight: resources.{job['stage']}.gpu is {asked.gpus}, and no GPU is visible here; run it where the "
+            "study will run, as with --profile slurm"
+        )
+    bench = Bench.choose("cuda" if asked.gpus else "cpu", None, None, asked.compile and asked.gpus > 0)
+    machine = bench.machine() | {"gpus": asked.gpus, "visible_gpus": torch.cuda.device_count() if asked.gpus else 0}
+    bench.setup(job["stage"])
+    pairs: dict[str, list[Job]] = {}
+    for each in job["jobs"]:
+        pairs.setdefault(f"{each['baseline']}-{each['backbone']}", []).append(each)
+    rows: list[Row] = []
+    with images(job) as (root, classes, kind):
+        for name, pair in pairs.items():
+            print(f"{name}: {len(pair)} to measure", flush=True)
+            rows += _pair(bench, asked, pair, machine["peak_tflops"], root, classes)
+    return {"stage": job["stage"], "machine": machine, "images": kind, "rows": rows}
+
+
+@contextmanager
+def images(job: Job) -> Iterator[tuple[Path, int, str]]:
+    """A folder of images, its number of classes and what it is: the dataset itself, or made-up photographs."""
+    source = job["images"]
+    try:
+        check("imagenet", source["root"], expected=dict.fromkeys(("train", "val"), source["num_classes"]))
+    except UserError:
+        width, height = source["side"]
+        with loading.photographs(512 if torch.cuda.is_available() else 64, (width, height)) as root:
+            yield root, 1, f"made-up photographs of {width} x {height}"
+    else:
+        yield Path(source["root"]), source["num_classes"], source["root"]
+
+
+def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, root: Path, classes: int) -> list[Row]:
+    """The rows of one baseline and backbone: without and with MTO take turns, step by step."""
+    rows = [_described(each, asked) for each in pair]
+    try:
+        trained = [bench.prepare(each, asked.micro(each)) for each in pair]
+        seconds = bench.seconds_of({str(i): one.step for i, one in enumerate(trained)})
+        for row, one, taken in zip(rows, trained, seconds.values(), strict=True):
+            row |= one.numbers(bench.device, taken, peak)
+            if one.work.job["task"] in WITH_LOADER:
+                row |= bench.loading(one, root, classes, asked.workers, ("both",))
+            row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
+        if len(rows) == 2:
+            rows[1]["mto_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+        del trained, one
+        last = {"micro_batch": rows[-1]["micro_batch"], "images_per_second": rows[-1]["step_images_per_second"]}
+    except torch.OutOfMemoryError:
+        for row in rows:
+            row["error"] = f"out of memory at micro-batch {row['micro_batch']}"
+        last = None
+    _free()
+    if may_vary(pair[-1]):
+        rows[-1] |= _largest(bench, asked, pair[-1], last)
+    elif last:
+        rows[-1] |= {"fits": last["micro_batch"], "fits_images_per_second": last["images_per_second"]}
+    return rows
+
+
+def _described(job: Job, asked: Asked) -> Row:
+    identity = {key: job[key] for key in ("run", "task", "baseline", "backbone")}
+    mto = {"terms": job.get("mto", {}).get("terms", [])}
+    return {
+        **identity,
+        "mto": mto,
+        "key": work_key(job),
+        "train_flops": count(job).train,
+        "micro_batch": asked.micro(job),
+        "workers": asked.workers,
+    }
+
+
+def may_vary(job: Job) -> bool:
+    """Whether the micro-batch is hardware's business alone: no batch norm sees it."""
+    if job["task"] == "linear":
+        return not job["probe"]["batch_norm"]
+    return job["task"] == "finetune" or (job["task"] == "pretrain" and job["baseline"] != "conmim")
+
+
+def _largest(bench: Bench, asked: Asked, job: Job, last: Row | None) -> Row:
+    """The largest micro-batch that fits: twice as large again and again, up to the recipe's share of a GPU.
+
+    Args:
+        last: what the configured one gave; None if it did not fit, and smaller ones are tried.
+    """
+    tried = [last] if last else []
+    size = asked.micro(job)
+    while True:
+        size = size * 2 if last else size // 2
+        if not 1 <= size <= asked.share(job) or asked.share(job) % size:
+            break
+        found = _attempt(bench, job, size)
+        if found is not None:
+            tried.append(found)
+        if (found is None) == bool(last):  # the first that does not fit, or the first that does
+            break
+    if not tried:
+        return {}
+    best = tried[-1]
+    return {"fits": best["micro_batch"], "fits_images_per_second": best["images_per_second"], "tried": tried}
+
+
+def _attempt(bench: Bench, job: Job, size: int) -> Row | None:
+    """A micro-batch's images a second; None if it does not fit."""
+    try:
+        trained: Trained | None = bench.prepare(job, size)
+        (seconds,) = bench.seconds_of({"": trained.step}).values()  # type: ignore[union-attr]
+        return {"micro_batch": size, "images_per_second": size / seconds}
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        trained = None
+        _free()
+
+
+def _free() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
