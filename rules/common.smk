@@ -216,8 +216,12 @@ def previous_state(wildcards):
 
 # --------------------------------------------------------------------------------------------------- what a target needs
 def measured(target):
-    """The metrics of every step of a stage or of a baseline."""
-    return metrics_of(study.select(target))
+    """The metrics of every step of a stage or of a baseline, worked out when the target is asked for."""
+
+    def of_target(wildcards):
+        return metrics_of(study.select(target))
+
+    return of_target
 
 
 def metrics_of(steps):

@@ -8,8 +8,10 @@ figure. The Snakefile asks this module and nothing else; it needs neither torch 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mto.config.fields import PRESET
@@ -131,6 +133,8 @@ class Study:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._known: dict[str, list[Cell]] = {}
+        self._parts: dict[tuple[str, str], dict[str, Any]] = {}
         self.results = f"results/{config.scale}"
         for run in self.runs() | set(self._pilot_runs()):
             backbones = getattr(config.baselines, run.baseline).backbones
@@ -188,8 +192,10 @@ class Study:
 
     def cells(self, report: str) -> list[Cell]:
         """The values that a table or figure shows, in its order; none if it is not made at this scale."""
-        plan = getattr(self.config.study, report)
-        return [] if plan is None else list(self._cells(report, plan))
+        if report not in self._known:
+            plan = getattr(self.config.study, report)
+            self._known[report] = [] if plan is None else list(self._cells(report, plan))
+        return self._known[report]
 
     def scratch(self, report: str) -> list[Cell]:
         """What stands beside them where the study asks for it: the same measured from scratch, which is epoch 0."""
@@ -271,10 +277,16 @@ class Study:
 
     def previous(self, run: str, epoch: int) -> int | None:
         """The epoch before this one at which the run is measured: where the segment that ends here continues."""
-        earlier = {
-            cell.epoch for report in REPORTS for cell in self.cells(report) if cell.run == run and cell.epoch < epoch
-        }
-        return max(earlier, default=None)
+        return max((earlier for earlier in self._epochs[run] if earlier < epoch), default=None)
+
+    @cached_property
+    def _epochs(self) -> dict[str, set[int]]:
+        """The epochs at which each run is measured."""
+        epochs: dict[str, set[int]] = defaultdict(set)
+        for report in REPORTS:
+            for cell in self.cells(report):
+                epochs[cell.run].add(cell.epoch)
+        return epochs
 
     def folder(self, step: Step) -> str:
         """Where a step's files are: identity only, never a hyper-parameter."""
@@ -311,11 +323,17 @@ class Study:
             "epoch": step.epoch,
             "precision": self.config.precision,
             "code_version": self.config.code_version,
-            **getattr(self, f"_{step.task}")(run),
+            **self._part(step.task, run),
         }
         if step.epoch == 0:
             job["method"] = self._method(run)  # whose first weights the encoder has
         return _sorted(job)
+
+    def _part(self, task: str, run: Run) -> dict[str, Any]:
+        """What the jobs of a task on a run have in common."""
+        if (task, run.name) not in self._parts:
+            self._parts[task, run.name] = getattr(self, f"_{task}")(run)
+        return self._parts[task, run.name]
 
     def _recipe(self, run: Run) -> Any:
         return self.config.of(run.baseline, run.backbone)

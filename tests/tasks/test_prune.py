@@ -212,10 +212,9 @@ def test_the_bytes_of_a_segment(images, tmp_path, baseline):
     job = pretrain_job(images, baseline, epoch=1)
     job["method"] |= {"embed_dim": 192, "depth": 3, "num_heads": 3}
     out = run(job, tmp_path / "first")
-    from mto.data.imagenet import PretrainDataset
     from mto.tasks.pretrain import build_model
 
-    model = build_model(job, PretrainDataset(job))
+    model = build_model(job)
     trained = sum(p.numel() for p in model.method.parameters() if p.requires_grad)
     teacher = sum(p.numel() for p in model.teacher.parameters()) if model.teacher else 0
     encoder = sum(value.numel() for value in model.method.encoder_state(model.teacher).values())

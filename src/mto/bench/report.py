@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TEXTS = ("baseline", "run", "stage", "task")
+
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """The columns that some row fills, under their titles; what was not measured is left blank."""
     used = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
-    lines = [list(used.values()), ["---" if key in ("baseline", "stage") else "--:" for key in used]]
+    lines = [list(used.values()), ["---" if key in TEXTS else "--:" for key in used]]
     lines += [[_shown(key, row.get(key)) for key in used] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
