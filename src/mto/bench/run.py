@@ -163,8 +163,8 @@ class Trained:
     def _eager(self) -> Iterator[None]:
         """Operators and their FLOPs are those of the eager step: compiled code shows none."""
         model = self.work.model
-        kept = {part: getattr(model, part, None) for part in ("compiled", "loss")}
-        kept = {part: value for part, value in kept.items() if isinstance(value, Compiled)}
+        found = ((part, getattr(model, part, None)) for part in ("compiled", "loss"))
+        kept = {part: value for part, value in found if isinstance(value, Compiled)}
         for part, value in kept.items():
             setattr(model, part, value.eager if part == "loss" else None)
         yield
@@ -176,7 +176,7 @@ def measure(
     args: argparse.Namespace, bench: Bench, study: Study, baseline: str, peak_tflops: float, say: Say
 ) -> list[Row]:
     """The rows of one baseline's stages; pre-training without and with MTO take turns, step by step."""
-    rows = []
+    rows: list[Row] = []
     pair = [stage for stage in args.stage if stage.startswith("pretrain")]
     for group in [pair, *([stage] for stage in args.stage if stage not in pair)]:
         if not group:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mto.config.models import Config, Dataset
 from mto.study import DATASET
@@ -64,11 +64,11 @@ class Work(NamedTuple):
 
 
 def size_of(config: Config, task: str) -> Size:
-    """Of the dataset that a task reads: the demo's as its maker is told, the paper's as published."""
+    """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published."""
     source: Dataset = getattr(config.datasets, DATASET[task])
-    if source.demo is None:
+    if source.make is None:
         return FULL[DATASET[task]]
-    return Size(source.demo["train"], source.demo["val"], source.demo["size"] ** 2)  # about a byte a pixel
+    return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
 
 
 def amount(job: Job, since: int, size: Size) -> Amount:
@@ -108,5 +108,5 @@ def without_mto(job: Job) -> Job | None:
 
 def loading_rate(config: Config, job: Job) -> float:
     """Images a second that one core reads for the job, as config.yaml has it."""
-    rates = config.plan.images_per_core
+    rates = cast("dict[str, float]", config.plan.images_per_core)
     return rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(job["task"], job["task"])]

@@ -36,12 +36,12 @@ def parts(study: Study) -> list[Part]:
         for name in dict.fromkeys(map(name_of, sorted(every, key=_order))):
             own = frozenset(step for step in every if name_of(step) == name)
             # Without pre-training nothing is left; without anything else, what fed it alone goes too.
-            others = () if name == "pretrain" else (step for step in study.steps() if name_of(step) != name)
+            others = [step for step in study.steps() if name_of(step) != name] if name != "pretrain" else []
             found.append(Part(kind, name, own, needed(study, others)))
     reports = {name: frozenset(study.steps(name)) for name in REPORTS}
     for name, steps in reports.items():
-        others = frozenset().union(*(other for report, other in reports.items() if report != name))
-        found.append(Part("table", name, needed(study, steps), needed(study, others)))
+        rest = frozenset().union(*(other for report, other in reports.items() if report != name))
+        found.append(Part("table", name, needed(study, steps), needed(study, rest)))
     found.append(Part("all", "the study", every, frozenset()))
     return [part for part in found if part.jobs]
 

@@ -43,7 +43,7 @@ def job(study: Study, stage: str) -> Job:
             kind = run.name if stage == "pretrain" else f"{run.baseline}-{run.backbone}"
             chosen.setdefault(kind, study.job(step))
     source = study.config.datasets.imagenet
-    side = [source.demo["size"]] * 2 if source.demo else [500, 375]  # ImageNet's usual one
+    side = [source.make.size] * 2 if source.make else [500, 375]  # ImageNet's usual one
     return {
         "task": "preflight",
         "scale": study.config.scale,
@@ -130,9 +130,9 @@ def _datasets(study: Study) -> list[str]:
     said = []
     for name, source in study.config.datasets:
         try:
-            if source.demo is None:
+            if source.make is None:
                 check(name, source.root)
-            said.append(f"{name}: {'made by the workflow' if source.demo else f'complete at {source.root}'}")
+            said.append(f"{name}: {'made by the workflow' if source.make else f'complete at {source.root}'}")
         except UserError as error:
             said.append(f"{name}: {error}")
     return said

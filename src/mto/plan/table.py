@@ -59,8 +59,8 @@ def notes(whole: Row, costs: list[Cost], plan: Plan, foreign: list[str]) -> list
     said = [
         "Stages, methods and backbones divide the jobs among them. Tables and figures share them: each is given as if "
         "it were made alone, so that their sum exceeds the whole; `saved without` is what nothing else needs.",
-        f"Days: on {plan.gpus} {'cores' if plan.card == 'cpu' else 'GPUs'} at once, and never less than the longest chain "
-        f"of jobs, which wait for each other: {whole['longest_chain_days_left']:.1f} days.",
+        f"Days: on {plan.gpus} {'cores' if plan.card == 'cpu' else 'GPUs'} at once, and never less than the longest "
+        f"chain of jobs, which wait for each other: {whole['longest_chain_days_left']:.1f} days.",
         f"Of the {_number(whole['gpu_hours'])} hours, evaluation takes {_number(whole['evaluation_gpu_hours'])} and "
         f"MTO's losses {_number(whole['mto_gpu_hours'])}.",
         "Disk: encoders, training states and logs, without the datasets; "
