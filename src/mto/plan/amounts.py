@@ -109,4 +109,5 @@ def without_mto(job: Job) -> Job | None:
 def loading_rate(config: Config, job: Job) -> float:
     """Images a second that one core reads for the job, as config.yaml has it."""
     rates = cast("dict[str, float]", config.plan.images_per_core)
-    return rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(job["task"], job["task"])]
+    task: str = job["task"]
+    return rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
