@@ -105,6 +105,13 @@ def test_a_value_that_cannot_be(row: str, key: str, value: Any, expected: list[s
         assert part in line
 
 
+def test_batch_norms_of_one_image() -> None:
+    """UPerNet pools to one pixel, where a batch norm of one image has nothing to compare."""
+    resources = {"gpu": 1, "cpus_per_task": 1, "mem_mb": 1, "runtime": 1, "workers": 0, "micro_batch": 1}
+    (line,) = refusal(changed("resources.ade20k", resources), scale="paper")
+    assert "ade20k.batch_size 16: UPerNet's batch norms see one image a pass" in line
+
+
 def test_another_list_of_models_takes_the_place_of_the_first() -> None:
     """Row 32: `models` is what the user lists, though it is written as a mapping."""
     config = load(changed("scales.demo.study.fig2_affinity.models", {"mae-vitb": [8]}), scale="demo")

@@ -181,6 +181,9 @@ def _batch(stage: str, batch_size: int, resources: Resources) -> Found:
     if resources.micro_batch is None:
         return
     gpus = max(resources.gpu, 1)
+    if stage == "ade20k" and gpus * resources.micro_batch == 1:
+        message = "UPerNet's batch norms see one image a pass: gpu × micro_batch (resources.ade20k) must be 2 or more"
+        yield f"{stage}.batch_size", batch_size, message
     unit = gpus * min(resources.micro_batch, max(batch_size // gpus, 1))
     if batch_size % unit:
         below = max(batch_size // unit, 1) * unit
