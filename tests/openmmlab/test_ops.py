@@ -104,6 +104,24 @@ def test_half_precision_is_computed_in_float32():
     assert torch.equal(got, roi_align(images.float(), rois.float(), (2, 2), 0.25, 2, "avg", True).bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_in_half_precision_are_those_of_float32_rounded(dtype):
+    """torchvision has no bfloat16: the gradient comes back in the features' type, computed in float32."""
+    from mmcv.ops import roi_align
+
+    boxes, _ = boxes_and_scores(9)
+    rois = torch.cat([torch.arange(9)[:, None] % 2, boxes], dim=1)
+    generator = torch.Generator().manual_seed(5)
+    half = torch.randn(2, 4, 20, 18, generator=generator).to(dtype).requires_grad_()
+    single = half.detach().float().requires_grad_()
+    weights = torch.randn(9, 4, 5, 4, generator=generator).to(dtype)
+    (roi_align(half, rois.to(dtype), (5, 4), 0.25, 2, "avg", True) * weights).sum().backward()
+    (roi_align(single, rois.to(dtype).float(), (5, 4), 0.25, 2, "avg", True) * weights.float()).sum().backward()
+    assert half.grad.dtype == dtype
+    assert single.grad.abs().max() > 0.1
+    assert torch.equal(half.grad, single.grad.to(dtype))
+
+
 @pytest.mark.skipif(not BRIDGED, reason="mmcv is compiled here")
 def test_an_operator_that_is_not_bridged_says_what_to_do():
     from mmcv.ops import roi_align, soft_nms
