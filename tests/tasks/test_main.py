@@ -8,13 +8,14 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import linear_steps, pretrain_job
+from tiny import linear_steps, pretrain_job, run
 
 import mto.__main__ as entry
 from mto.__main__ import main
 from mto.attempts import REFUSAL
 from mto.lock import Superseded
 from mto.tasks.task import read_job
+from mto.training.hardware import Hardware
 
 
 def mto(*arguments: object, **env: str) -> subprocess.CompletedProcess:
@@ -74,6 +75,50 @@ def test_gpus_that_are_not_there(images, tmp_path, capsys, monkeypatch):
     job = json.dumps(pretrain_job(images, "mae"))
     assert main(["pretrain", "--job", job, "--out", str(tmp_path), "--gpus", "1"]) == 2
     assert "--gpus 1: 0 CUDA device(s) visible" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "asked", "benchmark"),
+    [("strict", (True, False), False), ("warn", (True, True), False), ("off", (False, False), True)],
+)
+def test_what_is_asked_of_the_kernels(monkeypatch, deterministic, asked, benchmark):
+    """Attention's deterministic backward kernels are torch's own choice, in strict mode alone."""
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not benchmark)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # a user's own stays
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, *, warn_only: seen.append((on, warn_only)))
+    Hardware(gpus=1, deterministic=deterministic).setup()
+    assert seen == [asked]
+    assert torch.backends.cudnn.benchmark is benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_an_operator_without_a_deterministic_form_is_one_line(images, tmp_path, capsys, monkeypatch):
+    words = "cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_deterministic_..."
+
+    def fail(task):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("mto.tasks.pretrain.run", fail)
+    assert main(["pretrain", "--job", json.dumps(pretrain_job(images, "mae")), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        "mto: error: cumsum_cuda_kernel has no deterministic form on this device; set "
+        "resources.pretrain.deterministic: warn in config.yaml, or --deterministic warn here\n"
+    )
+
+
+@pytest.mark.parametrize("baseline", ["simmim", "bootmae"])
+def test_strict_mode_trains_and_changes_nothing_on_the_cpu(images, pretrained, tmp_path, baseline):
+    torch.use_deterministic_algorithms(True)
+    try:
+        out = run(pretrain_job(images, baseline), tmp_path)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    a, b = (load_file(folder / "encoder.safetensors") for folder in (out, pretrained(baseline)))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("arguments", ["", "dance", "pretrain", "pretrain --job {} --out x --gpus -1"])

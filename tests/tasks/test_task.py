@@ -138,6 +138,22 @@ def test_another_size_of_the_dataset_is_refused(images, tmp_path, capsys):
     assert "made with 36 training images, but there are 48 now" in capsys.readouterr().err
 
 
+def test_a_damaged_note_is_one_line(images, tmp_path, capsys):
+    """What a failing machine leaves of a file that says whose the progress is, and of a dataset's manifest."""
+    job, origin, manifest = pretrain_job(images, "mae"), tmp_path / "progress" / "origin.json", tmp_path / "m.json"
+    origin.parent.mkdir()
+    origin.write_text('{"task": "pre')
+    assert pretrain(job, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said == f"mto: error: {origin}: damaged; remove {origin.parent} to start over\n"
+    for content, expected in (('{"job": ', "damaged, not JSON ("), ("[]", "damaged, names no dataset; remove it")):
+        manifest.write_text(content)
+        assert pretrain(job, tmp_path / "other", f"data={manifest}") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"mto: error: {manifest}: {expected}")
+        assert said.count("\n") == 1
+
+
 # ----------------------------------------------------------------------------------------------------------- one writer
 def test_a_second_copy_of_a_job_waits(images, tmp_path, capsys):
     job, held = pretrain_job(images, "mae", epoch=1), threading.Event()
