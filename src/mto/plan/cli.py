@@ -48,7 +48,7 @@ def mapping(given: str) -> dict[str, Any]:
 
 
 def plan(study: Study) -> Plan:
-    """The plan on `plan.card`, and the whole on every other card of config.yaml."""
+    """The plan on `plan.card`, and what the stages and the whole take on every card of config.yaml."""
     from mto.plan.counting import count
 
     counted, price = once(count), study.config.plan.cards
@@ -61,7 +61,8 @@ def plan(study: Study) -> Plan:
             told = study.config.plan.model_copy(update={"card": card})
             there = Study(study.config.model_copy(update={"plan": told}))
             reckoned = estimate(there, Measured(there, card), counted)
-            others[card] = row(parts(there)[-1], reckoned, told.gpus, price[card].price_per_gpu_hour)
+            chosen = [part for part in parts(there) if part.kind in ("stage", "all")]
+            others[card] = [row(part, reckoned, told.gpus, price[card].price_per_gpu_hour) for part in chosen]
     return Plan(study, costs, rows, others, measured.foreign)
 
 
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
     study: Study
     costs: dict[Step, Cost]
     rows: list[dict[str, Any]]
-    cards: dict[str, dict[str, Any]]
+    cards: dict[str, list[dict[str, Any]]]
     foreign: set[str]
 
     def show(self, out: Path) -> None:

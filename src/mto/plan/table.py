@@ -13,12 +13,12 @@ TITLES = {"stage": "Stage", "method": "Method", "backbone": "Backbone", "table":
 
 
 def markdown(
-    rows: list[Row], cards: dict[str, Row], costs: Iterable[Cost], plan: Plan, scale: str, foreign: Iterable[str]
+    rows: list[Row], cards: dict[str, list[Row]], costs: Iterable[Cost], plan: Plan, scale: str, foreign: Iterable[str]
 ) -> str:
     """A heading, a table for each way to cut the study, one of the cards, and what has to be known to read them.
 
     Args:
-        cards: the whole study's row on each card.
+        cards: on each card, the rows of the stages and of the whole.
     """
     hours = "core-hours" if plan.card == "cpu" else "GPU-hours"
     lines = [f"# The plan of scale {scale}, on {plan.gpus} x {plan.card}", ""]
@@ -31,16 +31,23 @@ def markdown(
         lines += [_line(heads), _line([":--", *["--:"] * 11, ":--"])]
         lines += [_line(_cells(row)) for row in chosen]
         lines.append("")
-    whole = rows[-1]
     if len(cards) > 1:
-        lines += [_line(["The study on", hours, f"days on {plan.gpus}", plan.currency, "from"])]
-        lines += [_line([":--", "--:", "--:", "--:", ":--"])]
-        for card, row in cards.items():
-            figures = (_number(row[key]) for key in ("gpu_hours_left", "days_left", "cost_left"))
-            lines.append(_line([card, *figures, row["basis"]]))
-        lines.append("")
+        lines += [*_compare(cards, plan), ""]
+    whole = rows[-1]
     lines += [f"- {note}" for note in notes(whole, list(costs), plan, sorted(foreign))]
     return "\n".join(lines) + "\n"
+
+
+def _compare(cards: dict[str, list[Row]], plan: Plan) -> list[str]:
+    """What is left to do, on each card: the hours of each stage and of the whole, days and money."""
+    stages = [f"{row['part']}, hours" for row in next(iter(cards.values()))]
+    heads = ["Left to do on", *stages, f"days on {plan.gpus}", plan.currency, "from"]
+    lines = [_line(heads), _line([":--", *["--:"] * (len(stages) + 2), ":--"])]
+    for card, rows in cards.items():
+        whole = rows[-1]
+        hours = (_number(row["gpu_hours_left"]) for row in rows)
+        lines.append(_line([card, *hours, _number(whole["days_left"]), _number(whole["cost_left"]), whole["basis"]]))
+    return lines
 
 
 def _cells(row: Row) -> list[str]:
