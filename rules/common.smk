@@ -177,6 +177,11 @@ def preflight_job(wildcards):
     return canonical(preflight.job(study, wildcards.stage))
 
 
+def preflights(wildcards):
+    """What was measured of each stage that the study has."""
+    return [f"{study.results}/preflight/{stage}.json" for stage in TRAINED if study.select(stage)]
+
+
 def given():
     """What the command line lays over config.yaml."""
     return canonical(source.given)
@@ -255,13 +260,17 @@ def hardware_of_stage():
     def asked(name):
         def of_stage(wildcards):
             each = hardware(wildcards.stage)
-            one_node = {"gpu": each["gpu"] // each["nodes"], "runtime": min(each["runtime"], 60)}
+            one_node = {
+                "gpu": each["gpu"] // each["nodes"],
+                "gpus_in_all": each["gpu"],
+                "runtime": min(each["runtime"], 60),
+            }
             return {**each, **one_node, "mem_mb": study.resources(wildcards.stage).mem_mb}[name]
 
         return of_stage
 
-    names = ("gpu", "cpus_per_task", "mem_mb", "runtime", "workers", "micro_batch", "compile")
-    return {name: asked(name) for name in names}
+    names = "gpu gpus_in_all cpus_per_task mem_mb runtime workers micro_batch compile deterministic"
+    return {name: asked(name) for name in names.split()}
 
 
 def steps(nodes):

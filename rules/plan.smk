@@ -22,13 +22,14 @@ rule preflight_stage:
     message:
         "Measuring {wildcards.stage} on this machine: some steps of each method"
     shell:
-        "python -m mto preflight --job {params.job:q} --out {output:q} --gpus {resources.gpu}"
-        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile} 2>&1 | keep_log {log:q}"
+        "python -m mto preflight --job {params.job:q} --out {output:q} --gpus {resources.gpus_in_all}"
+        " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"
 
 
 rule preflight:
     input:
-        collect("<results>/preflight/{stage}.json", stage=TRAINED),
+        preflights,
     log:
         "<logs>/preflight/preflight.log",
     localrule: True

@@ -36,6 +36,16 @@ def test_the_plan_is_printed_and_written(study, capsys):
     assert whole["basis"] == "counted"
 
 
+def test_a_study_from_scratch_too_has_a_plan(study):
+    rows = {row["part"]: row for row in cli.plan(study("mini")).rows}
+    assert "coco" not in rows  # whose table this scale does not make
+    found = cli.plan(study("mini")).costs
+    scratch = [cost for step, cost in found.items() if step.epoch == 0]
+    assert scratch
+    later = {(step.task, step.run): cost.gpu_hours for step, cost in found.items() if step.epoch}
+    assert all(cost.gpu_hours == later[cost.step.task, cost.step.run] for cost in scratch)
+
+
 def test_overrides_show_their_effect(study):
     def hours(**keys):
         rows = cli.plan(study(**keys)).rows

@@ -92,7 +92,7 @@ def test_the_plan_and_a_preflight_are_shown_each_time_and_measured_once(clone: C
     assert measured <= clone.made()
     job = (clone.path / "results/demo/preflight/linear.json").read_text()
     assert '"task":"linear"' in job
-    assert " --gpus 0 --workers 0 --micro-batch 0 --compile" in job
+    assert job.endswith(" --gpus 0 --workers 0 --micro-batch 0 --compile --deterministic strict")
     assert stats(clone.snakemake("-n", "preflight")) == {"preflight": 1}
     clone.set("baselines.mae.linear.probe.head_std", 0.02)  # what is measured changes with its job
     assert stats(clone.snakemake("-n", "preflight")) == {"preflight_stage": 1, "preflight": 1}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -86,9 +86,9 @@ class Bench:
             "peak_tflops": peak_flops(self.device, dtype) / 1e12,
         }
 
-    def setup(self, task: str) -> None:
-        """Kernels as a job of that task has them."""
-        Hardware(gpus=int(self.on_gpu), deterministic=DETERMINISTIC.get(task, "strict")).setup()
+    def setup(self, deterministic: Literal["strict", "warn", "off"]) -> None:
+        """Kernels as a job has them (`Hardware.deterministic`)."""
+        Hardware(gpus=int(self.on_gpu), deterministic=deterministic).setup()
 
     def prepare(self, job: Job, images: int, name: str = "") -> Trained:
         """A job's workload on the device, and its training step."""
@@ -183,7 +183,7 @@ def measure(
             continue
         say(f"{baseline}: {', '.join(group)}")
         task = STAGES[group[0]][0]
-        bench.setup(task)
+        bench.setup(DETERMINISTIC.get(task, "strict"))
         trained = {stage: _prepare(args, bench, study, stage, baseline) for stage in group}
         found = {
             stage: {"baseline": baseline, "stage": stage, "images": each.work.images} for stage, each in trained.items()

@@ -97,7 +97,8 @@ def evaluations(job: Job) -> int:
 def work_key(job: Job) -> str:
     """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
     data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root")}
-    rest = {key: value for key, value in job.items() if key not in APART}
+    apart = (*APART, "method") if "encoder" in job else APART  # of a job from scratch: whose first weights it has
+    rest = {key: value for key, value in job.items() if key not in apart}
     return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))
 
 

@@ -89,8 +89,9 @@ class Estimates:
         return {step: self._cost(step, job, amounts[step], finished.get(step)) for step, job in jobs.items()}
 
     def _upstream(self, step: Step) -> Step | None:
+        """The step whose files a job takes; None for the first of a run, and for what starts from scratch."""
         if step.task != "pretrain":
-            return step._replace(task="pretrain")
+            return step._replace(task="pretrain") if step.epoch else None
         before = self.study.previous(step.run, step.epoch)
         return None if before is None else step._replace(epoch=before)
 

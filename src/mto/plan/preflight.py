@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, default=0, help="of a job of the stage; 0: the CPU (default)")
     parser.add_argument("--workers", type=int, default=0, help="of a GPU (default 0)")
     parser.add_argument("--micro-batch", type=int, default=0, help="0: the whole batch at once (default)")
+    parser.add_argument("--deterministic", choices=("strict", "warn", "off"), default="strict", help="as of a job")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--config", default="{}", metavar="JSON", help="with --show: laid over config.yaml")
     args = parser.parse_args(argv)
@@ -77,11 +78,14 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.out is None:
         raise UserError("preflight --job needs --out FILE")
+    from mto.devices import lease
     from mto.files import write_json
+
+    lease(args.gpus)  # before CUDA starts
     from mto.plan.trials import Asked, measure
 
     text = args.job if args.job.lstrip().startswith("{") else Path(args.job).read_text()
-    asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile)
+    asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic)
     write_json(args.out, measure(json.loads(text), asked))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,12 +25,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """The hardware of one job of the stage: GPUs, workers of each, images a pass (None: the whole batch at once)."""
+    """The hardware of one job of the stage: GPUs, workers of each, images a pass (None: the whole batch), kernels."""
 
     gpus: int
     workers: int
     micro_batch: int | None
     compile: bool
+    deterministic: Literal["strict", "warn", "off"] = "strict"
 
     def share(self, job: Job) -> int:
         """Images of the recipe's batch on one GPU."""
@@ -53,7 +54,7 @@ def measure(job: Job, asked: Asked) -> dict[str, Any]:
         )
     bench = Bench.choose("cuda" if asked.gpus else "cpu", None, None, asked.compile and asked.gpus > 0)
     machine = bench.machine() | {"gpus": asked.gpus, "visible_gpus": torch.cuda.device_count() if asked.gpus else 0}
-    bench.setup(job["stage"])
+    bench.setup(asked.deterministic)
     pairs: dict[str, list[Job]] = {}
     for each in job["jobs"]:
         pairs.setdefault(f"{each['baseline']}-{each['backbone']}", []).append(each)
