@@ -1,11 +1,12 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mto.data.imagenet import ClassificationDataset, ImageFolder, PretrainDataset, build_loader
+from mto.data.imagenet import ClassificationDataset, ImageFolder, PretrainDataset, build_loader, prefetch
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, finetune_train_transform, linear_train_transform
 from mto.errors import UserError
@@ -20,8 +21,8 @@ def test_a_pre_training_sample_is_a_function_of_seed_epoch_and_index(pretrain_jo
     dataset = PretrainDataset(pretrain_job)
     sample = dataset[3, 7]
     assert {name: (value.shape, value.dtype) for name, value in sample.items()} == {
-        "image": ((3, 24, 24), torch.float32),
-        "teacher_image": ((3, 24, 24), torch.float32),
+        "image": ((24, 24, 3), torch.uint8),
+        "teacher_image": ((24, 24, 3), torch.uint8),
         "mask": ((36,), torch.bool),
     }
     assert sample["mask"].sum() == 27
@@ -87,7 +88,7 @@ def test_labels_are_the_places_of_the_sorted_folders(finetune_job, digits):
     dataset = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
     assert len(dataset) == 20
     for index in range(20):
-        assert dataset[index]["label"].item() == int(dataset.images.path(index).parent.name.removeprefix("digit"))
+        assert dataset[index]["label"].item() == int(Path(dataset.images.path(index)).parent.name.removeprefix("digit"))
     assert dataset[0]["label"].dtype == torch.int64
 
 
@@ -98,7 +99,7 @@ def test_images_come_in_rgb(tmp_path):
     (tmp_path / "train" / "a" / "notes.txt").touch()
     folder = ImageFolder(tmp_path, "train", 4)
     assert len(folder) == 4
-    assert {(folder.image(i).mode, folder.image(i).size) for i in range(4)} == {("RGB", (5, 4))}
+    assert {(folder.image(i).shape, folder.image(i).dtype) for i in range(4)} == {((4, 5, 3), np.dtype("uint8"))}
 
 
 def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, digits):
@@ -112,3 +113,34 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, digits):
     (tmp_path / "train" / "a" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"a/broken\.png: not readable as an image"):
         ImageFolder(tmp_path, "train", 1).image(0)
+
+
+@pytest.mark.parametrize(
+    ("side", "batch", "workers", "expected"),
+    [
+        (224, 64, 11, 4),  # 0.4 GB
+        (224, 512, 11, 1),  # four batches of floats a worker were 13.6 GB, of eight ranks 108 GB
+        (224, 256, 4, 4),
+        (224, 512, 4, 3),
+        (1024, 4096, 64, 1),
+        (0, 64, 4, 4),  # of a dataset that does not say how large its samples are
+    ],
+)
+def test_what_is_loaded_ahead_is_bounded_in_bytes(side, batch, workers, expected):
+    ahead = prefetch(3 * side**2 * batch, workers)
+    assert ahead == expected
+    assert ahead == 1 or ahead * 3 * side**2 * batch * workers <= 2**30
+
+
+def test_datasets_say_how_large_their_samples_are(pretrain_job, finetune_job, teacher):
+    def pixels(sample):
+        return sum(value.nbytes for name, value in sample.items() if "image" in name)
+
+    plain = PretrainDataset(pretrain_job)
+    pretrain_job["data"]["teacher"] = teacher
+    both = PretrainDataset(pretrain_job)
+    labelled = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    assert [data.sample_bytes for data in (plain, both, labelled)] == [1728, 3456, 1728]
+    assert all(pixels(data[0]) == data.sample_bytes for data in (plain, both, labelled))
+    assert build_loader(both, EpochSampler(60, seed=0, shuffle=False), 10**6, 2).prefetch_factor == 1
+    assert build_loader(both, EpochSampler(60, seed=0, shuffle=False), 10, 2).prefetch_factor == 4

@@ -35,7 +35,8 @@ def test_table_and_maps(images, pretrained, tmp_path, baseline):
     dataset = PretrainDataset(job, "val", transform=eval_transform(job))
     sample = dataset[0, 4 * len(dataset) // 5]
     model = load_model(job, state).eval()
-    image, mask = sample["image"][None], sample["mask"][None]
+    batch = model.data_preprocessor({name: value[None] for name, value in sample.items()})
+    image, mask = batch["image"], batch["mask"]
     with torch.no_grad():
         hidden = model(image, mask, image, mode="tensor")["hidden"]
     for stream in STREAMS[baseline]:

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import METHODS, linear_steps, pretrain_job, run
 
-from mto.data.imagenet import PretrainDataset
+from mto.data.imagenet import PretrainDataset, collate
 from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_encoder
 from mto.tasks.pretrain import build_model
@@ -140,8 +140,8 @@ def test_gradients_are_those_of_the_weighted_terms_of_the_first_micro_batch(imag
     dataset = PretrainDataset(job)
     model = build_model(job)
     sampler = EpochSampler(len(dataset), seed=0, shuffle=True, drop_last_to=12)
-    samples = [dataset[key] for key in list(sampler)[:4]]
-    image, mask = (torch.stack([sample[name] for sample in samples]) for name in ("image", "mask"))
+    batch = model.data_preprocessor(collate([dataset[key] for key in list(sampler)[:4]]))
+    image, mask = batch["image"], batch["mask"]
     out = model(image, mask, mode="tensor")
     terms = model.mto.streams(out["hidden"], mask, num_masked=model.num_masked)
     for name, loss in {"method": out["loss"] - terms["loss"], "e": 0.5 * terms["loss_e"], "mto": terms["loss"]}.items():

@@ -2,21 +2,19 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mto.data.bad_files import policy
 from mto.data.images import read
-from mto.data.layout import IMAGE_SUFFIXES, class_images
+from mto.data.layout import IMAGE_SUFFIXES
+from mto.data.listing import load, walk
 from mto.data.rng import generator, seeded
-from mto.data.transforms import Transform, pretrain_transform
+from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
 from mto.data.workers import obey_parent_alone
 from mto.errors import UserError
 
@@ -26,44 +24,47 @@ Key = int | tuple[int, int]
 class ImageFolder:
     """The images of ``root/split/<class>/``, in sorted order; a class's label is its place among the sorted folders.
 
-    File names are one NumPy array of bytes: 1.28 million Python strings would be copied into every loader worker, page
-    by page, as their reference counts change.
-
     Args:
         root: the dataset.
         split: "train" or "val".
         num_classes: how many class folders there must be.
+        listing: of the dataset's job (`mto.data.listing`); without a file there the folder is listed here.
 
     Raises:
         UserError: the folder is missing, or holds another number of classes or no image.
     """
 
-    def __init__(self, root: str | Path, split: str, num_classes: int) -> None:
+    def __init__(self, root: str | Path, split: str, num_classes: int, listing: str | Path = "") -> None:
         self.split = split
         self.policy = policy  # travels with the dataset into the loader's workers
         self.folder = Path(root) / split
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder; set datasets.imagenet.root in config.yaml to its parent")
-        self.classes = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
+        found = load(Path(listing), self.folder) or walk(self.folder)
+        self.classes = [os.fsdecode(name) for name in found.classes]
         if len(self.classes) != num_classes:
             raise UserError(
                 f"{self.folder}: {len(self.classes)} class folders, but datasets.imagenet.num_classes is {num_classes}"
             )
-        with ThreadPoolExecutor(8) as pool:  # listing 1,000 folders waits on the file system
-            names = list(pool.map(class_images, [self.folder / name for name in self.classes]))
-        if not any(names):
+        if not len(found.names):
             raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
-        self.names = np.array([os.fsencode(name) for listed in names for name in listed])
-        self.labels = np.repeat(np.arange(num_classes), [len(listed) for listed in names])
+        self.names = found.names
+        self.labels = np.repeat(np.arange(num_classes), found.counts)
+
+    @classmethod
+    def of(cls, job: dict[str, Any], split: str) -> "ImageFolder":
+        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``."""
+        data = job["data"]
+        return cls(data["root"], split, data["num_classes"], data.get("listing", ""))
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def path(self, index: int) -> Path:
-        return self.folder / self.classes[self.labels[index]] / os.fsdecode(self.names[index])
+    def path(self, index: int) -> str:
+        return f"{self.folder}/{self.classes[self.labels[index]]}/{os.fsdecode(self.names[index])}"
 
-    def sample(self, index: int) -> tuple[Image.Image, int]:
-        """The image in RGB, at its own size, and its label.
+    def sample(self, index: int) -> tuple[np.ndarray, int]:
+        """The image, (H, W, 3) uint8 in RGB, and its label.
 
         Of an unreadable training image, where the config passes over those, the next one's (`mto.data.bad_files`).
 
@@ -80,65 +81,93 @@ class ImageFolder:
                 self.policy.pass_over("imagenet", path, error)
         raise UserError(f"{self.folder}: no image can be read")
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> np.ndarray:
         """The image of a `sample`."""
         return self.sample(index)[0]
+
+
+def pixel_bytes(job: dict[str, Any]) -> int:
+    """Of one view of an image."""
+    return 3 * image_size(job) ** 2
 
 
 class PretrainDataset(Dataset):
     """Samples for masked image modeling: ``dataset[epoch, index]`` -> dict.
 
-    ``image`` (3, H, W) float; ``mask`` (N,) bool, True = masked; ``teacher_image`` (3, H, W) where the job's data has
-    ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of
-    one seed and one crop recipe see the same crops.
+    ``image`` (H, W, 3) uint8; ``mask`` (N,) bool, True = masked; ``teacher_image`` (H, W, 3) uint8 where the job's data
+    has ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs
+    of one seed and one crop recipe see the same crops.
 
     Args:
         job: a pre-training (or heterogeneity) job: ``seed``, ``data``, ``method``, ``mask``.
         split: "train" or "val".
-        transform: another view than `pretrain_transform`, e.g. `eval_transform(job)`; PIL image -> tensor.
+        transform: another view than `pretrain_transform`, e.g. `eval_transform(job)`.
     """
 
     def __init__(self, job: dict[str, Any], split: str = "train", transform: Transform | None = None) -> None:
         from mto.methods.masking import build_mask_sampler
 
-        self.images = ImageFolder(job["data"]["root"], split, job["data"]["num_classes"])
+        self.images = ImageFolder.of(job, split)
         self.seed = job["seed"]
         self.transform = pretrain_transform(job) if transform is None else transform
+        self.sample_bytes = pixel_bytes(job) * (2 if job["data"].get("teacher") else 1)
         self.mask_sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         with seeded(self.seed, "sample", epoch, index):
-            view = self.transform(self.images.image(index))
-        sample = view if isinstance(view, dict) else {"image": view}
+            sample = self.transform(self.images.image(index))
         return {**sample, "mask": self.mask_sampler(generator(self.seed, "mask", epoch, index))}
 
 
 class ClassificationDataset(Dataset):
-    """Labelled images: ``dataset[epoch, index]`` -> ``{"image": (3, H, W) float, "label": () int64}``.
+    """Labelled images: ``dataset[epoch, index]`` -> ``{"image": (H, W, 3) uint8, "label": () int64}``, and what the
+    transform adds.
 
     Args:
         job: a fine-tuning or linear-probe job: ``seed``, ``data``.
         split: "train" or "val".
-        transform: PIL image -> tensor, from `mto.data.transforms`.
+        transform: from `mto.data.transforms`.
     """
 
     def __init__(self, job: dict[str, Any], split: str, transform: Transform) -> None:
-        self.images = ImageFolder(job["data"]["root"], split, job["data"]["num_classes"])
+        self.images = ImageFolder.of(job, split)
         self.seed = job["seed"]
         self.transform = transform
+        self.sample_bytes = pixel_bytes(job)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         with seeded(self.seed, "sample", epoch, index):
             image, label = self.images.sample(index)
-            return {"image": self.transform(image), "label": torch.tensor(label)}
+            return {**self.transform(image), "label": torch.tensor(label)}
+
+
+def collate(samples: list[Any]) -> Any:
+    """torch's, but ``noise``, of which each sample has another length, is joined end to end."""
+    if "noise" not in samples[0]:
+        return default_collate(samples)
+    noise = [sample["noise"] for sample in samples]
+    rest = [{name: value for name, value in sample.items() if name != "noise"} for sample in samples]
+    return {**default_collate(rest), "noise": torch.cat(noise)}
+
+
+#: Bytes that the batches loaded ahead may take in shared memory, of one loader of one rank.
+AHEAD = 1 << 30
+
+
+def prefetch(batch_bytes: int, workers: int) -> int:
+    """Batches that each worker loads ahead: four, or as many as `AHEAD` bytes hold; one at least.
+
+    On a GPU as much again may wait in pinned memory, in blocks of the next power of two.
+    """
+    return max(1, min(4, AHEAD // max(batch_bytes * workers, 1)))
 
 
 def build_loader(
@@ -147,7 +176,7 @@ def build_loader(
     batch_size: int,
     workers: int = 0,
     *,
-    collate_fn: Callable[[list[Any]], Any] | None = None,
+    collate_fn: Callable[[list[Any]], Any] = collate,
     pin_memory: bool = False,
 ) -> DataLoader:
     """A loader of this rank's micro-batches; the sampler decides on the order and on what is dropped.
@@ -167,6 +196,6 @@ def build_loader(
         pin_memory=pin_memory,
         worker_init_fn=obey_parent_alone,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch(getattr(dataset, "sample_bytes", 0) * batch_size, workers) if workers else None,
         generator=torch.Generator(),  # its own: an iterator over the loader draws a seed, else from the global one
     )

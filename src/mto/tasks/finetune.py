@@ -25,6 +25,7 @@ from mto.training.classifier import Accuracy, FineTuned, WeightAverageHook
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.pixels import Pixels
 from mto.training.schedule import Schedule
 
 
@@ -81,6 +82,7 @@ def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> FineT
         augment=job["data"]["augment"],
         ema_decay=job.get("ema_decay"),
         precision=job["precision"],
+        pixels=Pixels.of(job),
     )
 
 

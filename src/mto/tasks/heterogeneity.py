@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
@@ -60,8 +61,8 @@ def run(task: Task) -> None:
     chosen = [index * len(dataset) // count for index in range(count)]
     for start in range(0, count, batch):
         samples = [dataset[0, index] for index in chosen[start : start + batch]]
-        images = torch.stack([sample["image"] for sample in samples]).to(device)
-        masks = torch.stack([sample["mask"] for sample in samples]).to(device)
+        data = model.data_preprocessor(default_collate(samples))
+        images, masks = data["image"], data["mask"]
         with torch.no_grad():
             hidden = model(images, masks, images, mode="tensor")["hidden"]
             for offset in range(len(samples)):

@@ -22,6 +22,7 @@ from mto.training.classifier import LinearProbe
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.pixels import Pixels
 from mto.training.schedule import Schedule
 
 
@@ -75,6 +76,7 @@ def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> Linea
             batch_norm=probe["batch_norm"],
             std=probe["head_std"],
             precision=job["precision"],
+            pixels=Pixels.of(job),
         )
 
 

@@ -23,6 +23,7 @@ from mto.training.guard import Guard
 from mto.training.log import HISTORY, read_history
 from mto.training.mim import MaskedImageModel, PretrainHook
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
+from mto.training.pixels import Pixels
 from mto.training.resume import CHECKPOINT
 from mto.training.schedule import Schedule
 from mto.weights import save_weights
@@ -105,7 +106,8 @@ def build_model(job: dict[str, Any]) -> MaskedImageModel:
 
     size = job["method"]
     counted = build_mask_sampler(size["img_size"], size["patch_size"], **job["mask"]).num_masked
-    return MaskedImageModel(build_method(job), MaskedTokenOptimization(**job.get("mto", {"terms": []})), counted)
+    mto = MaskedTokenOptimization(**job.get("mto", {"terms": []}))
+    return MaskedImageModel(build_method(job), mto, counted, Pixels.of(job))
 
 
 def save(task: Task, runner: Engine) -> None:

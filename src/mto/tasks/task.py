@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mto.data import bad_files
+from mto.data.listing import NAME as LISTING
 from mto.errors import UserError
 from mto.files import digest, link_or_copy, read_json, replacing, write_json
 from mto.lock import NAME as LOCK
@@ -87,7 +88,8 @@ class Task:
             root = (read_json(self.inputs["data"]) or {}).get("job", {}).get("root")
             if root is None:
                 raise UserError(f"{self.inputs['data']}: damaged, names no dataset; remove it and run again")
-            self.job = self.job | {"data": self.job["data"] | {"root": root}}
+            listing = str(self.inputs["data"].with_name(LISTING))
+            self.job = self.job | {"data": self.job["data"] | {"root": root, "listing": listing}}
 
     def _record(self) -> None:
         paths = {name: str(path) for name, path in self.inputs.items()}

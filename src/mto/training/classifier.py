@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mto.methods.base import average_
 from mto.training.compiled import Compiled
 from mto.training.engine import unwrap
 from mto.training.optim import AUTOCAST, Precision
+from mto.training.pixels import Pixels
 
 Hits = list[dict[str, Tensor]]
 
@@ -48,10 +49,14 @@ class Accuracy(Evaluator):
 
 
 class _Classification(BaseModel):
-    """Logits by name; the loss and the hits of each."""
+    """Logits by name; the loss and the hits of each.
 
-    def __init__(self, precision: Precision) -> None:
-        super().__init__(BaseDataPreprocessor(non_blocking=True))
+    Args:
+        pixels: what normalises the loader's images; by default they are as they are, in units of 255 grey levels.
+    """
+
+    def __init__(self, precision: Precision, pixels: Pixels | None) -> None:
+        super().__init__(pixels or Pixels())
         self.autocast_dtype = AUTOCAST[precision]
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
@@ -84,8 +89,9 @@ class FineTuned(_Classification):
         augment: dict[str, Any],
         ema_decay: float | None = None,
         precision: Precision = "fp32",
+        pixels: Pixels | None = None,
     ) -> None:
-        super().__init__(precision)
+        super().__init__(precision, pixels)
         self.net = net
         self.smoothing = augment["smoothing"]
         self.mixup = None
@@ -177,8 +183,9 @@ class LinearProbe(_Classification):
         batch_norm: bool,
         std: float,
         precision: Precision = "fp32",
+        pixels: Pixels | None = None,
     ) -> None:
-        super().__init__(precision)
+        super().__init__(precision, pixels)
         self.encoder = encoder.requires_grad_(False).eval()
         self.feature = feature
         self.layers = sorted(layers)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mto.diagnostics import collapse, gradient_norms
@@ -13,6 +13,7 @@ from mto.objectives import MaskedTokenOptimization, log_scalars
 from mto.training.compiled import Compiled
 from mto.training.engine import unwrap
 from mto.training.log import LogHook
+from mto.training.pixels import Pixels
 
 
 class MaskedImageModel(BaseModel):
@@ -24,13 +25,20 @@ class MaskedImageModel(BaseModel):
         method: the student.
         mto: the terms of this run, maybe none.
         num_masked: masked patches an image, if the mask sampler guarantees the count.
+        pixels: what normalises the loader's images; by default they are as they are, in units of 255 grey levels.
     """
 
     method: Method
     teacher: nn.Module | None
 
-    def __init__(self, method: Method, mto: MaskedTokenOptimization, num_masked: int | None = None) -> None:
-        super().__init__(BaseDataPreprocessor(non_blocking=True))
+    def __init__(
+        self,
+        method: Method,
+        mto: MaskedTokenOptimization,
+        num_masked: int | None = None,
+        pixels: Pixels | None = None,
+    ) -> None:
+        super().__init__(pixels or Pixels())
         self.method = method
         self.teacher = method.make_teacher()
         self.mto = mto
