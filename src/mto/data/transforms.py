@@ -183,40 +183,45 @@ class _Page:
 
 
 class FinetuneTransform:
-    """An image -> ``image`` (size, size, 3) uint8 by timm's crop, flip, and RandAugment or colour jitter; with random
+    """An image -> ``image`` (size, size, 3) uint8: crop, flip, and timm's RandAugment or colour jitter; with random
     erasing also what it writes (`Erasing`).
+
+    The box of the crop is timm's draw. timm crops by Pillow: the same pixels, but for rounding, as in pre-training.
 
     Mixup and CutMix work on batches: they are the training step's.
     """
 
     def __init__(self, data: dict[str, Any], size: int) -> None:
         from timm.data import create_transform
+        from timm.data.transforms import RandomResizedCropAndInterpolation
 
         augment = data["augment"]
-        timms: Any = create_transform(
+        self.crop = CropAndFlip({"crop_scale": INCEPTION_CROP, **augment}, size)
+        self.crop.draw_box = RandomResizedCropAndInterpolation.get_params
+        # After a crop and before a tensor, which are left to others here.
+        _, *self.colours, _ = create_transform(
             input_size=size,
             is_training=True,
-            scale=tuple(augment.get("crop_scale", INCEPTION_CROP)),
-            ratio=RATIO,
-            hflip=augment["hflip"],
+            hflip=0.0,
             color_jitter=augment["color_jitter"],
             auto_augment=augment["rand_augment"],
             interpolation=augment["interpolation"],
             mean=data["mean"],  # fills what a rotation or a shift uncovers
             normalize=False,
-        )
-        self.steps = timms.transforms[:-1]  # the last would make a tensor of channels first
+        ).transforms
         self.erasing = Erasing(augment["reprob"], size) if augment["reprob"] else None
-        for step in self.steps:
+        for step in self.colours:
             for op in getattr(step, "ops", []):
                 if op.name.startswith("Posterize"):
                     op.aug_fn = posterize
 
     def __call__(self, image: np.ndarray) -> Sample:
-        view = Image.fromarray(image)
-        for step in self.steps:
-            view = step(view)
-        sample = {"image": torch.from_numpy(np.array(view))}
+        sample = {"image": self.crop(image)}
+        if self.colours:
+            view = Image.fromarray(sample["image"].numpy())
+            for step in self.colours:
+                view = step(view)
+            sample["image"] = torch.from_numpy(np.array(view))
         return sample if self.erasing is None else {**sample, **self.erasing()}
 
 
