@@ -19,7 +19,8 @@ from mto.data.layout import check
 from mto.errors import UserError
 from mto.plan import preflight
 from mto.report import jobs, page
-from mto.study import DATASET, IMPORTED, RESTART, STAGES, Run, Step, Study
+from mto.run import Run
+from mto.study import DATASET, IMPORTED, RESTART, STAGES, Step, Study
 
 
 def read_study():

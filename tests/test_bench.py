@@ -10,7 +10,8 @@ from mto.bench.cli import COLUMNS, main
 from mto.bench.report import table
 from mto.bench.workloads import build, job_of
 from mto.config import load
-from mto.study import BASELINES, Study
+from mto.run import BASELINES
+from mto.study import Study
 
 #: Operators that MTO adds to a forward and backward pass of ViT-B's depth, as a share of those without it. With raw dot
 #: products, its layers taken one by one would add 48 % in SimMIM, 46 % in MAE, 43 % in ConMIM and 33 % in BootMAE.

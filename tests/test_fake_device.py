@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from mto.bench.workloads import Workload, build, job_of
 from mto.config import load
-from mto.study import BASELINES, Study
+from mto.run import BASELINES
+from mto.study import Study
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mto.config import load
 from mto.errors import UserError
-from mto.study import AUDIT, BASELINES, FIGURES, PRESETS, REPORTS, STAGES, TABLES, TERMS, Run, Step, Study
+from mto.run import BASELINES, TERMS, Run
+from mto.study import AUDIT, FIGURES, PRESETS, REPORTS, STAGES, TABLES, Step, Study
 
 ROOT = Path(__file__).parents[1]
 RAW = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -7,22 +7,18 @@ figure. The Snakefile asks this module and nothing else; it needs neither torch 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from mto.config.fields import PRESET
 from mto.config.models import Config, Preset, Resources
 from mto.config.study_plan import Transfer
 from mto.errors import UserError
+from mto.jobs import Jobs
+from mto.run import BASELINES, TERMS, Run
 
-TERMS = ("spa", "e", "r")
-BASELINES = ("simmim", "mae", "bootmae", "conmim")
-#: The methods with masked tokens in the encoder; the others have them in a decoder.
-ENCODER_STYLE = ("simmim", "conmim")
 REPORTS = (
     "table1_rauc",
     "table2_linear",
@@ -50,59 +46,6 @@ IMPORTED = "imported.json"
 #: The file in a job's progress folder that asks it to start over (`snakemake --forcerun`)
 RESTART = "restart"
 DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage in STAGES}
-
-_RUN = re.compile(
-    r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])"
-    rf"(?P<mto>-mto(_(?P<terms>[a-z_]+))?(@(?P<preset>{PRESET}))?)?(-depth(?P<depth>[1-9]\d*))?"
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is pre-trained.
-
-    `terms` are MTO's, empty for the plain baseline; `preset` is the reading of them, None for the config's default, so
-    that a run has one name; `decoder_depth` is given only where it is varied.
-    """
-
-    baseline: str
-    backbone: str
-    terms: tuple[str, ...] = ()
-    decoder_depth: int | None = None
-    preset: str | None = None
-
-    @property
-    def name(self) -> str:
-        """`mae-vitb`, `mae-vitb-mto`, `simmim-vitb-mto_spa_e@text`, `mae-vitb-mto-depth2`."""
-        mto = "" if not self.terms else "-mto" if self.terms == TERMS else f"-mto_{'_'.join(self.terms)}"
-        preset = "" if self.preset is None else f"@{self.preset}"
-        depth = "" if self.decoder_depth is None else f"-depth{self.decoder_depth}"
-        return f"{self.baseline}-{self.backbone}{mto}{preset}{depth}"
-
-    @classmethod
-    def parse(cls, name: str) -> Run:
-        """The run of that name.
-
-        Raises:
-            UserError: if the name is not one.
-        """
-        match = _RUN.fullmatch(name)
-        if not match:
-            raise UserError(
-                f"no such run: '{name}' (as in mae-vitb, mae-vitb-mto, mae-vitb-mto@text, simmim-vitb-mto_spa, "
-                "mae-vitb-mto-depth2)"
-            )
-        given = set(match["terms"].split("_")) if match["terms"] else set(TERMS) if match["mto"] else set()
-        run = cls(
-            match["baseline"],
-            match["backbone"],
-            tuple(term for term in TERMS if term in given),
-            int(match["depth"]) if match["depth"] else None,
-            match["preset"],
-        )
-        if run.name != name or run.baseline not in BASELINES:
-            raise UserError(f"no such run: '{name}'; did you mean '{run.name}'? (baselines: {', '.join(BASELINES)})")
-        return run
 
 
 class Step(NamedTuple):
@@ -134,7 +77,7 @@ class Study:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._known: dict[str, list[Cell]] = {}
-        self._parts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._jobs = Jobs(config, self.preset)
         self.results = f"results/{config.scale}"
         for run in self.runs() | set(self._pilot_runs()):
             backbones = getattr(config.baselines, run.baseline).backbones
@@ -166,7 +109,7 @@ class Study:
         """A depth of a decoder that is not there, or the recipe's own, which would train one network twice."""
         if run.decoder_depth is None:
             return
-        own = getattr(self._recipe(run).method, "decoder_depth", None)
+        own = getattr(self._jobs.recipe(run).method, "decoder_depth", None)
         plain = replace(run, decoder_depth=None).name
         if own is None:
             raise UserError(f"config.yaml: study asks for {run.name}, but {run.baseline} has no decoder; take {plain}")
@@ -242,7 +185,7 @@ class Study:
                         yield Cell("linear", run.name, epoch, "top1")
         elif report == "figS2_decoder_depth":
             base = Run.parse(plan.baseline)
-            default = getattr(self._recipe(base).method, "decoder_depth", None)
+            default = getattr(self._jobs.recipe(base).method, "decoder_depth", None)
             if default is None:
                 raise UserError(
                     f"config.yaml: study.figS2_decoder_depth.baseline: {plan.baseline} has no decoder (use mae-vitb)"
@@ -323,118 +266,11 @@ class Study:
             "epoch": step.epoch,
             "precision": self.config.precision,
             "code_version": self.config.code_version,
-            **self._part(step.task, run),
+            **self._jobs.of(step.task, run),
         }
         if step.epoch == 0:
-            job["method"] = self._method(run)  # whose first weights the encoder has
+            job["method"] = self._jobs.method(run)  # whose first weights the encoder has
         return _sorted(job)
-
-    def _part(self, task: str, run: Run) -> dict[str, Any]:
-        """What the jobs of a task on a run have in common."""
-        if (task, run.name) not in self._parts:
-            self._parts[task, run.name] = getattr(self, f"_{task}")(run)
-        return self._parts[task, run.name]
-
-    def _recipe(self, run: Run) -> Any:
-        return self.config.of(run.baseline, run.backbone)
-
-    def _size(self, run: Run) -> dict[str, Any]:
-        backbone = self.config.backbones[run.backbone].model_dump()  # type: ignore[index]
-        return {"img_size": self.config.img_size, "patch_size": self.config.patch_size, **backbone}
-
-    def _data(self, run: Run, dataset: str, augment: Any = None) -> dict[str, Any]:
-        source = getattr(self.config.datasets, dataset)
-        shared = {"num_classes": source.num_classes, **self._recipe(run).pixels.model_dump()}
-        return shared if augment is None else {**shared, **augment}
-
-    def _method(self, run: Run) -> dict[str, Any]:
-        method = {"name": run.baseline, **self._size(run), **self._recipe(run).method.model_dump()}
-        return method if run.decoder_depth is None else {**method, "decoder_depth": run.decoder_depth}
-
-    def _encoder(self, run: Run, drop_path: float) -> dict[str, Any]:
-        init_values = getattr(self._recipe(run).method, "init_values", None)
-        return {"baseline": run.baseline, **self._size(run), "init_values": init_values, "drop_path": drop_path}
-
-    def _pretrain(self, run: Run) -> dict[str, Any]:
-        recipe = self._recipe(run)
-        stage = recipe.pretrain
-        optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "no_decay"})
-        mto = {**self.preset(run).model_dump(), "terms": list(run.terms)} if run.terms else {"terms": []}
-        return {
-            "epochs": stage.schedule.total_epochs or self.config.study.pretrain_epochs,
-            "method": self._method(run),
-            "mask": recipe.mask.model_dump(exclude_none=True),
-            "mto": mto,
-            "data": self._data(run, "imagenet", stage.augment.model_dump(exclude_none=True)),
-            "optim": {**optim, "lr": stage.lr.peak(stage.batch_size), "eps": 1e-8},
-            "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
-            "log_interval": self.config.log_interval,
-        }
-
-    def _finetune(self, run: Run) -> dict[str, Any]:
-        stage = self._recipe(run).finetune
-        optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "layer_decay"})
-        augment = {"augment": stage.augment.model_dump(), "eval": self.config.evaluation.model_dump()}
-        return {
-            "epochs": stage.epochs,
-            "encoder": self._encoder(run, stage.drop_path),
-            "data": self._data(run, "imagenet", augment),
-            "optim": {
-                **optim,
-                "lr": stage.lr.peak(stage.batch_size),
-                "eps": 1e-8,
-                "no_decay": ["pos_embed", "cls_token"],
-            },
-            "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
-            "ema_decay": stage.ema_decay,
-            "eval_interval": self.config.eval_interval,
-            "log_interval": self.config.log_interval,
-        }
-
-    def _linear(self, run: Run) -> dict[str, Any]:
-        stage = self._recipe(run).linear
-        depth = self.config.backbones[run.backbone].depth  # type: ignore[index]
-        layer = {"last": depth, "all": list(range(1, depth + 1))}.get(stage.probe.layer, stage.probe.layer)  # type: ignore[call-overload]
-        optim = stage.model_dump(include={"batch_size", "weight_decay", "momentum"})
-        augment = {**stage.augment.model_dump(), "eval": self.config.evaluation.model_dump()}
-        return {
-            "epochs": stage.epochs,
-            "encoder": self._encoder(run, drop_path=0.0),
-            "probe": {**stage.probe.model_dump(), "layer": layer},
-            "data": self._data(run, "imagenet", augment),
-            "optim": {**optim, "kind": stage.optimizer, "lr": stage.lr.peak(stage.batch_size)},
-            "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
-            "eval_interval": self.config.eval_interval,
-            "log_interval": self.config.log_interval,
-        }
-
-    def _heterogeneity(self, run: Run) -> dict[str, Any]:
-        recipe = self._recipe(run)
-        data = {**self._data(run, "imagenet"), "eval": self.config.evaluation.model_dump()}
-        return {
-            "method": self._method(run),
-            "mask": recipe.mask.model_dump(exclude_none=True),
-            "data": data,
-            **self.config.analysis.model_dump(exclude_none=True),
-        }
-
-    def _ade20k(self, run: Run) -> dict[str, Any]:
-        return self._transfer(run, "ade20k")
-
-    def _coco(self, run: Run) -> dict[str, Any]:
-        return self._transfer(run, "coco")
-
-    def _transfer(self, run: Run, task: str) -> dict[str, Any]:
-        stage = getattr(self._recipe(run), task)
-        optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "layer_decay"})
-        rest = stage.model_dump(exclude={*optim, "lr", "drop_path"})
-        return {
-            "encoder": self._encoder(run, stage.drop_path),
-            "data": self._data(run, task),
-            "optim": {**optim, "lr": stage.lr.peak(stage.batch_size)},
-            "log_interval": self.config.log_interval,
-            **rest,
-        }
 
     # ------------------------------------------------------------------------------------------------------- the pilot
     def _pilot_runs(self) -> list[Run]:
@@ -459,7 +295,7 @@ class Study:
 
     def pilot_report_job(self) -> dict[str, Any]:
         """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""
-        warmups = {run.name: self._recipe(run).pretrain.schedule.warmup_epochs for run in self._pilot_runs()}
+        warmups = {run.name: self._jobs.recipe(run).pretrain.schedule.warmup_epochs for run in self._pilot_runs()}
         return {
             "scale": self.config.scale,
             "seed": self.config.seeds[0],

@@ -7,7 +7,8 @@ from mto.bench.workloads import build, job_of
 from mto.config import load
 from mto.plan.amounts import work_key
 from mto.plan.counting import count, windows
-from mto.study import BASELINES, Step, Study
+from mto.run import BASELINES
+from mto.study import Step, Study
 
 
 @pytest.fixture(scope="module")

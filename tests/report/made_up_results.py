@@ -10,7 +10,8 @@ import numpy as np
 
 from mto.config import load
 from mto.report.metrics import folder
-from mto.study import Run, Study
+from mto.run import Run
+from mto.study import Study
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 CEILING = {"finetune": 83.0, "linear": 65.0, "ade20k": 47.0, "coco": 46.0}

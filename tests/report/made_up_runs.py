@@ -9,7 +9,8 @@ from pathlib import Path
 from made_up_results import record
 
 from mto.report.metrics import folder
-from mto.study import Run, Step, Study
+from mto.run import Run
+from mto.study import Step, Study
 
 LOSSES = {"conmim": ["contrastive"], "bootmae": ["pixel", "feature"]}
 STREAMS = {"bootmae": {"pixel/": 2, "feature/": 2}, "mae": {"": 8}}

@@ -14,7 +14,8 @@ from mto.errors import UserError
 from mto.report.cli import main
 from mto.report.metrics import Report, folder
 from mto.report.preset_table import LOSS, table_presets
-from mto.study import PRESETS, Run, Study
+from mto.run import Run
+from mto.study import PRESETS, Study
 
 VALUES = {
     "finetune": 90.0,

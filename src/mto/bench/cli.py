@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
-from mto.study import BASELINES
+from mto.run import BASELINES
 
 #: name -> the task, and what the run's name adds to ``<baseline>-vitb``
 STAGES = {

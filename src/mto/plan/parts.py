@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mto.plan.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED, Cost
-from mto.study import BASELINES, REPORTS, STAGES, Run, Step, Study
+from mto.run import BASELINES, Run
+from mto.study import REPORTS, STAGES, Step, Study
 
 Costs = Mapping[Step, Cost]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
-from mto.study import Run, Study
+from mto.run import Run
+from mto.study import Study
 
 Job = dict[str, Any]
 

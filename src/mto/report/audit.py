@@ -16,7 +16,7 @@ from mto.report.curves import Curve, rauc
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report
 from mto.report.sheet import Column, Sheet
-from mto.study import TERMS, Run
+from mto.run import TERMS, Run
 
 HOLDS, NOT_FOLLOWING, CONTRADICTED, OPEN = "holds", "does not follow", "contradicted", "cannot be checked"
 ROUNDING = 0.05  # of an accuracy printed with one decimal

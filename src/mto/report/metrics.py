@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mto.errors import UserError
 from mto.report.labels import BACKBONES
-from mto.study import Run
+from mto.run import Run
 
 COLUMNS = (
     *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "preset", "decoder_depth", "seed", "epoch"),

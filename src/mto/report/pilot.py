@@ -12,7 +12,7 @@ from mto.report import metrics
 from mto.report.labels import baseline_name
 from mto.report.preset_table import LOSS
 from mto.report.sheet import UNKNOWN, Column, Sheet
-from mto.study import Run
+from mto.run import Run
 
 BENIGN, HARMFUL, EARLY = "benign", "harmful", "too early to say"
 #: A run with MTO may lose this part more than the run without, and still be called benign.

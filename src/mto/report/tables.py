@@ -12,7 +12,7 @@ from mto.report.labels import baseline_name
 from mto.report.metrics import Cell, Report
 from mto.report.preset_table import table_presets
 from mto.report.sheet import UNKNOWN, Column, Sheet
-from mto.study import TERMS, Run
+from mto.run import TERMS, Run
 
 SCRATCH = "from scratch"
 BEST = "Last: after the last epoch. Best: the best epoch of the same run, chosen on the validation set."

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 
 from mto.collapse import collapsed
 from mto.errors import UserError
-from mto.study import Run
+from mto.run import Run
 from mto.training.log import LogHook
 
 VERDICT = "collapsed.txt"

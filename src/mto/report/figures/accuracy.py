@@ -13,7 +13,7 @@ from mto.report import printed
 from mto.report.curves import epochs_saved
 from mto.report.figures import style
 from mto.report.metrics import Cell, Report, mean, std
-from mto.study import TERMS, Run
+from mto.run import TERMS, Run
 
 # Told apart without colour too: by the line, and by what the markers are.
 LOOKS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from mto.report.figures import accuracy, style
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report
-from mto.study import ENCODER_STYLE, Run
+from mto.run import ENCODER_STYLE, Run
 
 
 def draw(report: Report) -> Figure:

@@ -14,7 +14,8 @@ from mto.report import metrics
 from mto.report.comparison import spread
 from mto.report.curves import Curve, Saving, epochs_saved
 from mto.report.labels import baseline_name, full_name
-from mto.study import STAGES, TERMS, Run, Step
+from mto.run import TERMS, Run
+from mto.study import STAGES, Step
 
 #: The figure whose fine-tuning curves answer whether MTO saves epochs.
 CURVES = "fig4_epochs"

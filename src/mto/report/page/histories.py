@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mto.study import IMPORTED, TERMS, Run
+from mto.run import TERMS, Run
+from mto.study import IMPORTED
 
 #: A curve is drawn through this many points, and read from about this many rows of each file.
 POINTS, ROWS = 128, 1000

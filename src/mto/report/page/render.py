@@ -22,7 +22,8 @@ from mto.report.page.charts import Line, Scale, draw
 from mto.report.page.findings import Findings, describe, short
 from mto.report.page.histories import History
 from mto.report.sheet import Column, Sheet
-from mto.study import Run, Step
+from mto.run import Run
+from mto.study import Step
 
 TYPES = {"csv": "text/csv", "tex": "application/x-tex", "md": "text/markdown", "pdf": "application/pdf"}
 WORDS = {"csv": "CSV", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF"}
