@@ -86,6 +86,25 @@ def test_losses_terms_and_layers_are_told_apart(tmp_path):
     assert History("mae-vitb", 0, [{"loss": 1.0}]).losses == ["loss"]
 
 
+def test_signs_of_a_collapse_and_gradients_are_told_apart(tmp_path):
+    signs = {"pixel/masked_cosine": 0.9, "pixel/modal_share": 0.8, "feature/masked_cosine": 0.7, "constant_ratio": 1.0}
+    layers = {"pixel/heterogeneity_0": 2.0, "feature/heterogeneity_0": 2.0}
+    segment(tmp_path, 4, [row(40, **signs, **layers, gradient_method=1.0, gradient_mto=0.2, gradient_r=0.1)])
+    (history,) = read_all(tmp_path, epochs=4)
+    assert history.signs == {
+        "pixel": {"cosine": "pixel/masked_cosine", "on one": "pixel/modal_share", "loss": "constant_ratio"},
+        "feature": {"cosine": "feature/masked_cosine", "loss": "constant_ratio"},
+    }
+    assert history.pulls == {"method": "gradient_method", "L r": "gradient_r"}
+
+
+def test_the_few_rows_that_compare_gradients_are_all_read(tmp_path):
+    rows = [{"step": n, "epoch": n / 100} | ({"gradient_r": 1.0} if n % 10 == 3 else {}) for n in range(1, 25_001)]
+    kept = read(segment(tmp_path, 250, rows))
+    assert sum("gradient_r" in row for row in kept) == 2500
+    assert kept[-1]["step"] == 25_000
+
+
 def test_a_long_history_is_thinned_to_means_and_keeps_its_end(tmp_path):
     rows = [{"step": n, "epoch": n / 100, "loss": float(n)} for n in range(1, 80_001)]
     path = segment(tmp_path, 800, rows)

@@ -62,6 +62,23 @@ class History:
                 found.setdefault(match["stream"] or "", {})[int(match["layer"])] = name
         return {stream: [layers[depth] for depth in sorted(layers)] for stream, layers in found.items()}
 
+    @property
+    def signs(self) -> dict[str, dict[str, str]]:
+        """Stream ("" if there is one) to what tells of a collapse in it: our words, and the scalar's name."""
+        told = {"masked_cosine": "cosine", "modal_share": "on one", "constant_ratio": "loss"}
+        found: dict[str, dict[str, str]] = {}
+        for stream in self.layers:
+            prefix = f"{stream}/" if stream else ""
+            names = {word: prefix + sign if sign != "constant_ratio" else sign for sign, word in told.items()}
+            found[stream] = {word: name for word, name in names.items() if name in self.names}
+        return {stream: names for stream, names in found.items() if names}
+
+    @property
+    def pulls(self) -> dict[str, str]:
+        """Whose gradient has which norm: the method's own losses', and the weighted terms' of MTO."""
+        names = {"method": "gradient_method", **{f"L {term}": f"gradient_{term}" for term in TERMS}}
+        return {word: name for word, name in names.items() if name in self.names}
+
     def ceiling(self, stream: str) -> float | None:
         """ln V, the largest H there is, from H of layer 0 and its logged share of ln V."""
         prefix = f"{stream}/" if stream else ""
@@ -110,12 +127,15 @@ def read(path: Path) -> list[dict[str, float]]:
     """Rows of a history file, the last one among them; none if there is no file, or it is no history.
 
     A long file's rows are taken at an even stride, some `ROWS` of them: each is a mean over a log interval already.
-    A line cut short is left out.
+    The few that compare gradients are all taken. A line cut short is left out.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     stride = max(len(lines) // ROWS, 1)
     rows = []
-    for line in lines[(len(lines) - 1) % stride :: stride]:
+    first = (len(lines) - 1) % stride
+    for place, line in enumerate(lines):
+        if place % stride != first and '"gradient_' not in line:
+            continue
         try:
             row = json.loads(line)
         except ValueError:

@@ -294,8 +294,29 @@ def _trained(found: Findings, history: History, loss: Scale) -> Trained:
         scale = Scale.over(lines, log=True)
         svg = draw(f"MTO's terms of {name} over epochs", lines, scale, epochs, marks)
         panels.append(Panel("MTO's terms" + (", log scale" if scale.log else ""), svg))
+    panels += _signs(history, name, epochs, marks)
     identity = f"{history.run}-seed{history.seed}"
     return Trained(identity, name, _note(history, epochs), panels)
+
+
+def _signs(history: History, name: str, epochs: int, marks: list[int]) -> list[Panel]:
+    """Have the masked tokens become one, and who pulls the weights (`mto.diagnostics`)."""
+    panels = []
+    for stream, signs in history.signs.items():
+        lines = [
+            Line(word, history.series(sign), look, word)
+            for (word, sign), look in zip(signs.items(), ("own0", "own1", "r"), strict=False)
+        ]
+        top = max([1.0, *(y for line in lines for _, y in line.points)])
+        where = f", {stream_name(stream)}" if stream else ""
+        svg = draw(f"Signs of collapse of {name}{where} over epochs", lines, Scale(0.0, 1.04 * top), epochs, marks)
+        panels.append(Panel(f"Masked tokens of the last layer{where}", svg))
+    looks = {"method": "own0", "L spa": "spa", "L e": "e", "L r": "r"}
+    if lines := [Line(word, history.series(pull), looks[word], word) for word, pull in history.pulls.items()]:
+        scale = Scale.over(lines, log=True)
+        svg = draw(f"Gradients of {name} over epochs", lines, scale, epochs, marks)
+        panels.append(Panel("Gradients' norms" + (", log scale" if scale.log else ""), svg))
+    return panels
 
 
 def _losses(history: History, names: list[str]) -> list[Line]:
@@ -318,12 +339,17 @@ def _note(history: History, epochs: int) -> str:
     if history.imported:
         parts.append("a published checkpoint, not trained here: no curve")
     else:
-        parts.append(f"{history.epochs:g} of {epochs} epochs")
+        parts.append(f"{history.epochs:.4g} of {epochs} epochs")
     for stream in history.layers:
         share = history.saturated(stream)
         if share is not None and share > 0.5:
             where = f" of the {stream_name(stream)}" if stream else ""
             parts.append(f"{100 * share:.0f} % of the masked rows saturated in the last layer{where}")
+        if ranks := history.series(f"{stream}/effective_rank" if stream else "effective_rank"):
+            where = f" of the {stream_name(stream)}" if stream else ""
+            parts.append(
+                f"visible tokens of layer 0{where}: effective rank {ranks[0][1]:.1f}, at last {ranks[-1][1]:.1f}"
+            )
     return "; ".join(parts) + "."
 
 
