@@ -74,7 +74,7 @@ def require_datasets():
         source = getattr(study.config.datasets, dataset)
         try:
             if source.make is None:
-                check(dataset, source.root)
+                check(dataset, source.root, classes=getattr(source, "classes", None))
         except UserError as error:
             problems.append(f"config.yaml: {error}")
     if problems:

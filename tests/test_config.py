@@ -199,6 +199,13 @@ def test_no_preset_takes_anything_from_another() -> None:
         ("resources.pretrain.micro_batch", 60, ["2048", "gpu 8 × micro_batch 60", "1920 or 2400"]),
         ("baselines.mae.pretrain.batch_size", 1000, ["baselines.mae.pretrain.batch_size 1000", "512 or 1024"]),
         ("datasets.imagenet.root", 3, ["datasets.imagenet.root", "string"]),
+        ("datasets.imagenet.classes", ["a", "b"], ["datasets.imagenet", "num_classes 1000 must be 2", "classes names"]),
+        ("datasets.imagenet.classes", ["a", "b", "a"], ["datasets.imagenet.classes: a is there twice"]),
+        ("datasets.imagenet.classes", ["a", "val/b"], ["datasets.imagenet.classes: 'val/b' is no folder's name"]),
+        ("datasets.imagenet.classes", "no.txt", ["imagenet.classes: no.txt: No such file", "a file with one a line"]),
+        ("datasets.imagenet.classes", 100, ["datasets.imagenet.classes: must be a list", "not 100"]),
+        ("datasets.ade20k.classes", ["a", "b"], ["datasets.ade20k.classes: unknown key"]),
+        ("scales.demo.datasets.imagenet.classes", ["a", "b"], ["classes: must be null where the dataset is made"]),
         ("recipe", "mine", ["recipe", "'mine'", "paper, official"]),
     ],
 )

@@ -250,6 +250,21 @@ def test_an_edit_alters_the_jobs_that_it_touches(keys: dict[str, Any], altered: 
     assert differing(keys) == altered
 
 
+def test_chosen_classes_are_in_every_job_that_reads_images(tmp_path: Path) -> None:
+    """Other classes are other numbers, so that nothing finished or begun with these may be taken for those."""
+    (tmp_path / "two.txt").write_text("# mine\nn02\n\n  n01  \n")
+    keys = {"datasets__imagenet__num_classes": 2, "datasets__imagenet__classes": ["n02", "n01"]}
+    listed, read = study(**keys), study(**keys | {"datasets__imagenet__classes": str(tmp_path / "two.txt")})
+    for step, job in jobs(listed).items():
+        assert job["data"].get("classes") == (None if step.task in ("ade20k", "coco") else ["n01", "n02"])
+    assert listed.data_job("imagenet")["classes"] == ["n01", "n02"]
+    assert jobs(listed) == jobs(read)
+    assert listed.data_job("imagenet") == read.data_job("imagenet")
+    every = study()
+    assert not [job for job in jobs(every).values() if "classes" in job["data"]]
+    assert "classes" not in every.data_job("imagenet")
+
+
 def test_mto_is_in_the_jobs_of_its_runs_alone(paper: Study) -> None:
     assert paper.job(Step("pretrain", "mae-vitb", 0, 100))["mto"] == {"terms": []}
     assert paper.job(Step("pretrain", "simmim-vitb-mto_spa_e", 0, 100))["mto"]["terms"] == ["spa", "e"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mto.config.models import Config, Preset
+from mto.config.models import Config, Dataset, Preset
 from mto.run import Run
 
 
@@ -37,7 +37,7 @@ class Jobs:
 
     def _data(self, run: Run, dataset: str, augment: Any = None) -> dict[str, Any]:
         source = getattr(self.config.datasets, dataset)
-        shared = {"num_classes": source.num_classes, **self.recipe(run).pixels.model_dump()}
+        shared = {"num_classes": source.num_classes, **classes_of(source), **self.recipe(run).pixels.model_dump()}
         return shared if augment is None else {**shared, **augment}
 
     def method(self, run: Run) -> dict[str, Any]:
@@ -129,3 +129,9 @@ class Jobs:
             "log_interval": self.config.log_interval,
             **rest,
         }
+
+
+def classes_of(source: Dataset) -> dict[str, list[str]]:
+    """The class folders that are looked at, where it is not all of them."""
+    chosen = getattr(source, "classes", None)
+    return {} if chosen is None else {"classes": chosen}

@@ -174,6 +174,21 @@ def test_processes_find_the_same_in_the_same_order(copied: Path) -> None:
     assert [Path(fault.file).parent.name for fault in one] == ["digit0", "digit3", "digit9"]
 
 
+def test_the_classes_that_were_not_chosen_may_be_damaged(copied: Path) -> None:
+    """A study of some classes neither reads the others nor stops at them."""
+    root = copied / "imagenet"
+    for pattern in ("train/digit3/*.JPEG", "train/digit0/*.JPEG"):
+        cut(pattern, 0.5)(root)
+    faults = verify.verify("imagenet", root, 2, classes=["digit9", "digit3"])
+    assert [Path(fault.file).parent.name for fault in faults] == ["digit3"]
+    job = {"task": "data", "dataset": "imagenet", "root": str(root), "num_classes": 2, "make": None}
+    data.run(job | {"classes": ["digit5", "digit9"]}, copied / "out")
+    manifest = json.loads((copied / "out/manifest.json").read_text())
+    assert manifest["counts"] == {"train": 2, "val": 2}
+    with pytest.raises(UserError, match=r"digit3/.*not readable"):
+        data.run(job | {"classes": ["digit3", "digit9"]}, copied / "out")
+
+
 def test_the_number_of_faults_does_not_fill_the_screen(copied: Path) -> None:
     for file in (copied / "imagenet").rglob("*.JPEG"):
         file.write_bytes(b"")

@@ -92,6 +92,22 @@ def test_labels_are_the_places_of_the_sorted_folders(finetune_job, digits):
     assert dataset[0]["label"].dtype == torch.int64
 
 
+def test_chosen_classes_are_labelled_by_their_own_order(finetune_job, digits):
+    data = finetune_job["data"] | {"num_classes": 3, "classes": ["digit8", "digit1", "digit3"]}
+    chosen = ClassificationDataset({**finetune_job, "data": data}, "val", eval_transform(finetune_job))
+    every = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    assert chosen.images.classes == ["digit1", "digit3", "digit8"]
+    seen = [(str(chosen.images.path(i)), chosen[i]["label"].item()) for i in range(len(chosen))]
+    whole = [str(every.images.path(i)) for i in range(len(every))]
+    places = {"digit1": 0, "digit3": 1, "digit8": 2}
+    assert seen == [(p, places[name]) for p in whole if (name := p.split("/")[-2]) in places]
+    assert len(seen) == 6
+    with pytest.raises(
+        UserError, match=r"2 class folders that datasets\.imagenet\.classes names, but .*num_classes is 3"
+    ):
+        ImageFolder(digits, "val", 3, ["digit1", "digit3", "digit77"])
+
+
 def test_images_come_in_rgb(tmp_path):
     for kind, mode in (("a", "L"), ("b", "RGBA"), ("c", "CMYK"), ("d", "P")):
         (tmp_path / "train" / kind).mkdir(parents=True)

@@ -82,6 +82,23 @@ def test_what_is_missing_is_named_in_one_line(name, change, message, tmp_path):
     assert "\n" not in text
 
 
+def test_of_chosen_classes_only_the_folders_are_looked_for(tmp_path):
+    """The whole of ImageNet may lie there: nobody copies a hundred classes out of it."""
+    imagenet(tmp_path)
+    touch(tmp_path, "train/c/5.JPEG", "val/loose.txt")
+    (tmp_path / "val/d").mkdir()
+    assert check("imagenet", tmp_path, classes=["b", "a"]) == {"train": 2, "val": 2}
+    with pytest.raises(
+        UserError, match=r"no complete 3 classes of ImageNet-1K.*val/ lacks 1 of the 3 class folders, e\.g\. c\."
+    ) as error:
+        check("imagenet", tmp_path, classes=["a", "b", "c"])
+    assert "train/ lacks" not in str(error.value)
+    assert "each of the 3 folders that datasets.imagenet.classes names" in str(error.value)
+    touch(tmp_path, "train/d/6.JPEG")
+    with pytest.raises(UserError, match=r"val/ has 1 class folders without an image, e\.g\. d"):
+        check("imagenet", tmp_path, classes=["a", "d"])
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_nothing_there_tells_the_whole_layout_and_the_key(name, tmp_path):
     with pytest.raises(

@@ -50,6 +50,17 @@ def test_a_segment_trains_its_epochs_and_a_fine_tuning_evaluates_too(study):
     assert coco == (25 * (117_266 // 64) * 64, 5000, 25 * (117_266 // 64))
 
 
+def test_of_chosen_classes_only_their_images_are_counted(study):
+    chosen = study(datasets={"imagenet": {"num_classes": 3, "classes": ["a", "b", "c"]}})
+    sizes = {task: size_of(chosen.config, task) for task in ("finetune", "coco")}
+    assert (sizes["finetune"].train, sizes["finetune"].val) == (3844, 150)  # 3 of 1,000 classes
+    assert sizes["coco"] == size_of(study().config, "coco")
+    assert work_key(chosen.job(MAE)) != work_key(
+        study().job(MAE)
+    )  # its head has fewer classes; by name they are none of it
+    assert "classes" not in json.loads(work_key(chosen.job(MAE)))["data"]
+
+
 def test_hours_are_operations_by_the_cards_rate(study, costs):
     plan = study(plan={"card": "rtx3090", "startup_minutes": 6})
     cost = costs(plan)[MAE]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from mto.config.classes import Classes
 from mto.config.cost import Plan
 from mto.config.fields import PRESET, Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
@@ -165,8 +166,25 @@ class Dataset(Model):
     bad_files_limit: Count
 
 
+class ImageNet(Dataset):
+    """`classes` names the class folders that are looked at, null: all. The others may be there, and are passed over.
+
+    It alters what is trained and measured, and so it is a part of every job that reads images.
+    """
+
+    classes: Classes | None = None
+
+    @model_validator(mode="after")
+    def _classes_are_there(self) -> ImageNet:
+        if self.classes is not None and self.make is not None:
+            raise ValueError("classes: must be null where the dataset is made, which has classes of its own")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"num_classes {self.num_classes} must be {len(self.classes)}, as many as classes names")
+        return self
+
+
 class Datasets(Model):
-    imagenet: Dataset
+    imagenet: ImageNet
     ade20k: Dataset
     coco: Dataset
 

@@ -1,7 +1,7 @@
 """ImageNet-1K, and any other folder of class folders: pre-training samples with masks, and labelled images."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,30 @@ class ImageFolder:
         split: "train" or "val".
         num_classes: how many class folders there must be.
         listing: of the dataset's job (`mto.data.listing`); without a file there the folder is listed here.
+        classes: the class folders that count, where it is not all of them; a label is a place among these.
 
     Raises:
         UserError: the folder is missing, or holds another number of classes or no image.
     """
 
-    def __init__(self, root: str | Path, split: str, num_classes: int, listing: str | Path = "") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        num_classes: int,
+        listing: str | Path = "",
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.split = split
         self.policy = policy  # travels with the dataset into the loader's workers
         self.folder = Path(root) / split
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder; set datasets.imagenet.root in config.yaml to its parent")
-        found = load(Path(listing), self.folder) or walk(self.folder)
+        found = load(Path(listing), self.folder, classes) or walk(self.folder, classes)
         self.classes = [os.fsdecode(name) for name in found.classes]
         if len(self.classes) != num_classes:
-            raise UserError(
-                f"{self.folder}: {len(self.classes)} class folders, but datasets.imagenet.num_classes is {num_classes}"
-            )
+            there = f"{len(self.classes)} class folders{' that datasets.imagenet.classes names' if classes else ''}"
+            raise UserError(f"{self.folder}: {there}, but datasets.imagenet.num_classes is {num_classes}")
         if not len(found.names):
             raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
         self.names = found.names
@@ -53,9 +60,9 @@ class ImageFolder:
 
     @classmethod
     def of(cls, job: dict[str, Any], split: str) -> "ImageFolder":
-        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``."""
+        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, maybe ``classes``."""
         data = job["data"]
-        return cls(data["root"], split, data["num_classes"], data.get("listing", ""))
+        return cls(data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes"))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,7 +1,8 @@
 """Are the paper's datasets where the config says, and complete? Fast, and without torch: the Snakefile asks first."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,12 +20,18 @@ IMAGE_SUFFIXES = (
     ".webp",
 )  # torchvision's ImageFolder
 
+Found = tuple[dict[str, int], list[str]]
+Look = Callable[[Path, Mapping[str, int]], Found]
 #: what a complete copy holds: class folders (ImageNet-1K) or files
 EXPECTED: dict[str, dict[str, int]] = {
     "imagenet": {"train": 1000, "val": 1000},
     "ade20k": {"training": 20210, "validation": 2000},
     "coco": {"train2017": 118287, "val2017": 5000},
 }
+#: of what a study asks for that takes some class folders of ImageNet
+CHOSEN = (
+    "train/<class>/*.JPEG and val/<class>/*.JPEG, for each of the {train} folders that datasets.imagenet.classes names"
+)
 TITLES = {"imagenet": "ImageNet-1K", "ade20k": "ADE20K (SceneParse150)", "coco": "COCO 2017"}
 LAYOUTS = {
     "imagenet": "train/<class>/*.JPEG and val/<class>/*.JPEG, the same {train} class folders in both",
@@ -35,7 +42,11 @@ LAYOUTS = {
 
 
 def check(
-    dataset: str, root: str | Path, config_key: str | None = None, expected: Mapping[str, int] | None = None
+    dataset: str,
+    root: str | Path,
+    config_key: str | None = None,
+    expected: Mapping[str, int] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, int]:
     """Look for a dataset's folders and count what they hold, opening no image.
 
@@ -44,6 +55,7 @@ def check(
         root: the dataset's folder.
         config_key: the key of config.yaml that names ``root``, for the message; default ``datasets.<dataset>.root``.
         expected: counts other than the real ones (for data made small).
+        classes: of ImageNet, the class folders that must be there; others are passed over. None: all.
 
     Returns:
         The counts found, by split.
@@ -52,22 +64,23 @@ def check(
         UserError: one line with everything missing, the layout expected and the key to set.
     """
     expected = dict(expected or EXPECTED[dataset])
+    title, layout = TITLES[dataset], LAYOUTS[dataset]
+    if classes is not None:
+        expected = dict.fromkeys(expected, len(classes))
+        title, layout = f"{len(classes)} classes of {title}", CHOSEN
     root, key = Path(root), config_key or f"datasets.{dataset}.root"
-    look = {"imagenet": _imagenet, "ade20k": _ade20k, "coco": _coco}[dataset]
-    counts, problems = look(root, expected) if root.is_dir() else ({}, ["there is no such folder"])
+    looks: dict[str, Look] = {"imagenet": partial(_imagenet, chosen=classes), "ade20k": _ade20k, "coco": _coco}
+    counts, problems = looks[dataset](root, expected) if root.is_dir() else ({}, ["there is no such folder"])
     if problems:
         raise UserError(
-            f"{key}: no complete {TITLES[dataset]} at {root}: {'; '.join(problems)}. "
-            f"Expected there: {LAYOUTS[dataset].format(**expected)}. "
+            f"{key}: no complete {title} at {root}: {'; '.join(problems)}. "
+            f"Expected there: {layout.format(**expected)}. "
             f"Put the dataset there, or set `{key}` in config.yaml to the folder that holds it."
         )
     return counts
 
 
-Found = tuple[dict[str, int], list[str]]
-
-
-def _imagenet(root: Path, expected: Mapping[str, int]) -> Found:
+def _imagenet(root: Path, expected: Mapping[str, int], chosen: Sequence[str] | None = None) -> Found:
     counts, problems, classes = {}, [], {}
     for split, number in expected.items():
         folder = root / split
@@ -75,9 +88,12 @@ def _imagenet(root: Path, expected: Mapping[str, int]) -> Found:
             problems.append(f"{split}/ is missing")
             continue
         entries = list(os.scandir(folder))
-        classes[split] = {entry.name for entry in entries if entry.is_dir()}
+        classes[split] = set(class_folders(folder, chosen))
         counts[split] = len(classes[split])
-        if counts[split] != number:
+        if chosen is not None and counts[split] != number:
+            lacking = sorted(set(chosen) - classes[split])
+            problems.append(f"{split}/ lacks {len(lacking)} of the {number} class folders, e.g. {lacking[0]}")
+        elif counts[split] != number:
             loose = len(entries) - counts[split]
             hint = f" and {loose} loose files (sort them into class folders)" if loose else ""
             problems.append(f"{split}/ holds {counts[split]} class folders instead of {number}{hint}")
@@ -151,6 +167,12 @@ def _some_image(folder: Path) -> bool:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and _is_seen(name)
+
+
+def class_folders(folder: str | Path, chosen: Sequence[str] | None = None) -> list[str]:
+    """The names of a split's class folders, sorted; where some are chosen, of those alone."""
+    there = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    return sorted(there if chosen is None else there.intersection(chosen))
 
 
 def class_images(folder: str | Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mto.data.layout import class_images
+from mto.data.layout import class_folders, class_images
 from mto.files import replacing
 
 #: Beside the dataset's manifest.
@@ -43,35 +43,35 @@ class Listing(NamedTuple):
     changed: np.ndarray
 
 
-def walk(folder: Path) -> Listing:
-    """List a folder."""
-    classes, changed = _class_folders(folder)
+def walk(folder: Path, chosen: Sequence[str] | None = None) -> Listing:
+    """List a folder: of all its class folders, or of those that are chosen."""
+    classes, changed = _class_folders(folder, chosen)
     with ThreadPoolExecutor(8) as pool:  # listing 1,000 folders waits on the file system
         names = list(pool.map(class_images, [folder / os.fsdecode(name) for name in classes]))
     flat = np.array([os.fsencode(name) for listed in names for name in listed], dtype=bytes)
     return Listing(classes, flat, np.array([len(listed) for listed in names], dtype=np.int64), changed)
 
 
-def save(path: Path, root: Path, splits: Iterable[str]) -> None:
+def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | None = None) -> None:
     """Walk a dataset's splits and write their listings."""
-    arrays = {f"{split}/{field}": value for split in splits for field, value in walk(root / split)._asdict().items()}
+    listings = {split: walk(root / split, chosen) for split in splits}
+    arrays = {f"{split}/{field}": value for split in splits for field, value in listings[split]._asdict().items()}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def load(path: Path, folder: Path) -> Listing | None:
+def load(path: Path, folder: Path, chosen: Sequence[str] | None = None) -> Listing | None:
     """The listing of a folder, by its name; None if there is none, or the folder was changed since."""
     with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), np.load(path) as arrays:
         found = Listing(*(arrays[f"{folder.name}/{field}"] for field in Listing._fields))
-        classes, changed = _class_folders(folder)
+        classes, changed = _class_folders(folder, chosen)
         if np.array_equal(found.classes, classes) and np.array_equal(found.changed, changed):
             return found
     return None
 
 
-def _class_folders(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    entries = sorted((entry for entry in os.scandir(folder) if entry.is_dir()), key=lambda entry: entry.name)
-    names = np.array([os.fsencode(entry.name) for entry in entries], dtype=bytes)
+def _class_folders(folder: Path, chosen: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    classes = class_folders(folder, chosen)
     with ThreadPoolExecutor(8) as pool:
-        changed = list(pool.map(lambda entry: entry.stat().st_mtime_ns, entries))
-    return names, np.array(changed, dtype=np.int64)
+        changed = list(pool.map(lambda name: (folder / name).stat().st_mtime_ns, classes))
+    return np.array([os.fsencode(name) for name in classes], dtype=bytes), np.array(changed, dtype=np.int64)

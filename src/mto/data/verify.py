@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mto.data.images import fault, size_of
-from mto.data.layout import class_images
+from mto.data.layout import class_folders, class_images
 from mto.errors import UserError
 
 Level = Literal["fast", "full"]
@@ -45,16 +45,31 @@ class _File(NamedTuple):
     spare: bool = False
 
 
-def verify(dataset: str, root: str | Path, num_classes: int, level: Level = "fast", workers: int = 1) -> list[Fault]:
+Plan = tuple[list[_File], list[Fault]]
+
+
+def verify(
+    dataset: str,
+    root: str | Path,
+    num_classes: int,
+    level: Level = "fast",
+    workers: int = 1,
+    classes: Sequence[str] | None = None,
+) -> list[Fault]:
     """Every fault of a dataset whose layout is there (`mto.data.layout.check`), in the order of its files.
 
     Args:
         dataset: "imagenet", "ade20k" or "coco".
         num_classes: as the config has it.
         workers: processes.
+        classes: of ImageNet, the class folders to look at; None: all.
     """
-    plan = {"imagenet": _imagenet, "ade20k": _ade20k, "coco": _coco}[dataset]
-    files, faults = plan(Path(root), num_classes)
+    plans: dict[str, Callable[[Path, int], Plan]] = {
+        "imagenet": partial(_imagenet, classes=classes),
+        "ade20k": _ade20k,
+        "coco": _coco,
+    }
+    files, faults = plans[dataset](Path(root), num_classes)
     labelled: dict[str, bool] = {}
     look = partial(_look, num_classes=num_classes, decode=level == "full")
     for file, (what, has_labels) in zip(files, _progress(dataset, look, files, workers), strict=True):
@@ -100,13 +115,11 @@ def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: i
 
 
 # ------------------------------------------------------------------------------------------------- what there is to see
-Plan = tuple[list[_File], list[Fault]]
-
-
-def _imagenet(root: Path, num_classes: int) -> Plan:
+def _imagenet(root: Path, num_classes: int, classes: Sequence[str] | None) -> Plan:
     files = []
     for split in ("train", "val"):
-        for folder in sorted(entry.path for entry in os.scandir(root / split) if entry.is_dir()):
+        for name in class_folders(root / split, classes):
+            folder = root / split / name
             files += [_File(f"{folder}/{name}", spare=split == "train") for name in class_images(folder)]
     return files, []
 

@@ -67,8 +67,17 @@ def size_of(config: Config, task: str) -> Size:
     """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published."""
     source: Dataset = getattr(config.datasets, DATASET[task])
     if source.make is None:
-        return FULL[DATASET[task]]
+        whole = FULL[DATASET[task]]
+        return whole if DATASET[task] != "imagenet" else _share(whole, config.datasets.imagenet.classes)
     return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
+
+
+def _share(whole: Size, classes: list[str] | None) -> Size:
+    """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images)."""
+    if classes is None:
+        return whole
+    share = len(classes) / 1000
+    return Size(round(whole.train * share), round(whole.val * share), whole.bytes_each)
 
 
 def amount(job: Job, since: int, size: Size) -> Amount:
@@ -96,7 +105,7 @@ def evaluations(job: Job) -> int:
 
 def work_key(job: Job) -> str:
     """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
-    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root")}
+    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root", "classes")}
     apart = (*APART, "method") if "encoder" in job else APART  # of a job from scratch: whose first weights it has
     rest = {key: value for key, value in job.items() if key not in apart}
     return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))

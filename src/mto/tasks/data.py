@@ -1,10 +1,11 @@
 """The datasets' jobs: make one of the demo's datasets, or look over one of the paper's, every file of it.
 
 Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "make": {"of": ...,
-"size": ...} | null}``. Makes ``manifest.json`` in the output folder, last: counts, class names and the job; and beside
-it, of an ImageNet that was there, ``listing.npz`` (`mto.data.listing`), which spares every other job a walk through the
-folders. How closely it looks (``fast`` or ``full``) is no part of the job, so that a closer look re-queues nothing;
-``python -m mto verify`` looks at any time.
+"size": ...} | null}``, with ``"classes"`` where only some of ImageNet's class folders are meant. Makes
+``manifest.json`` in the output folder, last: counts, class names and the job; and beside it, of an ImageNet that was
+there, ``listing.npz`` (`mto.data.listing`), which spares every other job a walk through the folders. How closely it
+looks (``fast`` or ``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto verify``
+looks at any time.
 """
 
 import argparse
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.datasets or DATASETS:
         source = getattr(config.datasets, name)
         job = {"dataset": name, "root": source.root, "num_classes": source.num_classes}
+        job["classes"] = getattr(source, "classes", None)
         look_over(job, level=args.level or source.verify, workers=args.workers, made=source.make is not None)
 
 
@@ -94,7 +96,7 @@ def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> No
     """
     counts = look_over(job, level=level, workers=workers)
     if job["dataset"] == "imagenet":
-        listing.save(out / listing.NAME, Path(job["root"]), ("train", "val"))
+        listing.save(out / listing.NAME, Path(job["root"]), ("train", "val"), job.get("classes"))
     _write_manifest(job, out, counts, None)
 
 
@@ -107,8 +109,8 @@ def look_over(job: Job, *, level: Level, workers: int = 1, made: bool = False) -
     from mto.data import layout, verify
 
     name, root = job["dataset"], job["root"]
-    counts = {} if made else layout.check(name, root)
-    faults = verify.verify(name, root, job["num_classes"], level, workers)
+    counts = {} if made else layout.check(name, root, classes=job.get("classes"))
+    faults = verify.verify(name, root, job["num_classes"], level, workers, job.get("classes"))
     if said := verify.report(name, root, faults, spared=limits().get(name, 0)):
         print(said, flush=True)
     shown = ", ".join(f"{n} in {split}" for split, n in counts.items()) or "sound"

@@ -1,0 +1,46 @@
+"""The key `datasets.imagenet.classes`: which class folders are looked at, as a list or as the path of a text file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+#: Lists that come with the package are called by their file's name alone.
+SHIPPED = Path(__file__).parents[1] / "data"
+
+
+def read(given: Any) -> Any:
+    """The lines of the file that is named, where one is; blank lines and those that begin with # are none."""
+    if not isinstance(given, str):
+        return given
+    path = Path(given) if Path(given).exists() else SHIPPED / given
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ValueError(f"{given}: {what}; give a list of class folders, or a file with one a line") from None
+    return [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+
+
+def sorted_folders(names: list[str]) -> list[str]:
+    """In the order of their labels, so that jobs do not depend on the order in which a list was written.
+
+    Raises:
+        ValueError: a name is there twice, or is not that of a folder.
+    """
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{repeated[0]} is there twice")
+    if wrong := [name for name in names if "/" in name or name.startswith(".") or name != name.strip() or not name]:
+        raise ValueError(f"'{wrong[0]}' is no folder's name")
+    return sorted(names)
+
+
+Classes = Annotated[
+    list[str],
+    Field(min_length=2),
+    AfterValidator(sorted_folders),
+    BeforeValidator(read, json_schema_input_type=list[str] | str),
+]
