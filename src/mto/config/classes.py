@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-
 #: Lists that come with the package are called by their file's name alone.
 SHIPPED = Path(__file__).parents[1] / "data"
 
