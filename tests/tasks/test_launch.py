@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from tiny import linear_steps, pretrain_job
+from tiny import finetune_job, linear_steps, make_images, pretrain_job
 
 from mto.training.state import load_state
 
@@ -50,6 +50,26 @@ def test_a_signal_saves_and_ends_without_a_word_too_many(images, tmp_path, to_al
     assert f"step {step + 1:>3}/180" in process.stdout.readline()
     process.kill()
     process.communicate()
+
+
+def test_a_signal_in_a_validation_that_two_processes_share(pretrained, tmp_path):
+    """Some seconds long. They leave after a batch that both have, or the other would wait for the counts for ever."""
+    images = make_images(tmp_path / "images")
+    for index in range(3000):
+        os.link(images / "val" / "class0" / "0.png", images / "val" / "class0" / f"again{index}.png")
+    job = finetune_job(images, "mae")
+    encoder = f"encoder={pretrained('mae') / 'encoder.safetensors'}"
+    command = ["finetune", "--job", json.dumps(job), "--out", tmp_path / "out", "--inputs", encoder]
+    process = start(*command, "--processes", 2, "--micro-batch", 6)
+    while "step 6/9" not in process.stdout.readline():  # the end of the second epoch
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGUSR1)
+    said, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (128 + signal.SIGUSR1, "")
+    assert said == "mto: SIGUSR1: stopped and saved at step 6; run again to continue from there\n"
+    meta = load_state(tmp_path / "out" / "progress" / "last.pth")["meta"]
+    assert (meta["step"], meta["round_open"]) == (6, True)
 
 
 def test_a_mistake_that_all_processes_meet_is_one_line(images, tmp_path):
