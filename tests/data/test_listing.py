@@ -78,7 +78,7 @@ def test_a_damaged_listing_is_none(root, tmp_path, keep):
 
 def test_the_job_of_imagenet_makes_it_before_the_manifest(root, tmp_path, monkeypatch):
     monkeypatch.setitem(layout.EXPECTED, "imagenet", {"train": 10, "val": 10})
-    job = {"dataset": "imagenet", "root": str(root), "num_classes": 10, "demo": None}
+    job = {"dataset": "imagenet", "root": str(root), "num_classes": 10, "make": None}
     out = tmp_path / "out"
     data.run(job, out)
     assert same(listing.load(out / listing.NAME, root / "train"), listing.walk(root / "train"))
