@@ -225,7 +225,7 @@ def test_sixteen_bits_keep_their_greys(tmp_path: Path) -> None:
 
 def test_the_job_of_a_dataset_stops_on_damage(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(layout.EXPECTED, "imagenet", {"train": 10, "val": 10})
-    job = {"dataset": "imagenet", "root": str(copied / "imagenet"), "num_classes": 10, "demo": None}
+    job = {"dataset": "imagenet", "root": str(copied / "imagenet"), "num_classes": 10, "make": None}
     out = copied / "out"
     data.run(job, out, level="full", workers=2)
     assert json.loads((out / "manifest.json").read_text())["counts"] == {"train": 10, "val": 10}

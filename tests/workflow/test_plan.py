@@ -13,15 +13,20 @@ HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "
 
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
 # epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400. Probed: four baselines, plain and
-# with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five.
+# with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five, and
+# from scratch five fine-tunings, four probes, and three of each transfer.
 JOBS = {
-    "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
-    "demo": {"pretrain_segment": 50, "finetune_encoder": 50, "linear_probe": 20},
+    "paper": {
+        **{"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
+        **{"ade20k_upernet": 9, "coco_maskrcnn": 9},
+    },
+    "demo": {
+        **{"pretrain_segment": 50, "finetune_encoder": 55, "linear_probe": 24},
+        **{"ade20k_upernet": 12, "coco_maskrcnn": 12},
+    },
 }
 SAME = {
     "dataset": 3,
-    "ade20k_upernet": 9,
-    "coco_maskrcnn": 9,
     "heterogeneity": 4,
     "results": 1,
     "table": 6,
@@ -58,7 +63,7 @@ def test_a_baseline_plans_its_own_jobs_and_nothing_else(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        ("linear", {"dataset": 1, "pretrain_segment": 36, "linear_probe": 20, "linear": 1}),
+        ("linear", {"dataset": 1, "pretrain_segment": 36, "linear_probe": 24, "linear": 1}),
         ("analysis", {"dataset": 1, "pretrain_segment": 12, "heterogeneity": 4, "analysis": 1}),
         ("plan", {"plan": 1}),
         ("preflight", {"preflight_stage": 5, "preflight": 1}),
