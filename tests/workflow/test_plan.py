@@ -13,8 +13,8 @@ HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "
 
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
 # epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400. Probed: four baselines, plain and
-# with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five, and
-# from scratch five fine-tunings, four probes, and three of each transfer.
+# with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead
+# of five, and from scratch five fine-tunings, four probes, and three of each transfer.
 JOBS = {
     "paper": {
         **{"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
