@@ -27,7 +27,9 @@ class Comparison:
         self.printed = printed.load(report.name)
         self.task = report.cells[0].task
         dataset = {"ade20k": "ADE20K", "coco": "COCO"}.get(self.task, "ImageNet-1K")
-        self.paper = "paper" if report.is_paper_scale else f"paper ({dataset})"
+        self.paper, self.elsewhere = (
+            name if report.is_paper_scale else f"{name} ({dataset})" for name in ("paper", "elsewhere")
+        )
         self.sheet = Sheet(report.name, number, title, report.scale_line, [])
         if len(report.seeds) > 1:
             self.sheet.notes.append(f"Mean ± sample standard deviation over {len(report.seeds)} seeds.")
@@ -36,7 +38,7 @@ class Comparison:
     # ------------------------------------------------------------------------------------------------------ columns
     def compared(self, *ours: str, group: str = "", elsewhere: bool = True) -> list[Column]:
         """The columns `ours... | paper | Δ | elsewhere` of one quantity."""
-        theirs = [self.paper, *(["Δ"] if self.report.is_paper_scale else []), *(["elsewhere"] if elsewhere else [])]
+        theirs = [self.paper, *(["Δ"] if self.report.is_paper_scale else []), *([self.elsewhere] if elsewhere else [])]
         return [Column(name, group) for name in (*ours, *theirs)]
 
     def closing(self) -> list[Column]:

@@ -47,7 +47,7 @@ def from_scratch(axes: Axes, report: Report, task: str, run: str) -> None:
     """The level without pre-training, where the study measures it."""
     found = report.values(Cell(task, run, 0, "top1")) if Cell(task, run, 0, "top1") in report.scratch else []
     if found:
-        axes.axhline(mean(found), color=style.GREY, linewidth=0.9, linestyle=(0, (1, 3)), label="from scratch")
+        axes.axhline(mean(found), color=style.GREY, linewidth=0.9, linestyle="-.", label="from scratch")
 
 
 def _run(baseline: str, terms: tuple[str, ...]) -> str:
