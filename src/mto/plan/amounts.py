@@ -57,11 +57,6 @@ class Work(NamedTuple):
     fixed: int
     encoder: int
 
-    @property
-    def state_bytes(self) -> int:
-        """Of a training state: float32, with AdamW's two moments for what is trained."""
-        return 4 * (3 * self.trained + self.fixed)
-
 
 def size_of(config: Config, task: str) -> Size:
     """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published."""

@@ -14,6 +14,7 @@ from mto.config.cost import Card
 from mto.plan.amounts import Amount, Job, Work, amount, loading_rate, size_of, without_mto, work_key
 from mto.plan.measured import Measured, hours_of
 from mto.study import Step, Study
+from mto.training.disk import segment_bytes
 
 FINISHED, LIKE, PREFLIGHT, SCALED, COUNTED = "finished", "finished alike", "preflight", "preflight, scaled", "counted"
 #: A row of history.jsonl and its TensorBoard events, roughly.
@@ -75,6 +76,8 @@ def once(count: Callable[[Job], Work]) -> Callable[[Job], Work]:
 class Estimates:
     def __init__(self, study: Study, measured: Measured, count: Callable[[Job], Work]) -> None:
         self.study, self.config, self.measured, self.work = study, study.config, measured, count
+        #: The last segment of each run.
+        self._last = {step.run: step.epoch for step in sorted(study.segments(), key=lambda step: step.epoch)}
 
     def all(self) -> dict[Step, Cost]:
         steps = sorted(self.study.segments(), key=lambda step: step.epoch) + self.study.steps()
@@ -113,7 +116,6 @@ class Estimates:
         elif (alike := self.measured.hours(key, done)) is not None:
             hours, basis = alike, LIKE
         part = hours / wall if wall else 0.0  # the parts keep their shares
-        state = work.state_bytes if done.steps else 0
         logs = done.steps / job.get("log_interval", 1) * ROW_BYTES
         return Cost(
             step=step,
@@ -124,10 +126,15 @@ class Estimates:
             evaluation_hours=evaluation_hours * part,
             mto_hours=mto_hours * part,
             read_bytes=(done.trained + done.evaluated) * size_of(self.config, step.task).bytes_each,
-            disk_bytes=(4 * work.encoder + state if step.task == "pretrain" else 0) + logs,
-            running_bytes=2 * state,
+            disk_bytes=(self._kept(step, work) if step.task == "pretrain" else 0) + logs,
+            running_bytes=segment_bytes(0, work.trained, work.fixed, "running") if done.steps else 0,
             basis=basis,
         )
+
+    def _kept(self, step: Step, work: Work) -> int:
+        """Bytes of a finished segment: of a state that another continues, the weights alone are kept."""
+        last = step.epoch == self._last[step.run]
+        return segment_bytes(work.encoder, work.trained, work.fixed, "kept" if last else "pruned")
 
     def _share_of_mto(self, job: Job) -> float:
         """Of the training time: by the run without MTO, on the same basis."""
