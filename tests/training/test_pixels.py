@@ -44,6 +44,7 @@ def test_floats_are_left_as_they_are():
 
 def test_nothing_of_it_is_a_models_state():
     assert Pixels(MEAN, STD).state_dict() == {}
+    assert list(Pixels(MEAN, STD).buffers()) == []
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
@@ -68,10 +69,9 @@ def test_it_stays_on_the_device_and_waits_for_nothing():
     """On a GPU that is not there: a tensor left on the CPU, or a value asked for, would be an error."""
     mode = FakeTensorMode()
     pixels = Pixels(MEAN, STD)
-    for name, value in pixels._buffers.items():
-        here = mode.from_tensor(value)
-        with mode:
-            pixels._buffers[name] = here.to("cuda")
+    here = mode.from_tensor(pixels.mean), mode.from_tensor(pixels.scale)
+    with mode:
+        pixels.mean, pixels.scale = (value.to("cuda") for value in here)
     pixels._device = torch.device("cuda")
     samples = [{"image": image, **Erasing(1.0, 16)()} for image in every_level(4)]
     batch = {name: mode.from_tensor(value) for name, value in collate(samples).items()}

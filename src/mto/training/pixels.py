@@ -20,14 +20,11 @@ class Pixels(BaseDataPreprocessor):
         mean, std: of the channels, in units of 255 grey levels.
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__(non_blocking=True)
-        # No part of a model's state: they are the job's.
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("scale", 1 / (torch.tensor(std).view(3, 1, 1) * 255), persistent=False)
+        # Not buffers: those are a model's state, and a probe's are averaged over ranks.
+        self.mean = torch.tensor(mean).view(3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(std).view(3, 1, 1) * 255)
 
     @classmethod
     def of(cls, job: dict[str, Any]) -> "Pixels":
@@ -45,6 +42,8 @@ class Pixels(BaseDataPreprocessor):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float32: (pixels / 255 - mean) / std, in two operations."""
+        if self.mean.device != pixels.device:
+            self.mean, self.scale = self.mean.to(pixels.device), self.scale.to(pixels.device)
         planes = pixels.permute(0, 3, 1, 2)
         out = torch.empty(planes.shape, dtype=torch.float32, device=pixels.device)
         return torch.sub(planes, self.mean, out=out).mul_(self.scale)
