@@ -116,7 +116,7 @@ def test_shares_of_the_images_give_mmdets_numbers(annotations, ranks, detected):
     want = mmdets(annotations, everything)
     parts = [metric(annotations, everything[rank::ranks]) for rank in range(ranks)]
     with quiet():
-        got = parts[0].join([{kind: part.matches(kind) for kind in ("bbox", "segm")} for part in parts])
+        got = parts[0].join([part.share() for part in parts])
     assert got == want
     assert len(got) == 12
     assert 0 < got["coco/bbox_mAP"] < 1
@@ -134,7 +134,7 @@ def test_each_image_is_seen_once(annotations, second):
     everything = results(annotations, set(range(11)))
     parts = [metric(annotations, everything[share]) for share in (slice(5), second)]
     with quiet(), pytest.raises(RuntimeError, match="each once"):
-        parts[0].join([{kind: part.matches(kind) for kind in ("bbox", "segm")} for part in parts])
+        parts[0].join([part.share() for part in parts])
 
 
 def _rank(rank: int, annotations: Path, rendezvous: Path) -> None:

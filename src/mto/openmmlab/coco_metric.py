@@ -29,6 +29,8 @@ PATIENCE = timedelta(hours=2)
 
 #: Of one image: (category and area range, counted as pycocotools does; what `READ` names).
 Matches = list[tuple[int, dict[str, Any]]]
+#: Of one rank, for "bbox" and "segm": whether it detected anything, and the matches in each image that it saw.
+Share = dict[str, tuple[bool, dict[int, Matches]]]
 
 
 class SharedCocoMetric(CocoMetric):
@@ -44,31 +46,19 @@ class SharedCocoMetric(CocoMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         with quiet():
-            shares = self._gather({kind: self.matches(kind) for kind in self.metrics})
+            shares = self._gather(self.share())
             self.results.clear()
             return self.join(shares) if shares else {}
 
-    def matches(self, kind: str) -> tuple[bool, dict[int, Matches]]:
-        """Whether this rank detected anything, and the matches in each image that it saw.
-
-        Args:
-            kind: "bbox" or "segm".
-        """
+    def share(self) -> Share:
+        """This rank's."""
+        # A label is a place in the annotation file's own order of categories.
+        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
         images = [detected["img_id"] for _, detected in self.results]
-        detections = self._detections(kind)
-        found: dict[int, Matches] = {image: [] for image in images}
-        if images:
-            evaluation = self._evaluation(kind, detections, images)
-            evaluation.evaluate()
-            ids = evaluation.params.imgIds  # sorted by now
-            for place, match in enumerate(evaluation.evalImgs):
-                if match is not None:
-                    kept = {name: np.asarray(match[name]) for name in READ}
-                    kept["dtMatches"] = kept["dtMatches"] != 0  # of the matched object's number only that there is one
-                    found[ids[place % len(ids)]].append((place // len(ids), kept))
-        return bool(detections.anns), found
+        detections = self._detections()
+        return {kind: (bool(found.anns), self._matches(kind, found, images)) for kind, found in detections.items()}
 
-    def join(self, shares: list[dict[str, tuple[bool, dict[int, Matches]]]]) -> dict[str, float]:
+    def join(self, shares: list[Share]) -> dict[str, float]:
         """The numbers of all ranks' images; none if nothing was detected in any of them.
 
         Raises:
@@ -95,19 +85,29 @@ class SharedCocoMetric(CocoMetric):
             metrics |= {f"coco/{kind}_{name}": round(float(evaluation.stats[n]), 3) for n, name in enumerate(NAMES)}
         return metrics
 
-    def _detections(self, kind: str) -> COCO:
-        """What this rank detected, as pycocotools wants it."""
-        # A label is a place in the annotation file's own order of categories.
-        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
-        predictions = []
+    def _detections(self) -> dict[str, COCO]:
+        """What this rank detected, of each kind, as pycocotools wants it."""
+        predictions: dict[str, list[dict[str, Any]]] = {kind: [] for kind in self.metrics}
         if self.results:
             with tempfile.TemporaryDirectory() as folder:
                 files = self.results2json([detected for _, detected in self.results], f"{folder}/results")
-                predictions = load(files[kind])
-        if kind == "segm":
-            for prediction in predictions:
-                prediction.pop("bbox")  # or an object's size would be its box's
-        return _coco(self._coco_api, predictions)
+                predictions = {kind: load(files[kind]) for kind in self.metrics}
+        for prediction in predictions["segm"]:
+            prediction.pop("bbox")  # or an object's size would be its box's
+        return {kind: _coco(self._coco_api, found) for kind, found in predictions.items()}
+
+    def _matches(self, kind: str, detections: COCO, images: list[int]) -> dict[int, Matches]:
+        matches: dict[int, Matches] = {image: [] for image in images}
+        if images:
+            evaluation = self._evaluation(kind, detections, images)
+            evaluation.evaluate()
+            ids = evaluation.params.imgIds  # sorted by now
+            for place, match in enumerate(evaluation.evalImgs):
+                if match is not None:
+                    kept = {name: np.asarray(match[name]) for name in READ}
+                    kept["dtMatches"] = kept["dtMatches"] != 0  # of the matched object's number only that there is one
+                    matches[ids[place % len(ids)]].append((place // len(ids), kept))
+        return matches
 
     def _evaluation(self, kind: str, detections: COCO, images: list[int]) -> COCOeval:
         evaluation = COCOeval(self._coco_api, detections, kind)
