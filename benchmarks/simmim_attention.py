@@ -1,9 +1,9 @@
-"""SimMIM's attention against the plain formulation that its authors use: ratios of time, operators, what is kept.
+"""SimMIM's attention against the plain formulation that its authors use: ratios of time, memory, operators.
 
     OMP_NUM_THREADS=1 python benchmarks/simmim_attention.py --rounds 30
 
 One attention of ViT-B's width with its share of the gradients, then the relative position bias that all twelve share.
-The ways take turns, so whatever else the machine does meets all of them. Numbers are in docs/speed.md.
+Numbers are in docs/speed.md.
 """
 
 import argparse
@@ -12,12 +12,11 @@ from collections.abc import Callable
 import torch
 from timm.models.beit import Beit
 from torch import Tensor, nn
+from turns import turns
 
-from mto.bench.measure import interleaved, memory, operators
+from mto.bench.measure import operators
 from mto.methods.encoder import build_encoder
 from mto.methods.position import relative_bias
-
-CPU = torch.device("cpu")
 
 
 def plain(attention: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
@@ -69,13 +68,9 @@ def main() -> None:
     torch.nn.init.normal_(encoder.rel_pos_bias.relative_position_bias_table)
     torch.testing.assert_close(by_views(encoder), by_index(encoder))
     for steps in (attentions(encoder, arguments.images), biases(encoder)):
-        seconds = interleaved(steps, CPU, rounds=arguments.rounds, warmup=3)
-        first = next(iter(seconds.values()))
+        turns(steps, arguments.rounds)
         for name, step in steps.items():
-            kept = memory(step, CPU) / 2**20
-            print(
-                f"{name:24} {seconds[name] / first:5.2f} of the first, {operators(step):3} operators, {kept:6.1f} MiB"
-            )
+            print(f"  {name:36} {operators(step):3} operators")
 
 
 if __name__ == "__main__":
