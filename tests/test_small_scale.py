@@ -1,4 +1,4 @@
-"""Scale small: ImageNet-100 out of the whole of ImageNet, rates that follow the batch, and real steps at the real sizes."""
+"""Scale small: ImageNet-100 out of the whole of ImageNet, rates that follow the batch, real steps at real sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from mto.config import load
-from mto.config.models import Config
 from mto.data.demo import make_ade20k, make_coco
 from mto.data.imagenet import ImageFolder
 from mto.files import read_json
@@ -43,7 +42,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-# --------------------------------------------------------------------------------------------------- the hundred classes
+# -------------------------------------------------------------------------------------------------- the hundred classes
 def test_the_list_is_a_hundred_of_imagenets_class_folders(study: Study) -> None:
     names = LIST.read_text().split()
     assert len(set(names)) == len(names) == study.config.datasets.imagenet.num_classes == 100
@@ -65,7 +64,7 @@ def test_the_hundred_are_taken_where_they_lie(study: Study, imagenet: Path, tmp_
     assert [Path(folder.path(index)).parent.name for index in range(100)] == folder.classes
 
 
-# ----------------------------------------------------------------------------------------------------------- the recipes
+# ---------------------------------------------------------------------------------------------------------- the recipes
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_rates_are_the_papers_for_another_batch(study: Study, baseline: str, stage: str) -> None:
@@ -110,7 +109,7 @@ def test_every_table_of_the_paper_is_made(study: Study) -> None:
     assert study.figures == paper.figures
 
 
-# ------------------------------------------------------------------------------------------- real steps, at the real sizes
+# ---------------------------------------------------------------------------------------- real steps, at the real sizes
 def shortened(job: dict[str, Any], root: Path) -> dict[str, Any]:
     """The study's own job, of one epoch of one step of two images; of ImageNet two of the hundred classes."""
     job = job | {"data": job["data"] | {"root": str(root)}, "optim": job["optim"] | {"batch_size": 2}}

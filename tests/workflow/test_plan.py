@@ -14,8 +14,8 @@ HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
 # epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400. Probed: four baselines, plain and
 # with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five,
-# and beside each value the same from scratch (five fine-tuned, four probed, three transferred to each). Small: that too,
-# but no ViT-L.
+# and beside each value the same from scratch (five fine-tuned, four probed, three transferred to each). Small: that
+# too, but no ViT-L.
 TRANSFERS = {"ade20k_upernet": 12, "coco_maskrcnn": 12}
 JOBS = {
     "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
