@@ -21,9 +21,10 @@ from mto.training.writer import on_host
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the state is written for a moment")
+    parser.add_argument("--depth", type=int, default=12, help="of the encoder, for a smaller state")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    weights = build_encoder("simmim", init_values=0.1).state_dict()
+    weights = build_encoder("simmim", depth=arguments.depth, init_values=0.1).state_dict()
     moments = {
         n: {k: torch.zeros_like(value) for k in ("exp_avg", "exp_avg_sq")} for n, value in enumerate(weights.values())
     }
