@@ -1,4 +1,4 @@
-"""Scale small: ImageNet-100 out of the whole of ImageNet, rates that follow the batch, real steps at real sizes."""
+"""Scale small: ImageNet-100 out of the whole of ImageNet, rates that follow the batch, steps at the true sizes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_every_table_of_the_paper_is_made(study: Study) -> None:
     assert study.figures == paper.figures
 
 
-# ---------------------------------------------------------------------------------------- real steps, at the real sizes
+# ------------------------------------------------------------------------------------------ steps, at the true sizes
 def shortened(job: dict[str, Any], root: Path) -> dict[str, Any]:
     """The study's own job, of one epoch of one step of two images; of ImageNet two of the hundred classes."""
     job = job | {"data": job["data"] | {"root": str(root)}, "optim": job["optim"] | {"batch_size": 2}}
