@@ -112,16 +112,14 @@ def test_every_table_of_the_paper_is_made(study: Study) -> None:
 # ------------------------------------------------------------------------------------------ steps, at the true sizes
 def shortened(job: dict[str, Any], root: Path) -> dict[str, Any]:
     """The study's own job, of one epoch of one step of two images; of ImageNet two of the hundred classes."""
-    job = job | {"data": job["data"] | {"root": str(root)}, "optim": job["optim"] | {"batch_size": 2}}
+    job = job | {"data": job["data"] | {"root": str(root)}, "precision": "fp32"}
     if "classes" in job["data"]:
         job["data"] |= {"classes": job["data"]["classes"][:2], "num_classes": 2}
-    if "epochs" in job:
-        job["epochs"] = 1
-    return job | {"precision": "fp32", "schedule": job["schedule"] | _no_warmup(job["schedule"])}
-
-
-def _no_warmup(schedule: dict[str, Any]) -> dict[str, Any]:
-    return {key: 0 for key in schedule if key in ("warmup_epochs", "warmup_iterations")}
+    if "optim" in job:
+        job["optim"] |= {"batch_size": 2}
+        job["schedule"] |= {key: 0 for key in ("warmup_epochs", "warmup_iterations") if key in job["schedule"]}
+    short = {"epochs": 1, "iterations": 1, "images": 2, "affinity_images": 2}
+    return job | {key: short[key] for key in short if key in job}
 
 
 @pytest.mark.slow
@@ -132,16 +130,19 @@ def test_a_step_of_every_method_and_what_follows(
 ) -> None:
     """Pre-training, then fine-tuning, a probe and the analysis of what it left."""
     name, last = f"{baseline}-vitb{mto}", study.config.study.pretrain_epochs
-    job = shortened(study.job(Step("pretrain", name, 0, last)), imagenet) | {"epoch": 1}
-    trained = run(job, tmp_path / "pretrain")
-    metrics = read_json(trained / "metrics.json")["metrics"]
-    assert math.isfinite(metrics["loss"])
-    assert ("H" in str(metrics)) or not mto
-    encoder = trained / "encoder.safetensors"
-    for task in ("finetune", "linear"):
+
+    def metrics(task: str, **inputs: Path) -> dict[str, float]:
         job = shortened(study.job(Step(task, name, 0, last)), imagenet)
-        top1 = read_json(run(job, tmp_path / task, encoder=encoder) / "metrics.json")["metrics"]["top1"]
-        assert top1 in (0.0, 50.0, 100.0)  # of two validation images
+        if task == "pretrain":
+            job["epoch"] = 1
+        return read_json(run(job, tmp_path / task, **inputs) / "metrics.json")["metrics"]
+
+    trained = metrics("pretrain")
+    assert math.isfinite(trained["loss"])
+    assert ({"loss_spa", "loss_e", "loss_r"} <= trained.keys()) == bool(mto)
+    for task in ("finetune", "linear"):
+        assert metrics(task, encoder=tmp_path / "pretrain/encoder.safetensors")["top1"] in (0.0, 50.0, 100.0)
+    assert metrics("heterogeneity", method=tmp_path / "pretrain/state.pth")["images"] == 2
 
 
 @pytest.mark.slow
@@ -152,8 +153,6 @@ def test_a_step_of_the_dense_tasks(study: Study, tmp_path: Path, task: str) -> N
     make(tmp_path / "data", size=512, train=2, val=1)
     job = shortened(study.job(Step(task, "mae-vitb-mto", 0, 200)), tmp_path / "data")
     job["data"]["num_classes"] = {"ade20k": 11, "coco": 10}[task]
-    if task == "ade20k":
-        job["iterations"] = 1
     encoder = save_encoder(tmp_path / "encoder.safetensors", job)
     metrics = read_json(run(job, tmp_path / "out", encoder=encoder) / "metrics.json")["metrics"]
     for metric in {"ade20k": ["mIoU"], "coco": ["box_ap", "mask_ap"]}[task]:
