@@ -35,7 +35,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     return whole
 
 
-@pytest.mark.parametrize("scale", ["demo", "paper"])
+@pytest.mark.parametrize("scale", RAW["scales"])
 @pytest.mark.parametrize("recipe", ["paper", "official"])
 def test_good_at_every_scale_and_recipe(scale: str, recipe: str) -> None:
     config = load(FILE, scale=scale, recipe=recipe)

@@ -203,7 +203,7 @@ def jobs(plan: Study) -> dict[Step, dict[str, Any]]:
     return {step: plan.job(step) for step in [*plan.segments(), *plan.steps()]}
 
 
-@pytest.mark.parametrize("scale", ["demo", "paper"])
+@pytest.mark.parametrize("scale", RAW["scales"])
 def test_jobs_are_plain_sorted_json(scale: str) -> None:
     for job in jobs(study(scale)).values():
         assert json.loads(json.dumps(job)) == job
