@@ -81,6 +81,15 @@ def test_the_official_recipe_differs_where_its_sources_do() -> None:
     assert not [key for key in rows if key.startswith(("mae-vitl", "conmim"))]  # there the tables are the repositories'
 
 
+@pytest.mark.parametrize("scale", ["demo", "mini"])
+def test_a_small_scale_keeps_its_lengths_and_rates_under_the_official_recipe(scale: str) -> None:
+    """Else BootMAE would train 8 epochs of 801, all at its peak rate, and be judged by the weights that it began with."""
+    paper, official = (load(FILE, scale=scale, recipe=recipe) for recipe in ("paper", "official"))
+    for name, baseline in official.baselines:
+        assert baseline.pretrain.schedule.total_epochs is None
+        assert official.of(name, "vitb").finetune == paper.of(name, "vitb").finetune
+
+
 @pytest.mark.parametrize("block", ["baselines", "official"])
 def test_every_value_of_a_recipe_names_its_source(block: str) -> None:
     """In a comment on its own line, on a comment line below it (`# key: ...`), or on a line of the blocks around it."""
