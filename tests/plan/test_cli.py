@@ -92,6 +92,16 @@ def test_a_stage_is_measured_by_its_methods_and_backbones(study):
     assert preflight.job(plan, "linear")["images"] == {"root": "data/imagenet", "num_classes": 1000, "side": [500, 375]}
 
 
+def test_the_datasets_that_the_study_reads_are_looked_at(study, tmp_path):
+    for place in ("train/a", "train/b", "train/other", "val/a", "val/b", "val/other"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "0.png").touch()
+    keys = {"root": str(tmp_path), "num_classes": 2, "classes": ["a", "b"]}
+    some = study(study={"tableS1_ade20k": None, "tableS2_coco": None}, datasets={"imagenet": keys})
+    assert preflight._datasets(some) == [f"imagenet: complete at {tmp_path}"]
+    assert preflight.job(some, "linear")["images"] == {**keys, "side": [500, 375]}
+
+
 def test_what_was_measured_is_shown_with_datasets_and_disk(study, capsys):
     plan = study()
     row = {"run": "mae-vitb", "task": "pretrain", "micro_batch": 64, "images_per_second": 900.0, "fits": 512}

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from mto.bench.loading import loader_of
 from mto.config import load
 from mto.errors import UserError
 from mto.plan import preflight, trials
@@ -42,6 +44,19 @@ def test_real_steps_are_measured(demo, tmp_path, monkeypatch):
     assert with_mto["train_flops"] > plain["train_flops"]
     assert with_mto["fits"] == 32  # the recipe's whole batch
     assert [tried["micro_batch"] for tried in with_mto["tried"]] == [16, 32]
+
+
+def test_of_a_dataset_with_other_classes_the_chosen_are_read(demo, tmp_path, monkeypatch):
+    for place in ("train/a", "train/b", "train/other", "val/a", "val/b", "val/other"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (30, 30)).save(tmp_path / place / "0.png")
+    chosen = {"root": str(tmp_path), "num_classes": 2, "classes": ["a", "b"]}
+    job = demo.job(Step("finetune", "mae-vitb", 0, 8))
+    job["data"] |= {"num_classes": 2, "classes": ["a", "b"]}
+    for images, size in ((chosen, 2), ({**chosen, "root": "nowhere"}, 64)):  # else photographs, which are of one class
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with trials.images({"images": {**images, "side": [24, 24]}}) as (folder, _):
+            assert len(loader_of(job, folder, 2, 0, pin_memory=False).dataset) == size
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from mto.data.sampler import EpochSampler
 from mto.data.transforms import finetune_train_transform, linear_train_transform
 
 Job = dict[str, Any]
+#: A folder like ImageNet's, by the keys of a job's ``data``: ``root``, ``num_classes``, ``classes``.
+Folder = dict[str, Any]
 
 
 @contextmanager
@@ -37,9 +39,14 @@ def photographs(count: int, side: tuple[int, int] = (500, 375)) -> Iterator[Path
         yield Path(folder)
 
 
-def loader_of(job: Job, root: Path, classes: int, images: int, workers: int, pin_memory: bool) -> DataLoader:
-    """The loader of a stage's micro-batches of ``images``, without end, from a folder like ImageNet's."""
-    job = job | {"data": job["data"] | {"root": str(root), "num_classes": classes}}
+def of_one_class(root: Path) -> Folder:
+    """`photographs`, whatever classes the job names."""
+    return {"root": str(root), "num_classes": 1, "classes": None}
+
+
+def loader_of(job: Job, folder: Folder, images: int, workers: int, pin_memory: bool) -> DataLoader:
+    """The loader of a stage's micro-batches of ``images``, without end, from that folder instead of the job's own."""
+    job = job | {"data": job["data"] | folder}
     dataset: Any
     if job["task"] == "pretrain":
         dataset = PretrainDataset(job)

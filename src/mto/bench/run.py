@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -113,20 +112,19 @@ class Bench:
         """Seconds of each step; they take turns."""
         return interleaved(steps, self.device, rounds=self.steps, warmup=2)
 
-    def loading(self, trained: Trained, root: Path, classes: int, workers: int, what: tuple[str, ...]) -> Row:
+    def loading(self, trained: Trained, folder: loading.Folder, workers: int, what: tuple[str, ...]) -> Row:
         """Images a second of a workload's loader, alone and together with the step.
 
         Args:
-            root: a folder like ImageNet's, with that many classes.
             what: of "data" and "both".
         """
         work = trained.work
         row: Row = {"workers": workers}
         if "data" in what:
-            loader = loading.loader_of(work.job, root, classes, work.images, workers, pin_memory=self.on_gpu)
+            loader = loading.loader_of(work.job, folder, work.images, workers, pin_memory=self.on_gpu)
             row["data_images_per_second"] = loading.rate(loader, work.images, self.steps)
         if "both" in what:
-            loader = loading.loader_of(work.job, root, classes, work.images, workers, pin_memory=self.on_gpu)
+            loader = loading.loader_of(work.job, folder, work.images, workers, pin_memory=self.on_gpu)
             both = loading.together(loader, trained.train, work.images, self.steps, self.device)
             row |= {"both_images_per_second": both["images_per_second"], "waiting_share": both["waiting_share"]}
         return row
@@ -198,7 +196,7 @@ def measure(
             workers = _workers(args, bench, study, task)
             for stage, row in found.items():
                 with loading.photographs(512 if bench.on_gpu else 64) as root:
-                    row |= bench.loading(trained[stage], root, 1, workers, tuple(args.what))
+                    row |= bench.loading(trained[stage], loading.of_one_class(root), workers, tuple(args.what))
         rows += found.values()
         trained.clear()
         torch.cuda.empty_cache()

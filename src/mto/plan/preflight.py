@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
+from mto.files import read_json, write_json
+from mto.jobs import classes_of
 from mto.run import Run
-from mto.study import Study
+from mto.study import DATASET, Study
 
 Job = dict[str, Any]
 
@@ -50,7 +52,7 @@ def job(study: Study, stage: str) -> Job:
         "scale": study.config.scale,
         "stage": stage,
         "jobs": list(chosen.values()),
-        "images": {"root": source.root, "num_classes": source.num_classes, "side": side},
+        "images": {"root": source.root, "num_classes": source.num_classes, **classes_of(source), "side": side},
     }
 
 
@@ -80,7 +82,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None:
         raise UserError("preflight --job needs --out FILE")
     from mto.devices import lease
-    from mto.files import write_json
 
     lease(args.gpus)  # before CUDA starts
     from mto.plan.trials import Asked, measure
@@ -98,6 +99,7 @@ def show(given: str) -> None:
     study = Study(load("config.yaml", cli.mapping(given)))
     plan = cli.plan(study)
     folder = Path(study.results)
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# Preflight of scale {study.config.scale}", "", *_machines(folder), "", *_table(folder), ""]
     lines += [f"- {line}" for line in (*_datasets(study), *_disk(study, plan.costs))]
     text = "\n".join(lines) + "\n"
@@ -107,7 +109,7 @@ def show(given: str) -> None:
 
 
 def _found(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((folder / "preflight").glob("*.json"))]
+    return [read_json(path) for path in sorted((folder / "preflight").glob("*.json"))]
 
 
 def _machines(folder: Path) -> list[str]:
@@ -130,13 +132,17 @@ def _table(folder: Path) -> list[str]:
 
 
 def _datasets(study: Study) -> list[str]:
+    """Of the datasets that the study reads."""
     from mto.data.layout import check
 
     said = []
+    read = {DATASET[step.task] for step in study.steps()}
     for name, source in study.config.datasets:
+        if name not in read:
+            continue
         try:
             if source.make is None:
-                check(name, source.root)
+                check(name, source.root, classes=getattr(source, "classes", None))
             said.append(f"{name}: {'made by the workflow' if source.make else f'complete at {source.root}'}")
         except UserError as error:
             said.append(f"{name}: {error}")

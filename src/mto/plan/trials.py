@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -59,28 +58,30 @@ def measure(job: Job, asked: Asked) -> dict[str, Any]:
     for each in job["jobs"]:
         pairs.setdefault(f"{each['baseline']}-{each['backbone']}", []).append(each)
     rows: list[Row] = []
-    with images(job) as (root, classes, kind):
+    with images(job) as (folder, kind):
         for name, pair in pairs.items():
             print(f"{name}: {len(pair)} to measure", flush=True)
-            rows += _pair(bench, asked, pair, machine["peak_tflops"], root, classes)
+            rows += _pair(bench, asked, pair, machine["peak_tflops"], folder)
     return {"stage": job["stage"], "machine": machine, "images": kind, "rows": rows}
 
 
 @contextmanager
-def images(job: Job) -> Iterator[tuple[Path, int, str]]:
-    """A folder of images, its number of classes and what it is: the dataset itself, or made-up photographs."""
+def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
+    """A folder of images and what it is: the dataset itself, or made-up photographs."""
     source = job["images"]
+    folder = {"root": source["root"], "num_classes": source["num_classes"], "classes": source.get("classes")}
     try:
-        check("imagenet", source["root"], expected=dict.fromkeys(("train", "val"), source["num_classes"]))
+        expected = dict.fromkeys(("train", "val"), folder["num_classes"])
+        check("imagenet", folder["root"], expected=expected, classes=folder["classes"])
     except UserError:
         width, height = source["side"]
-        with loading.photographs(512 if torch.cuda.is_available() else 64, (width, height)) as root:
-            yield root, 1, f"made-up photographs of {width} x {height}"
+        with loading.photographs(512 if torch.cuda.is_available() else 64, (width, height)) as made:
+            yield loading.of_one_class(made), f"made-up photographs of {width} x {height}"
     else:
-        yield Path(source["root"]), source["num_classes"], source["root"]
+        yield folder, source["root"]
 
 
-def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, root: Path, classes: int) -> list[Row]:
+def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
     """The rows of one baseline and backbone: without and with MTO take turns, step by step."""
     rows = [_described(each, asked) for each in pair]
     try:
@@ -89,7 +90,7 @@ def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, root: Path, 
         for row, one, taken in zip(rows, trained, seconds.values(), strict=True):
             row |= one.numbers(bench.device, taken, peak)
             if one.work.job["task"] in WITH_LOADER:
-                row |= bench.loading(one, root, classes, asked.workers, ("both",))
+                row |= bench.loading(one, folder, asked.workers, ("both",))
             row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
         if len(rows) == 2:
             rows[1]["mto_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
