@@ -45,6 +45,7 @@ def test_results_csv_is_tidy_and_independent_of_order(tmp_path):
 
 def test_results_from_a_folder_and_from_a_list_file(tmp_path):
     path = write(tmp_path / "demo/finetune/mae-vitb-mto-depth2/seed1/epoch0008/metrics.json", GOOD)
+    write(tmp_path / "demo/pilot/mae-vitb-mto-depth2/seed1/epoch0008/metrics.json", GOOD)  # none of the study's
     (tmp_path / "list").write_text(f"{path}\n")
     main(["results", "--out", str(tmp_path / "one.csv"), "--from-dir", str(tmp_path / "demo")])
     main(["results", "--out", str(tmp_path / "two.csv"), f"@{tmp_path / 'list'}"])

@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
 
     results = commands.add_parser("results", help="every metrics.json as one tidy table", fromfile_prefix_chars="@")
     results.add_argument("--out", type=Path, required=True, help="results.csv")
-    results.add_argument("--from-dir", type=Path, help="take every metrics.json below this folder")
+    results.add_argument("--from-dir", type=Path, help="take those of every finished step below results/<scale>")
     results.add_argument("metrics", type=Path, nargs="*", help="metrics.json files, or @FILE with one a line")
     results.set_defaults(action=_results)
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _results(args: argparse.Namespace) -> None:
-    found = sorted(args.from_dir.glob("*/*/seed*/epoch*/metrics.json")) if args.from_dir else []
+    found = metrics.finished(args.from_dir) if args.from_dir else []
     paths = [*args.metrics, *found]
     if not paths:
         raise UserError(f"{args.from_dir or 'report results'}: no metrics.json given or found; run `snakemake` first")
@@ -122,8 +122,7 @@ def _study(source: Source, results: Path) -> Study:
 def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
     """Make results.csv and every table and figure as far as their cells are there; the reasons where that fails."""
     problems = {}
-    finished = sorted(results.glob("*/*/seed*/epoch*/metrics.json"))
-    if finished:
+    if finished := metrics.finished(results):
         metrics.write_results(finished, results / "results.csv")
     for name in (*study.tables, *study.figures):
         report = metrics.Report(jobs.report_job(study, source, name), results)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mto.errors import UserError
 from mto.report.labels import BACKBONES
 from mto.run import Run
+from mto.study import STAGES
 
 COLUMNS = (
     *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "preset", "decoder_depth", "seed", "epoch"),
@@ -87,6 +88,12 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         **{key: given.get(key) for key in PROVENANCE},
     }
     return [{**shared, "metric": name, "value": value} for name, value in record["metrics"].items()]
+
+
+def finished(results: Path) -> list[Path]:
+    """The metrics.json of every finished step below results/<scale>; the pilot's runs are none of the study's."""
+    found = (path for stage in STAGES for path in results.glob(f"{stage}/*/seed*/epoch*/metrics.json"))
+    return sorted(found)
 
 
 def write_results(paths: Iterable[Path], out: Path) -> int:

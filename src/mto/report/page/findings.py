@@ -75,10 +75,9 @@ class Findings:
         self.job = job
         self.results = results
         self.records: dict[Step, dict[str, Any]] = {}
-        for path in sorted(results.glob("*/*/seed*/epoch*/metrics.json")):
+        for path in metrics.finished(results):
             task, run, seed, epoch = path.parts[-5:-1]
-            if task in STAGES:
-                self.records[Step(task, run, int(seed[4:]), int(epoch[5:]))] = metrics.read(path)
+            self.records[Step(task, run, int(seed[4:]), int(epoch[5:]))] = metrics.read(path)
 
     # --------------------------------------------------------------------------------------------- planned and done
     def steps(self, name: str) -> list[Step]:
