@@ -106,3 +106,7 @@ def test_only_intervals_in_a_row_past_the_warm_up_count(tmp_path):
         guard.look(row)
     with pytest.raises(Collapsed, match=r"another preset of MTO than mine in config\.yaml"):
         guard.look(ROW)
+    fewer = Guard("mae-vitb-mto", 2, 1.0, tmp_path)
+    fewer.seen = 3  # of an attempt that was to wait for more
+    with pytest.raises(Collapsed):
+        fewer.look(ROW)

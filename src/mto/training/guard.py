@@ -77,7 +77,7 @@ class Guard(Hook):
         """
         signs = collapsed(row) if row["epoch"] > self.warmup_epochs else None
         self.seen = self.seen + 1 if signs else 0
-        if self.seen == self.intervals:
+        if self.seen >= self.intervals:  # above it where a later attempt was given fewer
             preset = Run.parse(self.run).preset
             raise Collapsed(
                 f"{self.run} has collapsed and was stopped at step {row['step']} (epoch {row['epoch']:.2f}): {signs}, "
