@@ -65,10 +65,6 @@ class Lock:
         if self._is_ours():
             self.path.unlink(missing_ok=True)
 
-    def wait_until_free(self) -> None:
-        """Wait for another copy to end, without taking its place."""
-        self._wait(lambda: not self.path.exists())
-
     def check(self) -> None:
         """To be called before each write; nothing happens if the lock was never asked for.
 
