@@ -1,5 +1,6 @@
 # From a bare clone, with only Python >= 3.11, pip and make: `make demo`, `make test`.
 #
+#   make setup      .venv, from the lock; every other target that needs it makes it
 #   make demo       the whole study at demo scale: every table and figure, and results/demo/report.html, which shows them
 #   make report     the report of whatever is finished, which trains nothing (make report SCALE=paper)
 #   make test       lint, then the tests

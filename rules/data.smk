@@ -1,8 +1,9 @@
 """The datasets.
 
-Needs: at demo scale nothing; at paper scale the folders that `datasets` in config.yaml names.
-Makes: <results>/data/<dataset>/manifest.json, last; at demo scale the dataset beside it, at paper scale nothing else:
-       every file was looked at (`datasets.<dataset>.verify`), and the dataset is complete and sound.
+Needs: the folders that `datasets` in config.yaml names; for a dataset that is made (`make`) nothing, or its maker's files.
+Makes: <results>/data/<dataset>/manifest.json, last. Beside it lies a dataset that is made. Of one that was there, every
+       file was looked at (`datasets.<dataset>.verify`): it is complete and sound, and of ImageNet listing.npz is written,
+       which spares other jobs a walk through its folders.
 """
 
 
@@ -21,7 +22,7 @@ rule dataset:
         job=dataset_job,
         out=subpath(output[0], parent=True),
     message:
-        "Dataset {wildcards.dataset}: made at demo scale, looked over at paper scale"
+        "Dataset {wildcards.dataset}: made, or looked over"
     shell:
         "python -m mto data --job {params.job:q} --out {params.out:q} --workers {resources.workers}"
         " --verify {resources.verify} 2>&1 | keep_log {log:q}"

@@ -83,7 +83,7 @@ def test_the_official_recipe_differs_where_its_sources_do() -> None:
 
 @pytest.mark.parametrize("scale", ["demo", "mini"])
 def test_a_small_scale_keeps_its_lengths_and_rates_under_the_official_recipe(scale: str) -> None:
-    """Else BootMAE would train 8 epochs of 801, all at its peak rate, and be judged by the weights it began with."""
+    """Else BootMAE would train 8 of 801 epochs, all at its peak rate, and be judged by the weights it began with."""
     paper, official = (load(FILE, scale=scale, recipe=recipe) for recipe in ("paper", "official"))
     for name, baseline in official.baselines:
         assert baseline.pretrain.schedule.total_epochs is None

@@ -17,7 +17,7 @@ SMALL_COLUMNS = 3
 def draw(report: Report) -> Figure:
     """One line a model, epoch and stream: the mean over images and seeds, and a band of 10th to 90th percentile.
 
-    The first variant of the files is drawn large; it is MTO's default. The others are small multiples.
+    The first variant of the files (`analysis.variants`) is drawn large, the others are small multiples.
     """
     found = {
         (c.run, c.epoch): [profiles.read(report.folder(c, s)) for s in report.seeds if report.step(c, s)]
