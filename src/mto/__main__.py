@@ -24,7 +24,7 @@ from mto.lock import Superseded
 from mto.nodes import BEGAN, is_one_of_several, spread
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
-#: The dense tasks' upsampling and region features have no deterministic form on a GPU.
+#: UPerNet's pooling and loss, and Mask R-CNN's region features, have no deterministic form on a GPU.
 DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
 TOOLS = {
     "bench": "mto.bench.cli",

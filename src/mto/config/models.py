@@ -119,7 +119,7 @@ class Resources(Model):
 
 
 class DenseResources(Resources):
-    """UPerNet's upsampling and Mask R-CNN's region features have no deterministic form on a GPU."""
+    """UPerNet's pooling and loss, and Mask R-CNN's region features, have no deterministic form on a GPU."""
 
     deterministic: Literal[True, False, "warn"] = "warn"
 
