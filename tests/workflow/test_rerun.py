@@ -59,7 +59,7 @@ def test_what_another_scale_or_recipe_uses_alters_the_audit_alone(finished: Clon
 
 
 def test_another_dataset_reruns_what_reads_it(finished: Clone) -> None:
-    finished.set("scales.demo.datasets.coco.demo.train", 40)
+    finished.set("scales.demo.datasets.coco.make.train", 40)
     own = {file for file in finished.made() if f"{RESULTS}coco/" in file and "/progress/" not in file}
     made = {f"{RESULTS}data/coco/manifest.json"}
     assert finished.planned() == own | made | reports("tableS2_coco")
