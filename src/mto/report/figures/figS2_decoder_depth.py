@@ -28,6 +28,7 @@ def draw(report: Report) -> Figure:
             place = {"xy": (1, level), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
             axes.annotate("the paper's lowest, its depth not printed", fontsize=6.5, color=style.GREY, **place)
     panels[0].set_ylabel("top-1 (%)")
+    accuracy.legend(figure, panels)  # of the level from scratch, if there is one
     return figure
 
 
