@@ -147,6 +147,12 @@ class Study:
         measured = [cell for cell in self.cells(report) if cell.task != "heterogeneity"]
         return list(dict.fromkeys(replace(cell, run=_plain(cell.run), epoch=0) for cell in measured))
 
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets that the measuring jobs read."""
+        read = {DATASET[step.task] for step in self.steps()}
+        return [name for name in dict.fromkeys(DATASET.values()) if name in read]
+
     def epochs(self, task: str) -> list[int]:
         """The epochs at which a task may be asked for; 0 is from scratch."""
         scratch = self.config.study.from_scratch and task not in ("pretrain", "heterogeneity")

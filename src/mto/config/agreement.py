@@ -178,12 +178,12 @@ def _peak(stage: Any) -> float:
 
 def _batch(stage: str, batch_size: int, resources: Resources) -> Found:
     """A batch that gpu · micro_batch does not divide; with the nearest that it does."""
-    if resources.micro_batch is None:
-        return
     gpus = max(resources.gpu, 1)
-    if stage == "ade20k" and gpus * resources.micro_batch == 1:
+    if stage == "ade20k" and gpus * (resources.micro_batch or max(batch_size // gpus, 1)) == 1:
         message = "UPerNet's batch norms see one image a pass: gpu × micro_batch (resources.ade20k) must be 2 or more"
         yield f"{stage}.batch_size", batch_size, message
+    if resources.micro_batch is None:
+        return
     unit = gpus * min(resources.micro_batch, max(batch_size // gpus, 1))
     if batch_size % unit:
         below = max(batch_size // unit, 1) * unit

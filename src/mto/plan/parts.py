@@ -36,8 +36,10 @@ def parts(study: Study) -> list[Part]:
     for kind, name_of in (("stage", _stage), ("method", _method), ("backbone", _backbone)):
         for name in dict.fromkeys(map(name_of, sorted(every, key=_order))):
             own = frozenset(step for step in every if name_of(step) == name)
-            # Without pre-training nothing is left; without anything else, what fed it alone goes too.
-            others = [step for step in study.steps() if name_of(step) != name] if name != "pretrain" else []
+            # Without pre-training what is from scratch is left; without anything else, what fed it alone goes too.
+            others = [
+                step for step in study.steps() if name_of(step) != name and not (name == "pretrain" and step.epoch)
+            ]
             found.append(Part(kind, name, own, needed(study, others)))
     reports = {name: frozenset(study.steps(name)) for name in REPORTS}
     for name, steps in reports.items():

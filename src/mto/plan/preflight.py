@@ -16,7 +16,7 @@ from mto.errors import UserError
 from mto.files import read_json, write_json
 from mto.jobs import classes_of
 from mto.run import Run
-from mto.study import DATASET, Study
+from mto.study import Study
 
 Job = dict[str, Any]
 
@@ -136,10 +136,8 @@ def _datasets(study: Study) -> list[str]:
     from mto.data.layout import check
 
     said = []
-    read = {DATASET[step.task] for step in study.steps()}
-    for name, source in study.config.datasets:
-        if name not in read:
-            continue
+    for name in study.datasets:
+        source = getattr(study.config.datasets, name)
         try:
             if source.make is None:
                 check(name, source.root, classes=getattr(source, "classes", None))

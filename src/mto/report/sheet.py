@@ -14,6 +14,8 @@ from mto.errors import UserError
 from mto.report.metrics import write_csv
 
 UNKNOWN = "—"
+#: Numbers of tables that the paper does not have.
+OURS = ("Presets", "Audit", "Pilot")
 RECORD = ("table", "scale", "run", "epoch", "paper_epoch", "metric", "mean", "std", "seeds", "paper", "delta")
 
 _LATEX = {
@@ -117,7 +119,8 @@ class Sheet:
     def _latex_lines(self) -> Iterator[str]:
         wraps = any(column.align == "X" for column in self.columns)
         align = "".join(c.align for c in self.columns)
-        caption = escape(f"{self.title} {self.scale_line} ({self.number} of the paper.)")
+        whose = "" if self.number in OURS else f" ({self.number} of the paper.)"
+        caption = escape(f"{self.title} {self.scale_line}{whose}")
         yield r"% \usepackage{booktabs,amssymb,graphicx,xltabular}"
         if wraps:  # as wide as the page, over as many pages as it takes
             yield r"{\footnotesize"

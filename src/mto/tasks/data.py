@@ -33,9 +33,12 @@ def run(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None
 def main(argv: Sequence[str] | None = None) -> None:
     """Look datasets over again, at any time: nothing is written, so nothing is re-queued."""
     from mto.config import load
+    from mto.study import Study
 
     parser = argparse.ArgumentParser(prog="python -m mto verify", description=main.__doc__)
-    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(DATASETS)} (default: all)")
+    parser.add_argument(
+        "datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(DATASETS)} (default: those that the study reads)"
+    )
     parser.add_argument("--level", choices=["fast", "full"], help="fast: heads, ends and annotations; full: all pixels")
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)"
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(args.datasets) - set(DATASETS):
         raise UserError(f"no such dataset: {', '.join(sorted(unknown))} (allowed: {', '.join(DATASETS)})")
     config = load("config.yaml", scale=args.scale)
-    for name in args.datasets or DATASETS:
+    for name in args.datasets or Study(config).datasets:
         source = getattr(config.datasets, name)
         job = {"dataset": name, "root": source.root, "num_classes": source.num_classes}
         job["classes"] = getattr(source, "classes", None)
