@@ -105,7 +105,7 @@ def test_chosen_classes_are_labelled_by_their_own_order(finetune_job, digits):
     with pytest.raises(
         UserError, match=r"2 class folders that datasets\.imagenet\.classes names, but .*num_classes is 3"
     ):
-        ImageFolder(digits, "val", 3, ["digit1", "digit3", "digit77"])
+        ImageFolder(digits, "val", 3, classes=["digit1", "digit3", "digit77"])
 
 
 def test_images_come_in_rgb(tmp_path):

@@ -1,4 +1,4 @@
-"""The guard on the demo's own jobs: it stops the preset that destroys SimMIM and ConMIM, and no run that learns."""
+"""The guard on the demo's own jobs: it stops the preset that destroys SimMIM, and no run that learns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job(run: str, digits: Path) -> dict[str, Any]:
     return job | {"data": job["data"] | {"root": str(digits)}}
 
 
-@pytest.mark.parametrize("name", ["simmim-vitb-mto@text", "conmim-vitb-mto@text"])
+@pytest.mark.parametrize("name", ["simmim-vitb-mto@text"])
 def test_a_collapse_stops_the_run_at_the_first_chance(digits, tmp_path, name):
     """10 log intervals of 10 steps, after a warm-up of 30: of 240 steps, 130 are made."""
     given = job(name, digits)
