@@ -201,6 +201,20 @@ def test_table1_reached_at_once(tmp_path):
     assert (row["Epochs: to match (of 800)"], row["Epochs: saved, %"]) == ("≤ 100.0", "≥ 87.5")
 
 
+def test_table1_where_one_seed_of_three_never_matches(paper, tmp_path):
+    """No mean is made of the two that do: the cell says how many do not, and the record has no value."""
+    study, results = paper
+    shutil.copytree(results, tmp_path / "results")
+    for epoch in study.config.study.table1_rauc.epochs:
+        path = tmp_path / f"results/finetune/mae-vitb-mto/seed1/epoch{epoch:04d}/metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"top1": 1.0}}))
+    records, markdown, _ = build((study, tmp_path / "results"), "table1_rauc", tmp_path / "out")
+    row = next(row for row in shown(markdown) if row["Baseline"] == "MAE ViT-B")
+    assert row["Epochs: to match (of 800)"] == "not reached in 1 of 3 seeds"
+    found = records[(records.run == "mae-vitb-mto") & (records.metric == "epochs_to_match")].iloc[0]
+    assert found[["mean", "std"]].isna().all()
+
+
 def test_a_second_level_for_rauc(tmp_path):
     """Table 2 with `baseline_epoch: 100`: a probe more for each baseline, and a column."""
     raw = yaml.safe_load(CONFIG.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import statistics
@@ -300,5 +301,7 @@ def mean(values: list[float]) -> float:
 
 
 def std(values: list[float]) -> float | None:
-    """The sample standard deviation over seeds; None for a single one."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    """The sample standard deviation over seeds; None for a single one, NaN if one of them is not finite."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
