@@ -1,6 +1,5 @@
 """Functions that the rules use: what a step reads, what it is told, the hardware it gets. No rule is here."""
 
-import glob
 import json
 import shlex
 import sys
@@ -12,7 +11,7 @@ import snakemake.jobs
 SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
-from mto import attempts, cluster
+from mto import attempts, cluster, devices
 from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
@@ -91,7 +90,7 @@ def start_forced_jobs_over():
 
 def require_gpus():
     """A preflight measures the machine that trains: where its stages have GPUs and this machine none, nothing starts."""
-    if not workflow.local_exec or glob.glob("/dev/nvidia[0-9]*"):
+    if not workflow.local_exec or devices.any_gpu():
         return
     jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "preflight_stage"]
     if wanting := sorted(f"{job.wildcards.stage} {gpus}" for job in jobs if (gpus := job.resources.get("gpu", 0))):

@@ -32,6 +32,11 @@ def lease(count: int, folder: Path | None = None) -> None:
     os.environ[VISIBLE] = ",".join(take(devices, count, folder or _folder()))
 
 
+def any_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, by its device files: the Snakefile asks, which imports no torch."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def visible() -> list[str]:
     """The names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
     if (listed := os.environ.get(VISIBLE)) is not None:
