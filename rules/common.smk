@@ -246,7 +246,7 @@ def hardware(stage):
         "micro_batch": asked["micro_batch"] or 0,
         "mem_mb": memory(asked["mem_mb"]),
         "compile": "compile" if asked["compile"] else "no-compile",
-        "deterministic": {True: "strict", False: "off"}.get(asked["deterministic"], "warn"),
+        "deterministic": study.resources(stage).kernels,
     }
     return asked | told | steps(asked["nodes"])
 

@@ -215,9 +215,9 @@ def _limit_threads(hardware) -> None:
     """Threads of the CPU's kernels: what the scheduler granted, not what the machine has."""
     import torch
 
-    # Slurm's word first: OMP_NUM_THREADS may come from the machine that submitted the job.
+    # Slurm's word first: OMP_NUM_THREADS may come from the machine that submitted the job. It may be a list by level.
     granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("OMP_NUM_THREADS")
-    cores = int(granted) if granted else len(os.sched_getaffinity(0))
+    cores = int(granted.split(",")[0]) if granted else len(os.sched_getaffinity(0))
     threads = max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", hardware.world_size)), 1)
     torch.set_num_threads(threads)
     if hardware.world_size > 1:  # mmengine would set them to 1, and say so in every process

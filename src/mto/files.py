@@ -70,6 +70,28 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged, not JSON ({error}); remove it and run again") from error
 
 
+def json_object(given: str, option: str) -> dict[str, Any]:
+    """What a command-line option says: JSON, or the path of a file of it.
+
+    Raises:
+        UserError: no such file, or no JSON object.
+    """
+    shown = option
+    if not given.lstrip().startswith(("{", "[")):
+        shown = f"{option} {given}"
+        try:
+            given = Path(given).read_text()
+        except OSError as error:
+            raise UserError(f"{shown}: {error.strerror}; give a file of JSON, or JSON itself") from error
+    try:
+        value = json.loads(given)
+    except ValueError as error:
+        raise UserError(f"{shown}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{shown}: must be a JSON object, not {type(value).__name__}")
+    return value
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` hold the file ``source``, at once and without a second copy where the file system can."""
     with replacing(target) as temporary:

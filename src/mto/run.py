@@ -41,6 +41,11 @@ class Run:
         depth = "" if self.decoder_depth is None else f"-depth{self.decoder_depth}"
         return f"{self.baseline}-{self.backbone}{mto}{preset}{depth}"
 
+    @property
+    def plain(self) -> Run:
+        """The same without MTO, and with its own decoder: what it is compared with, and named after from scratch."""
+        return Run(self.baseline, self.backbone)
+
     @classmethod
     def parse(cls, name: str) -> Run:
         """The run of that name.

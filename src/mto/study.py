@@ -145,7 +145,7 @@ class Study:
         if not self.config.study.from_scratch:
             return []
         measured = [cell for cell in self.cells(report) if cell.task != "heterogeneity"]
-        return list(dict.fromkeys(replace(cell, run=_plain(cell.run), epoch=0) for cell in measured))
+        return list(dict.fromkeys(replace(cell, run=Run.parse(cell.run).plain.name, epoch=0) for cell in measured))
 
     @property
     def datasets(self) -> list[str]:
@@ -376,12 +376,6 @@ def _transfer(plan: Transfer, task: str, metrics: list[str]) -> Iterator[Cell]:
         for run, epoch in rows:
             for metric in metrics:
                 yield Cell(task, run.name, epoch, metric)
-
-
-def _plain(run: str) -> str:
-    """The run without MTO, and with its own decoder: the one that a run from scratch is named after."""
-    parsed = Run.parse(run)
-    return Run(parsed.baseline, parsed.backbone).name
 
 
 def _sorted(node: Any) -> Any:

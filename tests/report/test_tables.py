@@ -295,7 +295,7 @@ def test_a_file_of_another_step_is_an_error(demo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("job", "message"), [("nowhere.json", "no such file"), ("{", "not JSON"), ("{}", "name must be")]
+    ("job", "message"), [("nowhere.json", "No such file"), ("{", "not JSON"), ("{}", "name must be")]
 )
 def test_a_bad_job_is_named(job, message):
     with pytest.raises(UserError, match=message):

@@ -132,13 +132,19 @@ def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):
             assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_failed_write_ends_the_run_and_leaves_the_state_before_it(tmp_path, monkeypatch):
-    def full(path: Path, content: dict, record: dict) -> None:
-        if record["step"] == 6:
+def full_at(step: int):
+    """`save_state` on a disk that is full for the state of that step."""
+
+    def save(path: Path, content: dict, record: dict) -> None:
+        if record["step"] == step:
             raise UserError(f"{path}: the disk is full")
         save_state(path, content, record)
 
-    monkeypatch.setattr(hooks, "save_state", full)
+    return save
+
+
+def test_a_failed_write_ends_the_run_and_leaves_the_state_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "save_state", full_at(6))
     with pytest.raises(UserError, match="the disk is full"):
         fit(tmp_path)
     assert load_state(tmp_path / "last.pth")["meta"]["step"] == 3
@@ -148,12 +154,7 @@ def test_a_failed_write_ends_the_run_and_leaves_the_state_before_it(tmp_path, mo
 
 
 def test_the_last_write_is_awaited(tmp_path, monkeypatch):
-    def full(path: Path, content: dict, record: dict) -> None:
-        if record["step"] == 12:
-            raise UserError(f"{path}: the disk is full")
-        save_state(path, content, record)
-
-    monkeypatch.setattr(hooks, "save_state", full)
+    monkeypatch.setattr(hooks, "save_state", full_at(12))
     with pytest.raises(UserError, match="the disk is full"):
         fit(tmp_path)
 

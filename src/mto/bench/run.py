@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 
-from mto.__main__ import DETERMINISTIC
 from mto.bench import loading
 from mto.bench.cli import STAGES, WITH_LOADER
 from mto.bench.measure import Step, flops, interleaved, memory, operators, peak_flops
@@ -181,7 +180,7 @@ def measure(
             continue
         say(f"{baseline}: {', '.join(group)}")
         task = STAGES[group[0]][0]
-        bench.setup(DETERMINISTIC.get(task, "strict"))
+        bench.setup(study.resources(task).kernels)
         trained = {stage: _prepare(args, bench, study, stage, baseline) for stage in group}
         found = {
             stage: {"baseline": baseline, "stage": stage, "images": each.work.images} for stage, each in trained.items()

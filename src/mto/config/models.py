@@ -111,6 +111,11 @@ class Resources(Model):
     compile: bool = True
     deterministic: Literal[True, False, "warn"] = True
 
+    @property
+    def kernels(self) -> Literal["strict", "warn", "off"]:
+        """`deterministic` as the tasks' command line has it."""
+        return "warn" if self.deterministic == "warn" else "strict" if self.deterministic else "off"
+
     @model_validator(mode="after")
     def _even(self) -> Resources:
         if self.nodes > 1 and (not self.gpu or self.gpu % self.nodes):

@@ -7,12 +7,11 @@ python -m mto plan --config '{"scale": "paper", "plan": {"card": "h100"}}'
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mto.config.reading import load
-from mto.errors import UserError
+from mto.files import json_object
 from mto.plan import table
 from mto.plan.estimate import Cost, estimate, once
 from mto.plan.measured import Measured
@@ -33,18 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", default="{}", metavar="JSON", help="laid over the file: a mapping")
     parser.add_argument("--out", type=Path, help="folder of plan.csv and plan.md (default: results/<scale>)")
     args = parser.parse_args(argv)
-    study = Study(load(args.file, mapping(args.config)))
+    study = Study(load(args.file, json_object(args.config, "--config")))
     plan(study).show(args.out or Path(study.results))
-
-
-def mapping(given: str) -> dict[str, Any]:
-    try:
-        value = json.loads(given)
-    except ValueError as error:
-        raise UserError(f"--config: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError("--config: a mapping of keys to values, as JSON")
-    return value
 
 
 def plan(study: Study) -> Plan:

@@ -127,7 +127,7 @@ class Estimates:
             mto_hours=mto_hours * part,
             read_bytes=(done.trained + done.evaluated) * size_of(self.config, step.task).bytes_each,
             disk_bytes=(self._kept(step, work) if step.task == "pretrain" else 0) + logs,
-            running_bytes=segment_bytes(0, work.trained, work.fixed, "running") if done.steps else 0,
+            running_bytes=self._held(step, work) if done.steps else 0,
             basis=basis,
         )
 
@@ -135,6 +135,14 @@ class Estimates:
         """Bytes of a finished segment: of a state that another continues, the weights alone are kept."""
         last = step.epoch == self._last[step.run]
         return segment_bytes(work.encoder, work.trained, work.fixed, "kept" if last else "pruned")
+
+    def _held(self, step: Step, work: Work) -> int:
+        """Bytes of what a job holds while it runs: its own states, and the moments of the one that it continues."""
+        own = segment_bytes(0, work.trained, work.fixed, "running")
+        if step.task != "pretrain" or self._upstream(step) is None:
+            return own
+        before = (segment_bytes(0, work.trained, work.fixed, stage) for stage in ("kept", "pruned"))
+        return own + next(before) - next(before)
 
     def _share_of_mto(self, job: Job) -> float:
         """Of the training time: by the run without MTO, on the same basis."""

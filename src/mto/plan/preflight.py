@@ -7,13 +7,12 @@ python -m mto preflight --show                                 datasets, disk an
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
-from mto.files import read_json, write_json
+from mto.files import json_object, read_json, write_json
 from mto.jobs import classes_of
 from mto.run import Run
 from mto.study import Study
@@ -86,9 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     lease(args.gpus)  # before CUDA starts
     from mto.plan.trials import Asked, measure
 
-    text = args.job if args.job.lstrip().startswith("{") else Path(args.job).read_text()
     asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic)
-    write_json(args.out, measure(json.loads(text), asked))
+    write_json(args.out, measure(json_object(args.job, "--job"), asked))
 
 
 def show(given: str) -> None:
@@ -96,7 +94,7 @@ def show(given: str) -> None:
     from mto.config.reading import load
     from mto.plan import cli
 
-    study = Study(load("config.yaml", cli.mapping(given)))
+    study = Study(load("config.yaml", json_object(given, "--config")))
     plan = cli.plan(study)
     folder = Path(study.results)
     folder.mkdir(parents=True, exist_ok=True)

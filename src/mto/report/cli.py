@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mto.config.reading import Source, load, read
 from mto.errors import UserError
+from mto.files import json_object
 from mto.report import jobs, metrics
 from mto.study import FIGURES, PRESETS, TABLES, Study
 
@@ -103,7 +102,7 @@ def _page(args: argparse.Namespace) -> None:
     if args.job:
         if args.remake:
             raise UserError("--remake takes the plan from --config, not from --job")
-        print(f"{out}: {render.write(_json(args.job), args.results, out)}", file=sys.stderr)
+        print(f"{out}: {render.write(json_object(args.job, '--job'), args.results, out)}", file=sys.stderr)
         return
     source = read(args.config)
     study = _study(source, args.results)
@@ -136,7 +135,7 @@ def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
 def _pilot(args: argparse.Namespace) -> None:
     from mto.report import pilot
 
-    sheet = pilot.sheet(_json(args.job), args.results)
+    sheet = pilot.sheet(json_object(args.job, "--job"), args.results)
     sheet.write(args.results / "pilot")
     print(sheet.markdown())
 
@@ -150,7 +149,7 @@ def _profile(args: argparse.Namespace) -> None:
 def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     """Each report that is asked for, by its job or by names, and the folder that it is written to."""
     if args.job is not None:
-        chosen = [_json(args.job)]
+        chosen = [json_object(args.job, "--job")]
     else:
         source = read(args.config, {"scale": args.scale} if args.scale else None)
         study = Study(load(source))
@@ -166,16 +165,3 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
         out = args.out or results / f"{args.kind}s"
         yield report, out
         print(out / report.name, *report.missing_notes, *report.commit_notes, sep="  ", file=sys.stderr)
-
-
-def _json(given: str) -> dict[str, Any]:
-    """A job: JSON, or a file of it."""
-    try:
-        job = json.loads(given if given.lstrip().startswith("{") else Path(given).read_text())
-    except FileNotFoundError:
-        raise UserError(f"--job {given}: no such file") from None
-    except ValueError as error:
-        raise UserError(f"--job: not JSON ({error})") from None
-    if not isinstance(job, dict):
-        raise UserError("--job: a report's job is a JSON object")
-    return job

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
 import statistics
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mto.errors import UserError
+from mto.files import replacing
 from mto.report.labels import BACKBONES
 from mto.run import Run
 from mto.study import STAGES
@@ -107,13 +107,10 @@ def write_results(paths: Iterable[Path], out: Path) -> int:
 
 def write_csv(out: Path, columns: Iterable[str], records: Iterable[dict[str, Any]]) -> None:
     """Write records as CSV by atomic rename; None is an empty field."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.tmp")
-    with partial.open("w", newline="") as file:
+    with replacing(out) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
-    os.replace(partial, out)
 
 
 @dataclass(frozen=True)
@@ -176,13 +173,8 @@ class Report:
     @property
     def rows(self) -> list[tuple[str, int]]:
         """(run, epoch) of every cell, in the plan's order; of each baseline the one from scratch comes first."""
-        order = [(run.baseline, run.backbone) for run in (Run.parse(cell.run) for cell in self.cells)]
-
-        def place(cell: Cell) -> int:
-            run = Run.parse(cell.run)
-            return order.index((run.baseline, run.backbone))
-
-        cells = sorted((*self.scratch, *self.cells), key=place)
+        order = [Run.parse(cell.run).plain for cell in self.cells]
+        cells = sorted((*self.scratch, *self.cells), key=lambda cell: order.index(Run.parse(cell.run).plain))
         return list(dict.fromkeys((cell.run, cell.epoch) for cell in cells))
 
     def paper_epoch(self, epoch: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mto.errors import UserError
+from mto.files import replacing
 from mto.report.metrics import write_csv
 
 UNKNOWN = "—"
@@ -77,9 +77,8 @@ class Sheet:
         """Write <name>.csv, .md, .tex and .json into `out`, each by atomic rename."""
         write_csv(out / f"{self.name}.csv", self.fields, self.records)
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("json", self.json())):
-            partial = out / f"{self.name}.{suffix}.tmp"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, partial.with_suffix(""))
+            with replacing(out / f"{self.name}.{suffix}") as partial:
+                partial.write_text(text, encoding="utf-8")
 
     def json(self) -> str:
         """The sheet as shown, without its records, for a page that lays it out anew; `read` gives it back."""

@@ -9,7 +9,6 @@ looks at any time.
 """
 
 import argparse
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from mto.data import listing
 from mto.data.bad_files import limits
 from mto.data.verify import Level
 from mto.errors import UserError
+from mto.files import write_json
 
 Job = dict[str, Any]
 DATASETS = ("imagenet", "ade20k", "coco")
@@ -122,7 +122,4 @@ def look_over(job: Job, *, level: Level, workers: int = 1, made: bool = False) -
 
 
 def _write_manifest(job: Job, out: Path, counts: dict[str, int], classes: list[str] | None) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / "manifest.json.tmp"
-    partial.write_text(json.dumps({"job": job, "counts": counts, "classes": classes}, indent=1, sort_keys=True) + "\n")
-    os.replace(partial, out / "manifest.json")
+    write_json(out / "manifest.json", {"job": job, "counts": counts, "classes": classes})

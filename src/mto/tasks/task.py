@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mto.data import bad_files
 from mto.data.listing import NAME as LISTING
 from mto.errors import UserError
-from mto.files import digest, link_or_copy, read_json, replacing, write_json
+from mto.files import digest, json_object, link_or_copy, read_json, replacing, write_json
 from mto.lock import NAME as LOCK
 from mto.lock import Lock
 from mto.study import RESTART
@@ -209,19 +208,7 @@ def read_job(text: str) -> tuple[dict[str, Any], dict[str, Path]]:
     Raises:
         UserError: no such file, or no JSON object.
     """
-    shown = "--job"
-    if not text.lstrip().startswith("{"):
-        shown = f"--job {text}"
-        try:
-            text = Path(text).read_text()
-        except OSError as error:
-            raise UserError(f"{shown}: {error.strerror}; give a job.json, or the job itself as JSON") from error
-    try:
-        job = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{shown}: not JSON ({error})") from error
-    if not isinstance(job, dict):
-        raise UserError(f"{shown}: a job is a JSON object, not {type(job).__name__}")
+    job = json_object(text, "--job")
     if isinstance(job.get("job"), dict):
         return job["job"], {name: Path(path) for name, path in job.get("inputs", {}).items()}
     return job, {}

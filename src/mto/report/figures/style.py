@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mto.files import replacing
 
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -83,6 +84,5 @@ def save(figure: Figure, out: Path, name: str) -> None:
         ("png", {"Software": None}),
         ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
     ):
-        partial = out / f"{name}.{kind}.tmp"
-        figure.savefig(partial, format=kind, metadata=metadata)
-        os.replace(partial, partial.with_suffix(""))
+        with replacing(out / f"{name}.{kind}") as partial:
+            figure.savefig(partial, format=kind, metadata=metadata)

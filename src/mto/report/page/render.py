@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import os
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mto.files import replacing
 from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
 from mto.report.comparison import MISSING
 from mto.report.labels import BASELINES, baseline_name, full_name, stream_name
@@ -161,10 +161,8 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
         disagreeing=choices.disagreeing(job["mto"], results),
         results=[_download(results / "results.csv")] if (results / "results.csv").exists() else [],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
+    with replacing(out) as partial:
+        partial.write_text(text, encoding="utf-8")
     return f"{_count(tables, 'tables')}, {_count(figures, 'figures')}, {len(trained)} training curves"
 
 
