@@ -18,8 +18,8 @@ from mto.data.layout import check
 from mto.errors import UserError
 from mto.plan import preflight
 from mto.report import jobs, page
-from mto.run import Run
-from mto.study import DATASET, IMPORTED, RESTART, STAGES, Step, Study
+from mto.run import IMPORTED, RESTART, Run
+from mto.study import DATASET, STAGES, Step, Study
 
 
 def read_study():

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mto.config.fields import PRESET
 from mto.errors import UserError
 
 TERMS = ("spa", "e", "r")
 BASELINES = ("simmim", "mae", "bootmae", "conmim")
 #: The methods with masked tokens in the encoder; the others have them in a decoder.
 ENCODER_STYLE = ("simmim", "conmim")
+#: What a preset of MTO may be called: no hyphen, which ends a part of a run's name.
+PRESET = "[a-z0-9_]+"
+#: Beside the files of a pre-training step that was not trained here but taken from a published checkpoint.
+IMPORTED = "imported.json"
+#: The file in a job's progress folder that asks it to start over (`snakemake --forcerun`).
+RESTART = "restart"
 
 _RUN = re.compile(
     r"(?P<baseline>[a-z]+)-(?P<backbone>vit[bl])"

@@ -40,11 +40,6 @@ AUDIT = "audit"
 TABLES = (*(name for name in REPORTS if name.startswith("table") and name != PRESETS), AUDIT)
 FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
 STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
-#: Beside the files of a pre-training step that was not trained here but taken from a published checkpoint.
-IMPORTED = "imported.json"
-
-#: The file in a job's progress folder that asks it to start over (`snakemake --forcerun`)
-RESTART = "restart"
 DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage in STAGES}
 
 

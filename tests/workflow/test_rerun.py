@@ -11,7 +11,8 @@ import torch
 from workflow_clone import Clone
 
 from mto.config import load
-from mto.study import IMPORTED, RESTART, TABLES, Step, Study
+from mto.run import IMPORTED, RESTART
+from mto.study import TABLES, Step, Study
 from mto.tasks.prune import prune
 from mto.training.state import save_state
 

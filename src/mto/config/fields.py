@@ -17,8 +17,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's legacy generator takes n
 Share = Annotated[float, Field(ge=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
 Term = Literal["spa", "e", "r"]
-#: What a preset of MTO may be called: no hyphen, which ends a part of a run's name.
-PRESET = "[a-z0-9_]+"
 Baseline = Literal[
     "simmim-vitb",
     "mae-vitb",

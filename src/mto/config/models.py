@@ -13,9 +13,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mto.config.classes import Classes
 from mto.config.cost import Plan
-from mto.config.fields import PRESET, Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
+from mto.config.fields import Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
+from mto.run import PRESET
 
 
 # --------------------------------------------------------------------------------------------------------------- MTO

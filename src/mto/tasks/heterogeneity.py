@@ -29,7 +29,7 @@ from mto.errors import UserError
 from mto.files import replacing
 from mto.methods import Stream
 from mto.objectives import MaskedTokenOptimization
-from mto.study import IMPORTED
+from mto.run import IMPORTED
 from mto.tasks.pretrain import build_model
 from mto.tasks.task import Task
 from mto.training.mim import MaskedImageModel

@@ -16,7 +16,7 @@ from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.files import link_or_copy
 from mto.methods.build import build_method
-from mto.study import IMPORTED
+from mto.run import IMPORTED
 from mto.tasks.task import Task
 from mto.training.engine import Engine, train, unwrap
 from mto.training.guard import Guard

@@ -16,7 +16,8 @@ from typing import Any
 from mto.config import load
 from mto.errors import UserError
 from mto.files import replacing, write_json
-from mto.study import IMPORTED, Step, Study
+from mto.run import IMPORTED
+from mto.study import Step, Study
 
 
 def main(argv: Sequence[str] | None = None) -> None:

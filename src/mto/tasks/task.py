@@ -17,7 +17,7 @@ from mto.errors import UserError
 from mto.files import digest, json_object, link_or_copy, read_json, replacing, write_json
 from mto.lock import NAME as LOCK
 from mto.lock import Lock
-from mto.study import RESTART
+from mto.run import RESTART
 from mto.tasks.provenance import Attempts, provenance
 from mto.tasks.prune import FINISHED, prune
 from mto.training.hardware import Hardware

@@ -110,6 +110,9 @@ class Engine(Runner):
         would start afresh.
         """
 
+    def build_visualizer(self, visualizer: Any = None) -> None:  # type: ignore[override]
+        """Nothing draws here: mmengine's would open a figure of matplotlib's, half a second of every job."""
+
     def _log_env(self, env_cfg: dict) -> None:
         """Provenance is in metrics.json."""
 

@@ -12,17 +12,25 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+#: Modules of mmengine's, each with the one class that mmengine takes from it.
+UNUSED = {
+    "mmengine.model.wrappers.fully_sharded_distributed": "MMFullyShardedDataParallel",
+    "mmengine.runner._flexible_runner": "FlexibleRunner",
+}
+
 
 def lean() -> None:
     """Put placeholders where the heavy parts would be imported; call before torchvision, timm or mmengine come in."""
     if "mmengine.model" in sys.modules or "torchvision" in sys.modules:
         return
-    # An absent optional package, as mmengine and mmdet expect it.
-    for name in ("transformers", "torch.distributed.optim", "mmengine._strategy.fsdp"):
+    # An absent optional package, as mmengine, mmdet and timm expect it.
+    for name in ("transformers", "torch.distributed.optim", "torchvision.models.feature_extraction"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-    fsdp = ModuleType("mmengine.model.wrappers.fully_sharded_distributed")
-    fsdp.MMFullyShardedDataParallel = type("MMFullyShardedDataParallel", (), {})  # type: ignore[attr-defined]
-    sys.modules[fsdp.__name__] = fsdp
+    sys.modules["torchvision.models"] = ModuleType("torchvision.models")
+    for module, name in UNUSED.items():
+        placeholder = ModuleType(module)
+        setattr(placeholder, name, type(name, (), {}))
+        sys.modules[module] = placeholder
     if "torch._dynamo" not in sys.modules:
         _Compiler.install()
 
