@@ -40,6 +40,11 @@ class Jobs:
         shared = {"num_classes": source.num_classes, **classes_of(source), **self.recipe(run).pixels.model_dump()}
         return shared if augment is None else {**shared, **augment}
 
+    def _train_data(self, run: Run, augment: dict[str, Any]) -> dict[str, Any]:
+        """ImageNet's, with the side of cached images, where there is a cache: their pixels are others."""
+        cache = self.config.datasets.imagenet.cache
+        return {**self._data(run, "imagenet", augment), **({} if cache is None else {"cache": cache.side})}
+
     def method(self, run: Run) -> dict[str, Any]:
         """The network that is pre-trained, with its decoder."""
         method = {"name": run.baseline, **self._size(run), **self.recipe(run).method.model_dump()}
@@ -59,7 +64,7 @@ class Jobs:
             "method": self.method(run),
             "mask": recipe.mask.model_dump(exclude_none=True),
             "mto": mto,
-            "data": self._data(run, "imagenet", stage.augment.model_dump(exclude_none=True)),
+            "data": self._train_data(run, stage.augment.model_dump(exclude_none=True)),
             "optim": {**optim, "lr": stage.lr.peak(stage.batch_size), "eps": 1e-8},
             "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
             "log_interval": self.config.log_interval,
@@ -72,7 +77,7 @@ class Jobs:
         return {
             "epochs": stage.epochs,
             "encoder": self._encoder(run, stage.drop_path),
-            "data": self._data(run, "imagenet", augment),
+            "data": self._train_data(run, augment),
             "optim": {
                 **optim,
                 "lr": stage.lr.peak(stage.batch_size),
@@ -95,7 +100,7 @@ class Jobs:
             "epochs": stage.epochs,
             "encoder": self._encoder(run, drop_path=0.0),
             "probe": {**stage.probe.model_dump(), "layer": layer},
-            "data": self._data(run, "imagenet", augment),
+            "data": self._train_data(run, augment),
             "optim": {**optim, "kind": stage.optimizer, "lr": stage.lr.peak(stage.batch_size)},
             "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
             "eval_interval": self.config.eval_interval,
@@ -129,6 +134,12 @@ class Jobs:
             "log_interval": self.config.log_interval,
             **rest,
         }
+
+
+def cache_of(source: Dataset) -> dict[str, Any]:
+    """The cache of training images, where there is one."""
+    cache = getattr(source, "cache", None)
+    return {} if cache is None else {"cache": cache.model_dump()}
 
 
 def classes_of(source: Dataset) -> dict[str, list[str]]:

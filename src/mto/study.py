@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mto.config.models import Config, Preset, Resources
 from mto.config.study_plan import Transfer
 from mto.errors import UserError
-from mto.jobs import Jobs, classes_of
+from mto.jobs import Jobs, cache_of, classes_of
 from mto.run import BASELINES, TERMS, Run
 
 REPORTS = (
@@ -316,6 +316,7 @@ class Study:
             "root": source.root,
             "num_classes": source.num_classes,
             **classes_of(source),
+            **cache_of(source),
             "make": source.make and source.make.model_dump(exclude_none=True),
         }
 

@@ -139,7 +139,7 @@ def test_read_job(tmp_path):
         with pytest.raises(Exception, match=message):
             read_job(bad)
     path.write_text("[1]")
-    with pytest.raises(Exception, match="a job is a JSON object"):
+    with pytest.raises(Exception, match="must be a JSON object"):
         read_job(str(path))
 
 

@@ -45,8 +45,11 @@ def of_one_class(root: Path) -> Folder:
 
 
 def loader_of(job: Job, folder: Folder, images: int, workers: int, pin_memory: bool) -> DataLoader:
-    """The loader of a stage's micro-batches of ``images``, without end, from that folder instead of the job's own."""
-    job = job | {"data": job["data"] | folder}
+    """The loader of a stage's micro-batches of ``images``, without end, from that folder instead of the job's own.
+
+    From its files: a cache of images is the dataset's job's to make, which may not have run.
+    """
+    job = job | {"data": job["data"] | folder | {"cache": None}}
     dataset: Any
     if job["task"] == "pretrain":
         dataset = PretrainDataset(job)

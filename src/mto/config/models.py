@@ -172,13 +172,22 @@ class Dataset(Model):
     bad_files_limit: Count
 
 
+class Cache(Model):
+    """Training images as bytes, shrunk to `side` pixels at their shorter side; `folder`: null, beside the manifest."""
+
+    side: Annotated[int, Field(ge=8)]
+    folder: Annotated[str, Field(min_length=1)] | None = None
+
+
 class ImageNet(Dataset):
     """`classes` names the class folders that are looked at, null: all. The others may be there, and are passed over.
 
-    It alters what is trained and measured, and so it is a part of every job that reads images.
+    It alters what is trained and measured, and so it is a part of every job that reads images. `cache.side` alters what
+    is trained on, and is a part of the jobs that train.
     """
 
     classes: Classes | None = None
+    cache: Cache | None = None
 
     @model_validator(mode="after")
     def _classes_are_there(self) -> ImageNet:
@@ -242,6 +251,13 @@ class Config(Model):
     datasets: Datasets
     resources: AllResources
     code_version: Count
+
+    @model_validator(mode="after")
+    def _cache_is_large_enough(self) -> Config:
+        cache = self.datasets.imagenet.cache
+        if cache is not None and cache.side < self.img_size:
+            raise ValueError(f"datasets.imagenet.cache.side {cache.side} must be at least img_size, {self.img_size}")
+        return self
 
     def of(self, baseline: str, backbone: str) -> BaselineConfig:
         """The recipe of a baseline, with its backbone's overrides."""

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mto.data.bad_files import policy
+from mto.data.cache import Cache
 from mto.data.images import read
 from mto.data.layout import IMAGE_SUFFIXES
 from mto.data.listing import load, walk
@@ -30,9 +31,10 @@ class ImageFolder:
         num_classes: how many class folders there must be.
         listing: of the dataset's job (`mto.data.listing`); without a file there the folder is listed here.
         classes: the class folders that count, where it is not all of them; a label is a place among these.
+        cache: folder of the images as bytes (`mto.data.cache`), to be read instead of their files.
 
     Raises:
-        UserError: the folder is missing, or holds another number of classes or no image.
+        UserError: the folder is missing, or holds another number of classes or no image; the cache is of other images.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ImageFolder:
         num_classes: int,
         listing: str | Path = "",
         classes: Sequence[str] | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         self.split = split
         self.policy = policy  # travels with the dataset into the loader's workers
@@ -56,19 +59,32 @@ class ImageFolder:
         if not len(found.names):
             raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
         self.names = found.names
-        self.labels = np.repeat(np.arange(num_classes), found.counts)
+        self.labels = found.labels()
+        self.cache = None if cache is None else Cache(Path(cache), found)
 
     @classmethod
     def of(cls, job: dict[str, Any], split: str) -> "ImageFolder":
-        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, maybe ``classes``."""
+        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``.
+
+        A cache is of the training images alone.
+        """
         data = job["data"]
-        return cls(data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes"))
+        cache = data["cache_folder"] if split == "train" and data.get("cache") else None
+        return cls(data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes"), cache)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, index: int) -> str:
         return f"{self.folder}/{self.classes[self.labels[index]]}/{os.fsdecode(self.names[index])}"
+
+    def _read(self, index: int) -> np.ndarray:
+        if self.cache is None:
+            return read(self.path(index))
+        pixels = self.cache[index]
+        if pixels is None:
+            raise UserError(f"{self.path(index)}: could not be read when {self.cache.folder} was made")
+        return pixels
 
     def sample(self, index: int) -> tuple[np.ndarray, int]:
         """The image, (H, W, 3) uint8 in RGB, and its label.
@@ -79,13 +95,13 @@ class ImageFolder:
             UserError: the file is no whole image.
         """
         for shift in range(len(self)):
-            path = self.path((index + shift) % len(self))
+            at = (index + shift) % len(self)
             try:
-                return read(path), int(self.labels[(index + shift) % len(self)])
+                return self._read(at), int(self.labels[at])
             except UserError as error:
                 if self.split != "train":
                     raise
-                self.policy.pass_over("imagenet", path, error)
+                self.policy.pass_over("imagenet", self.path(at), error)
         raise UserError(f"{self.folder}: no image can be read")
 
     def image(self, index: int) -> np.ndarray:

@@ -42,6 +42,16 @@ class Listing(NamedTuple):
     counts: np.ndarray
     changed: np.ndarray
 
+    def labels(self) -> np.ndarray:
+        """(n,) the place of each image's class among the classes."""
+        return np.repeat(np.arange(len(self.classes)), self.counts)
+
+    def paths(self, folder: Path) -> list[str]:
+        """Of every image, below the folder that was listed."""
+        classes = [os.fsdecode(name) for name in self.classes]
+        pairs = zip(self.labels().tolist(), self.names.tolist(), strict=True)
+        return [f"{folder}/{classes[label]}/{os.fsdecode(name)}" for label, name in pairs]
+
 
 def walk(folder: Path, chosen: Sequence[str] | None = None) -> Listing:
     """List a folder: of all its class folders, or of those that are chosen."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from PIL import Image
 
 from mto.data.images import fault, size_of
 from mto.data.layout import class_folders, class_images
+from mto.data.progress import over_processes
 from mto.errors import UserError
 
 Level = Literal["fast", "full"]
@@ -72,7 +72,10 @@ def verify(
     files, faults = plans[dataset](Path(root), num_classes)
     labelled: dict[str, bool] = {}
     look = partial(_look, num_classes=num_classes, decode=level == "full")
-    for file, (what, has_labels) in zip(files, _progress(dataset, look, files, workers), strict=True):
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    sizes = [len(chunk) for chunk in chunks]
+    looks = over_processes(dataset, partial(_look_at_some, look), chunks, sizes, workers, chunk=8)
+    for file, (what, has_labels) in zip(files, chain.from_iterable(looks), strict=True):
         if what:
             faults.append(Fault(file.path, what, file.spare))
         if file.of is not None:
@@ -207,19 +210,3 @@ def _look(file: _File, *, num_classes: int, decode: bool) -> tuple[str | None, b
 
 def _look_at_some(look: Any, files: list[_File]) -> list[tuple[str | None, bool]]:
     return [look(file) for file in files]
-
-
-def _progress(dataset: str, look: Any, files: list[_File], workers: int) -> Iterator[tuple[str | None, bool]]:
-    """``look`` at every file, in their order, over processes; a line every ten seconds."""
-    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    started = told = time.monotonic()
-    done = 0
-    with ProcessPoolExecutor(max(workers, 1)) as pool:
-        for results in pool.map(partial(_look_at_some, look), chunks, chunksize=8):
-            yield from results
-            done += len(results)
-            now = time.monotonic()
-            if now - told > 10:
-                told = now
-                left = (len(files) - done) * (now - started) / done
-                print(f"{dataset}: {done} of {len(files)} files read, {left / 60:.0f} min left", flush=True)

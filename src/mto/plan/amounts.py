@@ -67,6 +67,14 @@ def size_of(config: Config, task: str) -> Size:
     return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
 
 
+def cache_bytes(config: Config) -> float:
+    """Of the cache of ImageNet's training images, 4:3 on average; 0 without one, and where small images are made."""
+    source = config.datasets.imagenet
+    if source.cache is None or source.make is not None:
+        return 0.0
+    return size_of(config, "pretrain").train * 3 * source.cache.side**2 * 4 / 3
+
+
 def _share(whole: Size, classes: list[str] | None) -> Size:
     """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images)."""
     if classes is None:

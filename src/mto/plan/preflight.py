@@ -146,10 +146,14 @@ def _datasets(study: Study) -> list[str]:
 
 
 def _disk(study: Study, costs: Any) -> list[str]:
+    from mto.plan.amounts import cache_bytes
     from mto.plan.parts import running
 
     free = shutil.disk_usage(study.results).free / 1e9
     kept = sum(cost.disk_bytes for cost in costs.values() if cost.left)
     wanted = (kept + running([cost for cost in costs.values() if cost.left], study.config.plan.gpus)) / 1e9
     said = f"disk: {wanted:,.1f} GB wanted for what is left, {free:,.1f} GB free below {study.results}"
-    return [said if wanted < free else f"{said}: TOO LITTLE; put results/ on a larger disk"]
+    lines = [said if wanted < free else f"{said}: TOO LITTLE; put results/ on a larger disk"]
+    if cached := cache_bytes(study.config):
+        lines.append(f"datasets.imagenet.cache: some {cached / 1e9:,.0f} GB more, until it is made")
+    return lines

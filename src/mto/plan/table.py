@@ -70,7 +70,7 @@ def notes(whole: Row, costs: list[Cost], plan: Plan, foreign: list[str]) -> list
         f"chain of jobs, which wait for each other: {whole['longest_chain_days_left']:.1f} days.",
         f"Of the {_number(whole['gpu_hours'])} hours, evaluation takes {_number(whole['evaluation_gpu_hours'])} and "
         f"MTO's losses {_number(whole['mto_gpu_hours'])}.",
-        "Disk: encoders, training states and logs, without the datasets; "
+        "Disk: encoders, training states and logs, without the datasets and a cache of their images; "
         f"{_number(whole['peak_disk_gb'])} GB while jobs run.",
         f"Money: {price} for an hour of one {plan.card} (plan.cards in config.yaml); storage, traffic and failed "
         "attempts come on top.",

@@ -3,9 +3,9 @@
 Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "make": {"of": ...,
 "size": ...} | null}``, with ``"classes"`` where only some of ImageNet's class folders are meant. Makes
 ``manifest.json`` in the output folder, last: counts, class names and the job; and beside it, of an ImageNet that was
-there, ``listing.npz`` (`mto.data.listing`), which spares every other job a walk through the folders. How closely it
-looks (``fast`` or ``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto verify``
-looks at any time.
+there, ``listing.npz`` (`mto.data.listing`), which spares every other job a walk through the folders, and, where the job
+has ``"cache": {"side", "folder"}``, the training images as bytes (`mto.data.cache`). How closely it looks (``fast`` or
+``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto verify`` looks at any time.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mto.data import listing
+from mto.data import cache, listing
 from mto.data.bad_files import limits
 from mto.data.verify import Level
 from mto.errors import UserError
@@ -87,6 +87,7 @@ def make(job: Job, out: Path) -> None:
             shutil.rmtree(out / part.name)
         part.rename(out / part.name)
     making.rmdir()
+    _cache(job, out)
     _write_manifest(job, out, counts, classes)
     print(f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {out}", flush=True)
 
@@ -100,6 +101,7 @@ def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> No
     counts = look_over(job, level=level, workers=workers)
     if job["dataset"] == "imagenet":
         listing.save(out / listing.NAME, Path(job["root"]), ("train", "val"), job.get("classes"))
+        _cache(job, out, workers)
     _write_manifest(job, out, counts, None)
 
 
@@ -119,6 +121,13 @@ def look_over(job: Job, *, level: Level, workers: int = 1, made: bool = False) -
     shown = ", ".join(f"{n} in {split}" for split, n in counts.items()) or "sound"
     print(f"{name}: {shown}, in {root} ({level} look)", flush=True)
     return counts
+
+
+def _cache(job: Job, out: Path, workers: int = 1) -> None:
+    if "cache" in job:
+        train = (Path(job["root"]) if job["make"] is None else out) / "train"
+        images = listing.load(out / listing.NAME, train, job.get("classes")) or listing.walk(train, job.get("classes"))
+        cache.build(cache.folder_of(job, out), job["cache"]["side"], train, images, workers)
 
 
 def _write_manifest(job: Job, out: Path, counts: dict[str, int], classes: list[str] | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mto.data import bad_files
+from mto.data.cache import folder_of
 from mto.data.listing import NAME as LISTING
 from mto.errors import UserError
 from mto.files import digest, json_object, link_or_copy, read_json, replacing, write_json
@@ -84,11 +85,13 @@ class Task:
             self._record()
         bad_files.policy.record = self.progress / bad_files.RECORD
         if "data" in self.inputs:
-            root = (read_json(self.inputs["data"]) or {}).get("job", {}).get("root")
-            if root is None:
+            made = (read_json(self.inputs["data"]) or {}).get("job", {})
+            if "root" not in made:
                 raise UserError(f"{self.inputs['data']}: damaged, names no dataset; remove it and run again")
-            listing = str(self.inputs["data"].with_name(LISTING))
-            self.job = self.job | {"data": self.job["data"] | {"root": root, "listing": listing}}
+            place = {"root": made["root"], "listing": str(self.inputs["data"].with_name(LISTING))}
+            if "cache" in made:
+                place["cache_folder"] = str(folder_of(made, self.inputs["data"].parent))
+            self.job = self.job | {"data": self.job["data"] | place}
 
     def _record(self) -> None:
         paths = {name: str(path) for name, path in self.inputs.items()}

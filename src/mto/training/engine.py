@@ -7,6 +7,7 @@ step, a state that a rerun picks up by itself at the very step, segments of one 
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,8 +111,12 @@ class Engine(Runner):
         would start afresh.
         """
 
-    def build_visualizer(self, visualizer: Any = None) -> None:  # type: ignore[override]
-        """Nothing draws here: mmengine's would open a figure of matplotlib's, half a second of every job."""
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """Nothing draws here: mmengine's would open a figure of matplotlib's, half a second of every job.
+
+        Its loops write the dataset's names to what this returns.
+        """
+        return SimpleNamespace()
 
     def _log_env(self, env_cfg: dict) -> None:
         """Provenance is in metrics.json."""

@@ -15,13 +15,15 @@ from mto.training.state import Damaged, State, load_state, read_record
 #: The newest state of a run, and the one before it.
 CHECKPOINT = "last.pth"
 PREVIOUS = "previous.pth"
+#: Of a job's data: where the files lie, which is no part of the run.
+PLACES = ("root", "listing", "cache_folder")
 
 
 def describe_run(
     job: dict[str, Any], *, dataset_size: int, batch_size: int, steps_per_epoch: int | None, total_steps: int
 ) -> dict[str, Any]:
     """What a state says of the run that it belongs to: only a run of which all of this is true may continue it."""
-    data = {k: v for k, v in job.get("data", {}).items() if k not in ("root", "listing")}  # where the files lie
+    data = {k: v for k, v in job.get("data", {}).items() if k not in PLACES}
     job = {**job, "data": data}
     sizes = {"dataset_size": dataset_size, "batch_size": batch_size}
     return {"job": job, **sizes, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps}

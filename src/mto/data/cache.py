@@ -1,0 +1,172 @@
+"""Training images decoded and shrunk once, for those whose cores are few: `datasets.imagenet.cache` in config.yaml.
+
+Decoding is more than half of what a training image costs a core. The dataset's job can do it beforehand: an image whose
+shorter side is longer than ``side`` is shrunk to it, any other stays as it is, and both are kept as bytes. Pixels of
+shrunk images are then resampled twice, so that a cache is a part of every job that trains on it. Evaluation reads the
+images themselves.
+
+A cache is a folder of shards, each of 1,024 images in the listing's order: heights and widths first, then the pixels.
+A killed job keeps the shards that it had finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mto.data.bad_files import limits
+from mto.data.images import read, size_of
+from mto.data.listing import Listing
+from mto.data.progress import over_processes
+from mto.errors import UserError
+from mto.files import read_json, replacing, write_json
+
+SHARD = 1024
+#: What the cache holds; written last.
+RECORD = "cache.json"
+MAKING = "making.json"
+AGAIN = "remove this cache and the dataset's manifest.json, and run again"
+
+
+def folder_of(job: dict[str, Any], beside: Path) -> Path:
+    """Where the cache of a dataset's job lies: in the folder that the config names, else beside the manifest."""
+    return Path(job["cache"]["folder"] or beside) / f"cache-{job['cache']['side']}"
+
+
+class Cache:
+    """The images of one cache: ``cache[index]`` is (H, W, 3) uint8 in RGB, or None for a file that could not be read.
+
+    Args:
+        folder: of the shards.
+        listing: of the folder of images, as it is now.
+
+    Raises:
+        UserError: there is no whole cache of just these images.
+    """
+
+    def __init__(self, folder: Path, listing: Listing) -> None:
+        self.folder = folder
+        found = read_json(folder / RECORD)
+        if found is None:
+            raise UserError(f"{folder}: no whole cache of images; {AGAIN}")
+        if found["images"] != _identity(listing):
+            raise UserError(f"{folder}: made of other images than those that are there now; {AGAIN}")
+        self.count = len(listing.names)
+        starts = range(0, self.count, SHARD)
+        sizes = [self._numbers(start, "<i4", 2 * self._images(start), 0).reshape(-1, 2) for start in starts]
+        self.sizes = np.concatenate(sizes)
+        #: Where each image begins: bytes from the beginning of its shard.
+        self.offsets = np.concatenate([_offsets(each) for each in sizes])
+
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        height, width = self.sizes[index].tolist()
+        if not height:  # could not be read
+            return None
+        pixels = self._numbers(index - index % SHARD, "u1", 3 * height * width, int(self.offsets[index]))
+        return pixels.reshape(height, width, 3)
+
+    def _images(self, start: int) -> int:
+        return min(SHARD, self.count - start)
+
+    def _numbers(self, start: int, kind: str, count: int, offset: int) -> np.ndarray:
+        """Of the shard that begins with an image. Opened every time: the loader's workers need not be handed a file."""
+        path = _shard(self.folder, start)
+        try:
+            found = np.fromfile(path, kind, count, offset=offset)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}; {AGAIN}") from error
+        if len(found) != count:
+            raise UserError(f"{path}: damaged, cut off; {AGAIN}")
+        return found
+
+
+def build(folder: Path, side: int, root: Path, listing: Listing, workers: int) -> None:
+    """Make the cache of the images below ``root``, or what is missing of it.
+
+    Raises:
+        UserError: an image cannot be read and the config passes over none; the disk is too small.
+    """
+    wanted = {"images": _identity(listing), "side": side}
+    if read_json(folder / RECORD) == wanted:
+        return
+    if read_json(folder / MAKING) != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / MAKING, wanted)
+    paths = listing.paths(root)
+    missing = [start for start in range(0, len(paths), SHARD) if not _shard(folder, start).exists()]
+    _check_disk(folder, side, paths, missing)
+    parts = [(_shard(folder, start), paths[start : start + SHARD]) for start in missing]
+    work = partial(_write, side=side, spare=limits().get("imagenet", 0) > 0)
+    for _ in over_processes(f"cache of {side} pixels", work, parts, [len(part) for _, part in parts], workers):
+        pass
+    (folder / MAKING).replace(folder / RECORD)
+
+
+def _write(part: tuple[Path, list[str]], side: int, spare: bool) -> None:
+    """One shard. An image that cannot be read has no pixels in it, if ``spare``."""
+    import torch
+    from torchvision.transforms import InterpolationMode
+
+    from mto.data.transforms import resize
+
+    torch.set_num_threads(1)
+    target, paths = part
+    sizes = np.zeros((len(paths), 2), "<i4")
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        sizes.tofile(file)
+        for place, path in enumerate(paths):
+            try:
+                pixels = read(path)
+            except UserError:
+                if not spare:
+                    raise
+                continue
+            height, width = pixels.shape[:2]
+            if min(height, width) > side:
+                size = [max(side, round(length * side / min(height, width))) for length in (height, width)]
+                pixels = resize(torch.from_numpy(pixels), size, InterpolationMode.BICUBIC).numpy()
+            sizes[place] = pixels.shape[:2]
+            np.ascontiguousarray(pixels).tofile(file)
+        file.seek(0)
+        sizes.tofile(file)
+
+
+def _check_disk(folder: Path, side: int, paths: list[str], missing: list[int]) -> None:
+    """By the sizes of some two hundred images.
+
+    Raises:
+        UserError: the disk is too small for the shards that are missing.
+    """
+    some = [size for path in paths[:: max(len(paths) // 200, 1)] if (size := size_of(path))]
+    areas = [width * height * min(1.0, side / min(width, height)) ** 2 for width, height in some]
+    images = min(SHARD * len(missing), len(paths))
+    needed = 3 * images * sum(areas) / max(len(areas), 1) / 1e9
+    free = shutil.disk_usage(folder).free / 1e9
+    if needed > free:
+        raise UserError(
+            f"{folder}: the cache of {images} images takes some {needed:,.0f} GB, and {free:,.0f} GB are free; name a "
+            "folder on another disk, datasets.imagenet.cache.folder in config.yaml, or a smaller side"
+        )
+
+
+def _shard(folder: Path, start: int) -> Path:
+    return folder / f"{start:08d}.bin"
+
+
+def _offsets(sizes: np.ndarray) -> np.ndarray:
+    """Of a shard's images: heights and widths come first, 8 bytes an image, then the pixels, image after image."""
+    bytes_each = 3 * sizes.astype(np.int64).prod(axis=1)
+    return 8 * len(sizes) + bytes_each.cumsum() - bytes_each
+
+
+def _identity(listing: Listing) -> str:
+    """Of the images: their names, and when their folders were changed last."""
+    content = hashlib.sha256()
+    for array in listing:
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()
