@@ -71,7 +71,8 @@ def test_hours_are_operations_by_the_cards_rate(study, costs):
     last = costs(plan)[MAE._replace(epoch=800)]
     assert last.disk_bytes > 4 * (80e6 + 310e6) > 0.98 * last.disk_bytes  # the encoder; weights, two moments, the fixed
     assert cost.disk_bytes > 4 * (80e6 + 110e6) > 0.98 * cost.disk_bytes  # no moments where a segment continued it
-    assert cost.running_bytes == 2 * 4 * 310e6
+    assert cost.running_bytes == 2 * 4 * 310e6 + 2 * 4 * 100e6  # the moments of the state that it continues, too
+    assert costs(plan)[MAE._replace(epoch=100)].running_bytes == 2 * 4 * 310e6
 
 
 def test_a_fast_card_waits_for_the_loader(study, costs):
@@ -198,7 +199,7 @@ def test_the_longest_chain_is_a_runs_segments_and_a_measurement(study, costs):
 
 def test_checkpoints_of_the_jobs_that_run_at_once(study, costs):
     found = costs(study()).values()
-    each = 2 * 4 * 310e6
+    each = 2 * 4 * 310e6 + 2 * 4 * 100e6
     assert running(found, 8) == each
     assert running(found, 24) == 3 * each
     assert running([], 8) == 0

@@ -30,7 +30,7 @@ def digits(tmp_path_factory) -> Path:
 def job(run: str, digits: Path) -> dict[str, Any]:
     """The demo's pre-training of a run."""
     job = STUDY.job(Step("pretrain", run, 0, LAST))
-    return job | {"data": job["data"] | {"root": str(digits)}}
+    return job | {"data": job["data"] | {"root": str(digits), "cache": None}}
 
 
 @pytest.mark.parametrize("name", ["simmim-vitb-mto@text"])

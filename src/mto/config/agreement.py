@@ -36,6 +36,11 @@ def disagreements(config: Config) -> Iterator[Disagreement]:
     look = config.evaluation
     if look.crop != size:
         yield wrong("evaluation.crop", look.crop, f"must be img_size, {size}: the networks take no other")
+    cache = config.datasets.imagenet.cache
+    if cache is not None and cache.side < size:
+        yield wrong(
+            "datasets.imagenet.cache.side", cache.side, f"must be at least img_size, {size}: images only shrink"
+        )
     if look.resize < look.crop:
         yield wrong("evaluation.resize", look.resize, f"must be at least evaluation.crop, {look.crop}")
     for name, baseline in config.baselines:

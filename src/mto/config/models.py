@@ -252,13 +252,6 @@ class Config(Model):
     resources: AllResources
     code_version: Count
 
-    @model_validator(mode="after")
-    def _cache_is_large_enough(self) -> Config:
-        cache = self.datasets.imagenet.cache
-        if cache is not None and cache.side < self.img_size:
-            raise ValueError(f"datasets.imagenet.cache.side {cache.side} must be at least img_size, {self.img_size}")
-        return self
-
     def of(self, baseline: str, backbone: str) -> BaselineConfig:
         """The recipe of a baseline, with its backbone's overrides."""
         recipe = getattr(self.baselines, baseline)
