@@ -90,6 +90,18 @@ def test_a_small_scale_keeps_its_lengths_and_rates_under_the_official_recipe(sca
         assert official.of(name, "vitb").finetune == paper.of(name, "vitb").finetune
 
 
+def test_what_a_scale_says_of_a_method_holds_for_every_backbone() -> None:
+    """The paper's ViT-L fine-tunes for 50 epochs, the official one with rates of its own: no small scale meant that."""
+    for scale, recipe in (("mini", "paper"), ("mini", "official"), ("demo", "official")):
+        config = load(FILE, scale=scale, recipe=recipe)
+        small, large = (config.of("mae", backbone) for backbone in ("vitb", "vitl"))
+        assert large.finetune.lr == small.finetune.lr
+        assert large.finetune.layer_decay == small.finetune.layer_decay
+        assert large.finetune.epochs == small.finetune.epochs
+    assert load(FILE, scale="paper").of("mae", "vitl").finetune.epochs == 50
+    assert load(FILE, scale="paper", recipe="official").of("mae", "vitl").finetune.lr.base == 1e-3
+
+
 @pytest.mark.parametrize("block", ["baselines", "official"])
 def test_every_value_of_a_recipe_names_its_source(block: str) -> None:
     """In a comment on its own line, on a comment line below it (`# key: ...`), or on a line of the blocks around it."""

@@ -114,7 +114,30 @@ def resolve(source: Source, *, scale: str | None = None, recipe: str | None = No
     each = over.pop("each_baseline", None) or {}
     _keep_null(merged, over)
     merged = merge(merged, {"baselines": dict.fromkeys(merged.get("baselines") or {}, each)})
+    _yield_to(merged, merge({"baselines": dict.fromkeys(merged.get("baselines") or {}, each)}, over))
     return Resolved(source, scale, recipe, merge(merged, over))
+
+
+def _yield_to(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """What a scale says of a baseline, it says of all its backbones: their own blocks above it lose those keys."""
+    for name, baseline in (base.get("baselines") or {}).items():
+        said = (over.get("baselines") or {}).get(name)
+        if isinstance(baseline, dict) and isinstance(said, dict) and isinstance(baseline.get("backbones"), dict):
+            baseline["backbones"] = {
+                backbone: _without(block, said) if isinstance(block, dict) else block
+                for backbone, block in baseline["backbones"].items()
+            }
+
+
+def _without(block: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """The block without what is said, key by key down to single values."""
+    left = {}
+    for key, value in block.items():
+        if key not in said:
+            left[key] = value
+        elif isinstance(value, dict) and isinstance(said[key], dict):
+            left[key] = _without(value, said[key])
+    return left
 
 
 def _keep_null(base: dict[str, Any], over: dict[str, Any]) -> None:
