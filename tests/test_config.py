@@ -206,7 +206,7 @@ def test_no_preset_takes_anything_from_another() -> None:
         ("mto.presets.Text", TEXT, ["mto: presets.Text", "a-z, 0-9 and _"]),
         ("mto.presets.mine", {k: v for k, v in TEXT.items() if k != "eps"}, ["presets.mine.eps: this key is required"]),
         ("mto.default", "best", ["no such preset: 'best'", "text, as_printed"]),
-        ("mto.preset", "as_printed", ["`preset: as_printed` is gone", "mto.default", "text, as_printed"]),
+        ("mto.preset", "as_printed", ["mto.preset: unknown key; did you mean 'presets'?", "default"]),
         ("mto.r_weight", 0.5, ["r_weight", "belongs to a preset", "mto.presets.text.r_weight"]),
         ("scales.demo.recipe", "official", ["scales.demo", "without scale and recipe"]),
         ("seeds", 3, ["seeds: must be a list, such as [3], not 3"]),

@@ -9,6 +9,7 @@ import pytest
 from made_up_results import CONFIG
 
 from mto.config import load
+from mto.errors import UserError
 from mto.report.cli import main
 from mto.report.metrics import folder
 from mto.study import Study
@@ -80,3 +81,11 @@ def test_before_the_baseline_has_learnt_nothing_is_said(results):
     write(results, "simmim-vitb-mto", 5.0, COLLAPSED)
     assert verdicts(table(results))["simmim-vitb-mto"] == "too early to say"
     assert verdicts(table(results, bootmae=4))["bootmae-vitb-mto"] == "too early to say"  # the rate rose to the end
+
+
+@pytest.mark.parametrize("content", ['{"step": 1, "epo', ""])
+def test_a_damaged_history_is_one_line(results, content):
+    path = folder(results, "pilot", "simmim-vitb-mto", 0, 4) / "history.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"history\.jsonl: (damaged|empty).* remove .* and run again"):
+        table(results)

@@ -56,17 +56,12 @@ class Mto(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _moved(cls, given: Any) -> Any:
-        """Say what became of the keys of before there were presets."""
-        if not isinstance(given, dict):
-            return given
-        if "preset" in given:
+    def _switches_are_a_presets(cls, given: Any) -> Any:
+        """A switch of a preset is looked for at the top first."""
+        if isinstance(given, dict) and (misplaced := sorted(given.keys() & Preset.model_fields.keys())):
             raise ValueError(
-                f"`preset: {given['preset']}` is gone: set mto.default to a preset's name "
-                f"({', '.join(given.get('presets') or ('text', 'as_printed'))}); `preset: default` is now `text`"
+                f"{', '.join(misplaced)}: a switch belongs to a preset, as mto.presets.text.{misplaced[0]}"
             )
-        if moved := sorted(given.keys() & Preset.model_fields.keys()):
-            raise ValueError(f"{', '.join(moved)}: a switch belongs to a preset, as mto.presets.text.{moved[0]}")
         return given
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mto.collapse import CONSTANT, collapsed
+from mto.errors import UserError
 from mto.report import metrics
 from mto.report.labels import baseline_name
 from mto.report.preset_table import LOSS
@@ -23,6 +24,16 @@ FIELDS = (
 )
 
 
+def _rows(history: Path) -> list[dict[str, Any]]:
+    try:
+        rows = [json.loads(line) for line in history.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{history}: damaged ({error}); remove {history.parent} and run again") from error
+    if not rows:
+        raise UserError(f"{history}: empty; remove {history.parent} and run again")
+    return rows
+
+
 class Pilot:
     """One run of the pilot.
 
@@ -35,7 +46,7 @@ class Pilot:
         self.run = Run.parse(name)
         record = metrics.read(folder / "metrics.json")
         self.made = record.get("provenance") or {}
-        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        rows = _rows(folder / "history.jsonl")
         #: The last epoch's rows; none if the rate was still rising.
         self.last = [row for row in rows if row["epoch"] > max(rows[-1]["epoch"] - 1, warmup)]
         self.rows = self.last or rows[-1:]

@@ -42,11 +42,10 @@ class Schedule:
     by_epoch: bool = False
 
     @classmethod
-    def from_job(cls, schedule: dict[str, Any], total: float, unit: str = "epochs") -> "Schedule":
-        """The ``schedule`` of a job, of length ``total``; its warm-up is under ``warmup_<unit>``."""
-        values = {k: v for k, v in schedule.items() if not k.startswith("warmup_") or k[7:] not in ("epochs", "iters")}
-        values["milestones"] = tuple(values.get("milestones") or ())
-        return cls(total=total, warmup=schedule.get(f"warmup_{unit}", 0), **values)
+    def from_job(cls, schedule: dict[str, Any], total: float) -> "Schedule":
+        """The ``schedule`` of a job, of length ``total``, in epochs."""
+        values = {**schedule, "milestones": tuple(schedule.get("milestones") or ())}
+        return cls(total=total, warmup=values.pop("warmup_epochs", 0), **values)
 
     def lr(self, t: float, peak: float, multiplier: float = 1.0, tick: float = 0.0) -> float:
         """Rate at time ``t`` of a group with peak rate ``peak * multiplier``.
