@@ -17,13 +17,14 @@ Everything is computed in float32, also under autocast (see `mto.entropy`). Depe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mto.entropy import Partition, attention_entropy, freeze_visible
+from mto.inputs import Stream, Tokens, check_shapes, count_masked, layer_at
 
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
@@ -46,26 +47,6 @@ CHOICES = {
     "position": ("pre", "post"),
     "batch_reduction": ("image", "batch"),
 }
-
-
-class Stream(Protocol):
-    """One sequence of token states, as the methods of this package return under ``hidden``."""
-
-    @property
-    def tokens(self) -> Sequence[Tensor]:
-        """X^0 (before any position term) ... X^L, each (B, N, D)."""
-
-    @property
-    def position(self) -> Tensor | None:
-        """(1 | B, N, D), added to X^0 for ``position="post"``."""
-
-    @property
-    def first_attention(self) -> Callable[[], Tensor] | Tensor | None:
-        """(B, N, N) attention of block 1, mean over heads, or a call that computes it."""
-
-    @property
-    def final_norm(self) -> Callable[[Tensor], Tensor] | None:
-        """What the network applies to X^L."""
 
 
 def heterogeneity(
@@ -93,8 +74,8 @@ def heterogeneity(
         (B,) in float32 (float64 for float64 tokens), 0 <= H <= ln V in nats.
     """
     _check_choices(affinity=affinity, tokens=tokens)
-    _check_shapes([hidden], mask)
-    part = Partition(mask, _count_masked(mask, num_masked, validate=False))
+    check_shapes([hidden], mask)
+    part = Partition(mask, count_masked(mask, num_masked, validate=False))
     rows = part.entropy(
         [hidden],
         "masked",
@@ -226,7 +207,7 @@ class MaskedTokenOptimization(nn.Module):
             and ``diagnostics``: {"tokens": {"heterogeneity": (layers,), "saturated": (layers,) share of masked rows
             with H < 0.01 ln V, "heterogeneity_ratio": H^0 / ln V}}, batch means without gradient.
         """
-        stream = _Tokens(hidden_states, position, attention)
+        stream = Tokens(hidden_states, position, attention)
         return self._optimize({"tokens": stream}, mask, num_masked, progress, measure)
 
     def streams(
@@ -251,9 +232,9 @@ class MaskedTokenOptimization(nn.Module):
     def _optimize(self, streams: Mapping[str, Stream], mask, num_masked, progress, measure) -> dict[str, Any]:
         s = self.settings
         for stream in streams.values():
-            _check_shapes(stream.tokens, mask)
+            check_shapes(stream.tokens, mask)
         compiling = torch.compiler.is_compiling()
-        part = Partition(mask, _count_masked(mask, num_masked, self._validate and not compiling))
+        part = Partition(mask, count_masked(mask, num_masked, self._validate and not compiling))
         if mask.device.type != "cpu" and not compiling:
             self._validate = False
 
@@ -337,7 +318,7 @@ class MaskedTokenOptimization(nn.Module):
             rows = attention_entropy(attention, part.mask, columns, exclude_self)[None]
         else:
             depths = range(len(layers)) if s["sparsity_layers"] == "all" else s["sparsity_layers"]
-            chosen = [_layer(layers, depth) for depth in depths]
+            chosen = [layer_at(layers, depth) for depth in depths]
             rows = part.entropy(chosen, "visible", s["sparsity_columns"], **self._affinity(), exclude_self=exclude_self)
         if s["sparsity_reduction"] == "sum":
             return part.total(rows, "visible").mean(1).sum()
@@ -360,15 +341,6 @@ class MaskedTokenOptimization(nn.Module):
         }
 
 
-class _Tokens:
-    """A Stream made of what a user of ``forward`` passes."""
-
-    final_norm = None  # a user passes the states that are meant
-
-    def __init__(self, tokens, position, first_attention):
-        self.tokens, self.position, self.first_attention = tokens, position, first_attention
-
-
 def log_scalars(out: Mapping[str, Any]) -> dict[str, Tensor]:
     """Flatten a result for a logger: ``loss_<term>``, ``heterogeneity_<layer>``, ``saturated_<layer>``,
     ``heterogeneity_ratio``; the last three prefixed ``<stream>/`` when there are several streams."""
@@ -381,46 +353,7 @@ def log_scalars(out: Mapping[str, Any]) -> dict[str, Tensor]:
     return scalars
 
 
-def _layer(layers: list[Tensor], depth: int) -> Tensor:
-    if not -len(layers) <= depth < len(layers):
-        raise ValueError(f"sparsity_layers: no layer {depth}, the hidden states have layers 0 to {len(layers) - 1}")
-    return layers[depth]
-
-
 def _check_choices(**values: str) -> None:
     for name, value in values.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name}={value!r}: use one of {', '.join(CHOICES[name])}")
-
-
-def _check_shapes(hidden_states: Sequence[Tensor], mask: Tensor) -> None:
-    if isinstance(hidden_states, Tensor) or not len(hidden_states):
-        raise ValueError("hidden_states: expected a list of (B, N, D) tensors, the initial embedding first")
-    if mask.ndim != 2 or mask.dtype != torch.bool:
-        raise ValueError(f"mask: expected (B, N) bool, True where masked; got {tuple(mask.shape)} {mask.dtype}")
-    for depth, x in enumerate(hidden_states):
-        if not isinstance(x, Tensor):
-            raise ValueError(f"hidden_states[{depth}]: expected a (B, N, D) tensor, got {type(x).__name__}")
-        if x.ndim != 3 or not x.is_floating_point():
-            raise ValueError(f"hidden_states[{depth}]: expected (B, N, D) floats, got {tuple(x.shape)} {x.dtype}")
-        if x.shape[1] == mask.shape[1] + 1:
-            raise ValueError(
-                f"hidden_states[{depth}] has {x.shape[1]} tokens but the mask {mask.shape[1]}: "
-                "class token left in? Pass x[:, 1:]"
-            )
-        if x.shape[:2] != mask.shape:
-            raise ValueError(f"hidden_states[{depth}] is {tuple(x.shape)} but the mask is {tuple(mask.shape)}")
-
-
-def _count_masked(mask: Tensor, num_masked: int | None, validate: bool) -> int | None:
-    """The equal number of masked tokens, or None. Reads the mask's values (a sync on a GPU) only to validate."""
-    if num_masked is not None and not 0 < num_masked < mask.shape[1]:
-        raise ValueError(f"num_masked={num_masked}: of {mask.shape[1]} tokens some must be masked and some visible")
-    if torch.compiler.is_compiling() or not (validate or mask.device.type == "cpu"):
-        return num_masked
-    low, high = (int(v) for v in mask.sum(1).aminmax())
-    if low == 0 or high == mask.shape[1]:
-        raise ValueError("mask: an image has no " + ("masked" if low == 0 else "visible") + " token")
-    if num_masked is not None and not low == high == num_masked:
-        raise ValueError(f"num_masked={num_masked}, but the images have {low} to {high} masked tokens")
-    return low if low == high and mask.device.type == "cpu" else num_masked
