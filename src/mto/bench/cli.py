@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", nargs="+", choices=BASELINES, default=list(BASELINES))
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=["pretrain", "pretrain-mto"])
     parser.add_argument("--what", nargs="+", choices=["step", "data", "both"], default=["step"])
-    parser.add_argument("--all", action="store_true", help="every stage; the step, the data and both")
+    parser.add_argument("--all", action="store_true", help="every stage of the study; the step, the data and both")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
     parser.add_argument("--images", type=int, help="micro-batch; default: the stage's in config.yaml, or 2 on a CPU")
     parser.add_argument("--depth", type=int, help="encoder blocks; default: all, or 4 on a CPU")
@@ -79,9 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     from mto.bench.report import table
     from mto.bench.run import Bench, measure
 
-    if args.all:
-        args.stage, args.what = list(STAGES), ["step", "data", "both"]
     study = _study(args)
+    if args.all:
+        studied = {"pretrain", *(step.task for step in study.steps())}
+        args.stage = [stage for stage, (task, _) in STAGES.items() if task in studied]
+        args.what = ["step", "data", "both"]
     bench = Bench.choose(args.device, args.steps, args.precision, args.compile)
     described = bench.machine()
     print(f"{described['device']}, torch {described['torch']}, peak {described['peak_tflops']:.2f} TFLOP/s", flush=True)
