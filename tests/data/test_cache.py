@@ -159,5 +159,7 @@ def test_jobs_find_it_by_the_dataset_s_manifest(digits, tmp_path, pretrain_job):
     assert val.images.cache is None
     plain = PretrainDataset(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits), "cache": None}})
     assert all(torch.equal(train[1, i]["image"], plain[1, i]["image"]) for i in range(60))
+    with pytest.raises(UserError, match="its dataset has no cache"):
+        PretrainDataset(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits)}})
     sizes = {"dataset_size": 60, "batch_size": 4, "steps_per_epoch": 15, "total_steps": 15}
     assert describe_run(task.job, **sizes) == describe_run(pretrain_job, **sizes)

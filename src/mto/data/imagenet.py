@@ -67,9 +67,17 @@ class ImageFolder:
         """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``.
 
         A cache is of the training images alone.
+
+        Raises:
+            UserError: as the class; or the job wants a cache that its dataset has not.
         """
         data = job["data"]
-        cache = data["cache_folder"] if split == "train" and data.get("cache") else None
+        cache = None
+        if split == "train" and data.get("cache") and not (cache := data.get("cache_folder")):
+            raise UserError(
+                f"data.cache: the job trains on images of {data['cache']} pixels, and its dataset has no cache of them; "
+                "give --inputs data=manifest.json of a dataset's job that made one"
+            )
         return cls(data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes"), cache)
 
     def __len__(self) -> int:
