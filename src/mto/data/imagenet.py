@@ -75,7 +75,7 @@ class ImageFolder:
         cache = None
         if split == "train" and data.get("cache") and not (cache := data.get("cache_folder")):
             raise UserError(
-                f"data.cache: the job trains on images of {data['cache']} pixels, and its dataset has no cache of them; "
+                f"data.cache: trained on are images of {data['cache']} pixels; its dataset has no cache of them; "
                 "give --inputs data=manifest.json of a dataset's job that made one"
             )
         return cls(data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes"), cache)
