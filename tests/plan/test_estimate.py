@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from round_numbers import count
 
+from mto.errors import UserError
 from mto.plan.amounts import amount, evaluations, size_of, work_key
 from mto.plan.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED
 from mto.plan.measured import is_card
@@ -78,7 +79,17 @@ def test_hours_are_operations_by_the_cards_rate(study, costs):
 def test_a_fast_card_waits_for_the_loader(study, costs):
     fast = study(plan={"cards": {"a100": {"tflops": 100_000, "utilisation": 1.0, "price_per_gpu_hour": 1.0}}})
     cost = costs(fast)[MAE]
-    assert cost.wall_hours == pytest.approx(cost.amount.trained / (88 * 257) / 3600 + 0.05)
+    rate = fast.config.plan.images_per_core["mae"]
+    assert cost.wall_hours == pytest.approx(cost.amount.trained / (88 * rate) / 3600 + 0.05)
+
+
+def test_a_cache_spares_the_decoding(study, costs):
+    cards = {"a100": {"tflops": 100_000, "utilisation": 1.0, "price_per_gpu_hour": 1.0}}
+    plan = {"cards": cards, "images_per_core": {"mae": 300}, "decoded_per_core": 600}
+    cost = costs(study(plan=plan, datasets={"imagenet": {"cache": {"side": 256}}}))[MAE]
+    assert cost.wall_hours == pytest.approx(cost.amount.trained / (88 * 600) / 3600 + 0.05)
+    with pytest.raises(UserError, match="decoded_per_core: must be above"):
+        study(plan={"decoded_per_core": 200})
 
 
 def test_mtos_share_is_what_the_run_without_it_would_not_take(study, costs):

@@ -32,6 +32,7 @@ class Plan(Model):
         gpus: how many work at once.
         startup_minutes: of a job, before its first step.
         images_per_core: read, decoded and augmented by one core in a second.
+        decoded_per_core: read and decoded alone, which a cache of images spares the jobs that train on it.
     """
 
     card: str
@@ -40,6 +41,7 @@ class Plan(Model):
     startup_minutes: NonNegative
     cards: Annotated[dict[str, Card], Field(min_length=1)]
     images_per_core: dict[Rate, Positive]
+    decoded_per_core: Positive
 
     @model_validator(mode="after")
     def _complete(self) -> Plan:
@@ -47,4 +49,6 @@ class Plan(Model):
             raise ValueError(f"card: no such card: '{self.card}' (plan.cards has: {', '.join(self.cards)})")
         if lacking := [rate for rate in Rate.__args__ if rate not in self.images_per_core]:  # type: ignore[attr-defined]
             raise ValueError(f"images_per_core: lacks {', '.join(lacking)}")
+        if max(self.images_per_core.values()) >= self.decoded_per_core:
+            raise ValueError("decoded_per_core: must be above every rate of images_per_core, which decode too")
         return self

@@ -123,4 +123,5 @@ def loading_rate(config: Config, job: Job) -> float:
     """Images a second that one core reads for the job, as config.yaml has it."""
     rates = cast("dict[str, float]", config.plan.images_per_core)
     task: str = job["task"]
-    return rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
+    rate = rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
+    return 1 / (1 / rate - 1 / config.plan.decoded_per_core) if job["data"].get("cache") else rate
