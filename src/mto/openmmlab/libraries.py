@@ -15,6 +15,17 @@ from mmengine.registry import init_default_scope
 
 from mto.openmmlab import upsampling
 from mto.openmmlab.ops import install
+from mto.training.startup import placeholder
+
+#: Modules of mmdet's for lines, tracks and crowds, each with what mmdet takes from it. They import imgaug, scipy's
+#: statistics and matplotlib's plots.
+UNUSED = {
+    "mmdet.datasets.transforms.generate_line": ("ImageAug", "LinesToArray", "PackLineDetectionInputs"),
+    "mmdet.evaluation.metrics.crowdhuman_metric": ("CrowdHumanMetric",),
+    "mmdet.evaluation.metrics.culane_metric": ("CULaneMetric",),
+    "mmdet.models.dense_heads.clr_head": ("CLRHead",),
+    "mmdet.utils.mot_error_visualize": ("imshow_mot_errors",),
+}
 
 
 def load_mmseg() -> None:
@@ -31,6 +42,9 @@ def load_mmseg() -> None:
 def load_mmdet() -> None:
     """Imports mmdet's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
+    for module, names in UNUSED.items():
+        if module not in sys.modules:
+            sys.modules[module] = placeholder(module, *names)
     with _hidden("transformers", "sklearn", "numba"), quiet():
         import mmdet.datasets
         import mmdet.evaluation

@@ -33,11 +33,17 @@ def lean() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     sys.modules.setdefault("torchvision.models", ModuleType("torchvision.models"))
     for module, name in UNUSED.items():
-        placeholder = ModuleType(module)
-        setattr(placeholder, name, type(name, (), {}))
-        sys.modules[module] = placeholder
+        sys.modules[module] = placeholder(module, name)
     if "torch._dynamo" not in sys.modules:
         _Compiler.install()
+
+
+def placeholder(module: str, *names: str) -> ModuleType:
+    """A module that has empty classes of these names, for whoever imports them and never makes one."""
+    made = ModuleType(module)
+    for name in names:
+        setattr(made, name, type(name, (), {}))
+    return made
 
 
 class _Compiler(ModuleType):
