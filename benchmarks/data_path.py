@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import random
 import resource
 import statistics
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch.utils.data import default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder as TorchvisionFolder
@@ -34,7 +35,7 @@ from torchvision.transforms import InterpolationMode
 from mto.bench.loading import photographs
 from mto.config import load
 from mto.data import imagenet
-from mto.data.transforms import PILGaussianBlur, finetune_train_transform, linear_train_transform
+from mto.data.transforms import finetune_train_transform, linear_train_transform
 from mto.study import Step, Study
 
 BATCH = 64
@@ -171,7 +172,7 @@ def transform_of(job: Job, data: dict[str, Any], size: int) -> Callable[[Image.I
         [
             transforms.RandomApply([transforms.ColorJitter(*teacher["jitter"])], p=teacher["jitter_prob"]),
             transforms.RandomGrayscale(teacher["gray_prob"]),
-            PILGaussianBlur(teacher["blur_prob"]),
+            transforms.RandomApply([gaussian_blur], p=teacher["blur_prob"]),
             transforms.RandomSolarize(128, teacher["solarize_prob"]),
         ]
     )
@@ -181,6 +182,10 @@ def transform_of(job: Job, data: dict[str, Any], size: int) -> Callable[[Image.I
         return finish(view), finish(colours(view))
 
     return views
+
+
+def gaussian_blur(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
 def mask_of(job: Job, size: int) -> Callable[[], Any]:
@@ -196,7 +201,7 @@ def mask_of(job: Job, size: int) -> Callable[[], Any]:
 def pieces(source: Path, count: int) -> Iterator[Path]:
     """A folder like ImageNet's, of one class: 500 x 375 pieces of photographs, of ImageNet's usual size in bytes."""
     Image.MAX_IMAGE_PIXELS = None
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     with TemporaryDirectory(prefix="mto-pieces-") as folder:
         place = Path(folder) / "train" / "class"
@@ -206,8 +211,8 @@ def pieces(source: Path, count: int) -> Iterator[Path]:
                 image.draft("RGB", (1000, 750))
                 scale = max(600 / image.width, 450 / image.height)
                 photo = image.convert("RGB").resize((round(image.width * scale) + 1, round(image.height * scale) + 1))
-            top, left = random.integers(0, photo.height - 375 + 1), random.integers(0, photo.width - 500 + 1)
-            piece = np.asarray(photo)[top : top + 375, left : left + 500] + random.normal(0, 6, (375, 500, 1))
+            top, left = rng.integers(0, photo.height - 375 + 1), rng.integers(0, photo.width - 500 + 1)
+            piece = np.asarray(photo)[top : top + 375, left : left + 500] + rng.normal(0, 6, (375, 500, 1))
             Image.fromarray(piece.clip(0, 255).astype(np.uint8)).save(place / f"{index:04d}.jpg", quality=95)
         yield Path(folder)
 

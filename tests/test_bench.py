@@ -41,9 +41,10 @@ def test_mto_adds_few_operators(baseline, preset):
         if job["mto"]["terms"]:
             job["mto"] |= paper.config.mto.presets[preset].model_dump()
         work = build(job, 2)
+        batch = work.model.data_preprocessor(work.batch)
 
-        def step(work=work):
-            work.model(**work.batch)["loss"].backward()
+        def step(work=work, batch=batch):
+            work.model(**batch)["loss"].backward()
 
         counted[stage] = measure.Operators()
         with counted[stage] as mode:

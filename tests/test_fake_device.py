@@ -12,10 +12,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from fake_gpu import on_fake_gpu
 from mto.bench.workloads import Workload, build, job_of
 from mto.config import load
 from mto.run import BASELINES
 from mto.study import Study
+from mto.training.pixels import Pixels
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,8 @@ def on_gpu(mode: FakeTensorMode, work: Workload) -> Any:
                         moved = here.to("cuda")
                         is_parameter = isinstance(value, nn.Parameter)
                         tensors[name] = nn.Parameter(moved, value.requires_grad) if is_parameter else moved
-    work.model.data_preprocessor._device = torch.device("cuda")
+    if isinstance(work.model.data_preprocessor, Pixels):
+        on_fake_gpu(mode, work.model.data_preprocessor)
     return _fake(mode, work.batch)
 
 

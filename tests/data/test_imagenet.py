@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mto.data.colours import NUMBERS
 from mto.data.imagenet import ClassificationDataset, ImageFolder, PretrainDataset, build_loader, prefetch
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, finetune_train_transform, linear_train_transform
@@ -22,7 +23,7 @@ def test_a_pre_training_sample_is_a_function_of_seed_epoch_and_index(pretrain_jo
     sample = dataset[3, 7]
     assert {name: (value.shape, value.dtype) for name, value in sample.items()} == {
         "image": ((24, 24, 3), torch.uint8),
-        "teacher_image": ((24, 24, 3), torch.uint8),
+        "colours": ((NUMBERS,), torch.float32),
         "mask": ((36,), torch.bool),
     }
     assert sample["mask"].sum() == 27
@@ -154,9 +155,9 @@ def test_datasets_say_how_large_their_samples_are(pretrain_job, finetune_job, te
 
     plain = PretrainDataset(pretrain_job)
     pretrain_job["data"]["teacher"] = teacher
-    both = PretrainDataset(pretrain_job)
+    with_colours = PretrainDataset(pretrain_job)
     labelled = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
-    assert [data.sample_bytes for data in (plain, both, labelled)] == [1728, 3456, 1728]
-    assert all(pixels(data[0]) == data.sample_bytes for data in (plain, both, labelled))
-    assert build_loader(both, EpochSampler(60, seed=0, shuffle=False), 10**6, 2).prefetch_factor == 1
-    assert build_loader(both, EpochSampler(60, seed=0, shuffle=False), 10, 2).prefetch_factor == 4
+    assert [data.sample_bytes for data in (plain, with_colours, labelled)] == [1728, 1728, 1728]
+    assert all(pixels(data[0]) == data.sample_bytes for data in (plain, with_colours, labelled))
+    assert build_loader(plain, EpochSampler(60, seed=0, shuffle=False), 10**6, 2).prefetch_factor == 1
+    assert build_loader(plain, EpochSampler(60, seed=0, shuffle=False), 10, 2).prefetch_factor == 4

@@ -165,35 +165,17 @@ def test_the_flip_has_the_jobs_probability(p, pretrain_job, photo):
     assert torch.equal(flipped, plain.flip(1) if p else plain)
 
 
-def test_the_teacher_sees_the_students_crop(pretrain_job, teacher, photo):
-    student = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)["image"]
-    off = dict.fromkeys(teacher, 0.0) | {"jitter": teacher["jitter"]}
-    pretrain_job["data"]["teacher"] = off
-    views = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)
-    assert torch.equal(views["image"], student)
-    assert torch.equal(views["teacher_image"], student)
-    pretrain_job["data"]["teacher"] = off | {"solarize_prob": 1.0}
-    views = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)
-    assert torch.equal(views["image"], student)
-    assert torch.equal(views["teacher_image"], torch.where(student >= 128, 255 - student, student))
-
-
-def test_the_teachers_colours_are_conmims(teacher):
-    """ConMIM:datasets.py:22-54."""
-    jitter, gray, blur, solarise = transforms.teacher_colours(teacher).transforms
-    (colour,) = jitter.transforms
-    assert jitter.p == 0.8
-    assert colour.brightness == colour.contrast == (0.6, 1.4)
-    assert colour.saturation == (0.8, 1.2)
-    assert colour.hue == (-0.1, 0.1)
-    assert (gray.p, blur.p, blur.radius, solarise.p, solarise.threshold) == (0.2, 0.1, (0.1, 2.0), 0.2, 128)
-
-
-def test_blur_happens_as_often_as_it_should(photo):
-    blur, image = transforms.PILGaussianBlur(0.1), Image.fromarray(photo)
-    with seeded(0):
-        changed = sum(blur(image) is not image for _ in range(2000))
-    assert 150 < changed < 250
+def test_the_teachers_colours_leave_the_students_crop_alone(pretrain_job, teacher, photo):
+    """They are drawn after it, from the same generators."""
+    student = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)
+    assert student.keys() == {"image"}
+    pretrain_job["data"]["teacher"] = teacher
+    both = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)
+    assert both.keys() == {"image", "colours"}
+    assert torch.equal(both["image"], student["image"])
+    assert not torch.equal(
+        both["colours"], draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 2)["colours"]
+    )
 
 
 def test_maes_crop_draws_once_and_stays_inside(linear_job):

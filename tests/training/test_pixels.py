@@ -5,12 +5,15 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fake_gpu import on_fake_gpu
+from mto.data.colours import TeacherColours
 from mto.data.imagenet import collate
 from mto.data.rng import seeded
 from mto.data.transforms import Erasing
 from mto.training.pixels import Pixels
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+TEACHER = {"jitter": [0.4, 0.4, 0.2, 0.1], "jitter_prob": 0.8, "gray_prob": 0.2, "blur_prob": 0.5, "solarize_prob": 0.2}
 
 
 def every_level(count: int = 2) -> torch.Tensor:
@@ -65,17 +68,17 @@ def test_erasing_a_batch_is_timms_of_each_image(prob):
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
-def test_it_stays_on_the_device_and_waits_for_nothing():
+@pytest.mark.parametrize("what", ["erasing", "colours"])
+def test_it_stays_on_the_device_and_waits_for_nothing(what):
     """On a GPU that is not there: a tensor left on the CPU, or a value asked for, would be an error."""
     mode = FakeTensorMode()
-    pixels = Pixels(MEAN, STD)
-    here = mode.from_tensor(pixels.mean), mode.from_tensor(pixels.scale)
-    with mode:
-        pixels.mean, pixels.scale = (value.to("cuda") for value in here)
-    pixels._device = torch.device("cuda")
-    samples = [{"image": image, **Erasing(1.0, 16)()} for image in every_level(4)]
+    pixels = on_fake_gpu(mode, Pixels(MEAN, STD))
+    draws = {"erasing": Erasing(1.0, 16), "colours": lambda: {"colours": TeacherColours(TEACHER)()}}[what]
+    samples = [{"image": image, **draws()} for image in every_level(4)]
     batch = {name: mode.from_tensor(value) for name, value in collate(samples).items()}
     with mode:
         out = pixels(batch)
-    assert out["image"].device.type == "cuda"
-    assert out["image"].shape == (4, 3, 16, 16)
+    assert out.keys() == {"image"} | ({"teacher_image"} if what == "colours" else set())
+    for images in out.values():
+        assert images.device.type == "cuda"
+        assert images.shape == (4, 3, 16, 16)

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from mto.bench.cli import STAGES
+from mto.data.colours import TeacherColours, blurred
 from mto.data.rng import generator, seeded
 from mto.study import Step, Study
 
@@ -140,7 +141,7 @@ def batch_of(job: Job, images: int) -> dict[str, Any]:
 
 
 def _pictures(images: int, side: int) -> Tensor:
-    return torch.randn(images, 3, side, side)
+    return torch.randint(256, (images, side, side, 3), dtype=torch.uint8)
 
 
 def _masked(job: Job, images: int) -> dict[str, Tensor]:
@@ -151,7 +152,9 @@ def _masked(job: Job, images: int) -> dict[str, Tensor]:
     mask = torch.stack([sampler(generator(job["seed"], "mask", index)) for index in range(images)])
     batch = {"image": _pictures(images, method["img_size"]), "mask": mask}
     if "teacher" in job["data"]:
-        batch["teacher_image"] = _pictures(images, method["img_size"])
+        draw = TeacherColours(job["data"]["teacher"])
+        batch["colours"] = torch.stack([draw() for _ in range(images)])
+        batch["blurred"] = blurred(batch["colours"])
     return batch
 
 

@@ -125,9 +125,9 @@ def pixel_bytes(job: dict[str, Any]) -> int:
 class PretrainDataset(Dataset):
     """Samples for masked image modeling: ``dataset[epoch, index]`` -> dict.
 
-    ``image`` (H, W, 3) uint8; ``mask`` (N,) bool, True = masked; ``teacher_image`` (H, W, 3) uint8 where the job's data
-    has ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs
-    of one seed and one crop recipe see the same crops.
+    ``image`` (H, W, 3) uint8; ``mask`` (N,) bool, True = masked; ``colours`` of the teacher's view (`mto.data.colours`)
+    where the job's data has ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend
+    on the mask: the runs of one seed and one crop recipe see the same crops.
 
     Args:
         job: a pre-training (or heterogeneity) job: ``seed``, ``data``, ``method``, ``mask``.
@@ -141,7 +141,7 @@ class PretrainDataset(Dataset):
         self.images = ImageFolder.of(job, split)
         self.seed = job["seed"]
         self.transform = pretrain_transform(job) if transform is None else transform
-        self.sample_bytes = pixel_bytes(job) * (2 if job["data"].get("teacher") else 1)
+        self.sample_bytes = pixel_bytes(job)
         self.mask_sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
 
     def __len__(self) -> int:
@@ -181,12 +181,16 @@ class ClassificationDataset(Dataset):
 
 
 def collate(samples: list[Any]) -> Any:
-    """torch's, but ``noise``, of which each sample has another length, is joined end to end."""
-    if "noise" not in samples[0]:
-        return default_collate(samples)
-    noise = [sample["noise"] for sample in samples]
-    rest = [{name: value for name, value in sample.items() if name != "noise"} for sample in samples]
-    return {**default_collate(rest), "noise": torch.cat(noise)}
+    """torch's, and what has another length in each batch, which a GPU would be waited for to know.
+
+    ``noise`` is that of the samples, joined end to end; ``blurred`` the places of those whose ``colours`` blur.
+    """
+    if "noise" in samples[0]:
+        noise = [sample["noise"] for sample in samples]
+        rest = [{name: value for name, value in sample.items() if name != "noise"} for sample in samples]
+        return {**default_collate(rest), "noise": torch.cat(noise)}
+    batch = default_collate(samples)
+    return {**batch, "blurred": blurred(batch["colours"])} if "colours" in samples[0] else batch
 
 
 #: Bytes that the batches loaded ahead may take in shared memory, of one loader of one rank.

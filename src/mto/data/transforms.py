@@ -3,8 +3,8 @@
 An image is (H, W, 3) uint8 as it is decoded, and so is its view: bytes are a quarter of the floats to move, and
 `mto.training.pixels.Pixels` normalises them on the device. Crops run on these bytes by torchvision's functions: its
 antialiased resize gives Pillow's pixels (one grey level of 255 apart at most in bilinear crops of photographs; bicubic
-ones are 2 to 7 apart in 3 of 100,000) at twice the images/s of a PIL crop. What the official code does in PIL colour
-arithmetic stays in PIL: timm's RandAugment and ConMIM's teacher view. All draws come from the global generators, so
+ones are 2 to 7 apart in 3 of 100,000) at twice the images/s of a PIL crop. timm's RandAugment stays in PIL; of ConMIM's
+teacher view there are only the draws, for `mto.training.recolour`. All draws come from the global generators, so
 ``mto.data.rng.seeded`` governs them.
 """
 
@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision import transforms as pil_transforms
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
+
+from mto.data.colours import TeacherColours
 
 Sample = dict[str, Tensor]
 Transform = Callable[[np.ndarray], Sample]
@@ -88,56 +89,25 @@ class CropAndFlip:
         return crop.flip(1) if torch.rand(()) < self.hflip else crop
 
 
-class PILGaussianBlur:
-    """Blur with probability ``p``, its radius (Pillow's sigma, in pixels) uniform in ``radius``."""
-
-    def __init__(self, p: float, radius: tuple[float, float] = (0.1, 2.0)) -> None:
-        self.p, self.radius = p, radius
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        if random.random() >= self.p:
-            return image
-        return image.filter(ImageFilter.GaussianBlur(random.uniform(*self.radius)))
-
-
 class PretrainTransform:
-    """An image -> ``image``, and ``teacher_image`` where the job's data has ``teacher``: both (size, size, 3) uint8.
+    """An image -> ``image`` (size, size, 3) uint8, and ``colours`` where the job's data has ``teacher``.
 
-    The teacher sees the same crop and flip in other colours (ConMIM:datasets.py:22-54). ConMIM flips before it crops;
-    the distribution of crops is the same either way, and flipping the crop costs less.
+    The teacher sees the same crop and flip in other colours (ConMIM:datasets.py:22-54), which are drawn here and given
+    to it on the device. ConMIM flips before it crops; the distribution of crops is the same either way, and flipping
+    the crop costs less.
     """
 
     def __init__(self, data: dict[str, Any], size: int) -> None:
         self.crop = CropAndFlip(data, size)
-        self.colours = teacher_colours(data["teacher"]) if data.get("teacher") else None
+        self.colours = TeacherColours(data["teacher"]) if data.get("teacher") else None
 
     def __call__(self, image: np.ndarray) -> Sample:
-        crop = self.crop(image)
-        if self.colours is None:
-            return {"image": crop}
-        view = self.colours(Image.fromarray(crop.numpy()))
-        return {"image": crop, "teacher_image": torch.from_numpy(np.array(view))}
-
-
-def teacher_colours(teacher: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
-    """The colour change of ConMIM's teacher view.
-
-    Args:
-        teacher: ``jitter`` (brightness, contrast, saturation, hue), ``jitter_prob``, ``gray_prob``, ``blur_prob``,
-            ``solarize_prob`` (threshold 128).
-    """
-    return pil_transforms.Compose(
-        [
-            pil_transforms.RandomApply([pil_transforms.ColorJitter(*teacher["jitter"])], p=teacher["jitter_prob"]),
-            pil_transforms.RandomGrayscale(teacher["gray_prob"]),
-            PILGaussianBlur(teacher["blur_prob"]),
-            pil_transforms.RandomSolarize(128, teacher["solarize_prob"]),
-        ]
-    )
+        sample = {"image": self.crop(image)}
+        return sample if self.colours is None else {**sample, "colours": self.colours()}
 
 
 def pretrain_transform(job: dict[str, Any]) -> PretrainTransform:
-    """Random resized crop and flip, and ConMIM's teacher view: see `PretrainTransform`."""
+    """Random resized crop and flip, and the colours of ConMIM's teacher view: see `PretrainTransform`."""
     return PretrainTransform(job["data"], image_size(job))
 
 

@@ -54,7 +54,7 @@ def flops(call: Any, *, backward: bool) -> int:
 
 def _own(job: Job, model: Any) -> tuple[float, float]:
     """The tasks whose model takes its batch as it is."""
-    batch = {name: value.to("meta") for name, value in batch_of(job, IMAGES).items()}
+    batch = model.data_preprocessor(batch_of(job, IMAGES))  # moves it to the model's "meta"
     if hasattr(model, "mto"):
         model.mto._validate = False  # a look at a mask's values, which here has none
     if job["task"] == "heterogeneity":

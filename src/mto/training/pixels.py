@@ -7,6 +7,8 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from mto.training.recolour import Recolour
+
 IMAGES = ("image", "teacher_image")
 
 
@@ -14,7 +16,8 @@ class Pixels(BaseDataPreprocessor):
     """Moves a batch to the device; images, (B, H, W, 3) uint8, become (B, 3, H, W) float32, normalised by channel.
 
     Where a batch has ``noise`` and ``box`` (`mto.data.transforms.Erasing`), the noise then replaces the pixels of each
-    image's box. Images that are floats already are left as they are.
+    image's box. Where it has ``colours`` and ``blurred`` (`mto.data.imagenet.collate`), they become ``teacher_image``,
+    the image in those colours. Images that are floats already are left as they are.
 
     Args:
         mean, std: of the channels, in units of 255 grey levels.
@@ -25,6 +28,7 @@ class Pixels(BaseDataPreprocessor):
         # Not buffers: those are a model's state, and a probe's are averaged over ranks.
         self.mean = torch.tensor(mean).view(3, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std).view(3, 1, 1) * 255)
+        self.recolour = Recolour()
 
     @classmethod
     def of(cls, job: dict[str, Any]) -> "Pixels":
@@ -33,6 +37,8 @@ class Pixels(BaseDataPreprocessor):
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         batch: Any = self.cast_data(data)
+        if "colours" in batch:
+            batch["teacher_image"] = self.recolour(batch["image"], batch.pop("colours"), batch.pop("blurred"))
         for name in IMAGES:
             if name in batch and batch[name].dtype == torch.uint8:
                 batch[name] = self.normalize(batch[name])

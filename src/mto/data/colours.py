@@ -1,0 +1,100 @@
+"""What is random about ConMIM's teacher view: the other colours of a crop, as numbers.
+
+ConMIM changes colours by torchvision on PIL images (ConMIM:datasets.py:22-54): in four cases of five brightness,
+contrast, saturation and hue in random order, then now and then grey, a blur, and solarization. A worker draws the same
+numbers from the same generators in the same order, and hands over one crop instead of two; `mto.training.recolour`
+makes the other one.
+"""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+
+#: torchvision's numbers of a jitter's four operations (`ColorJitter.get_params`).
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+#: Sigma of a blur, in pixels.
+SIGMAS = (0.1, 2.0)
+#: How far a box of that blur reaches, in pixels; its weights are those of the centre and of each distance.
+REACH = 2
+
+# Where what is in the numbers of an image. Three operations come before the hue and three after it, of which those that
+# are not wanted there have factor 1, which changes no pixel: so the hue of all images of a batch is turned at one time.
+SLOTS = 6
+OPERATIONS = slice(0, SLOTS)
+FACTORS = slice(SLOTS, 2 * SLOTS)
+TURN = 2 * SLOTS  # of the hue, in steps of 1/256 of the circle; -1: the hue is not touched
+GREY = TURN + 1  # 1 or 0
+SOLARIZED = GREY + 1  # 1 or 0
+WEIGHTS = slice(SOLARIZED + 1, SOLARIZED + 2 + REACH)  # of the blur's box, in 2^-24; zeros: no blur
+NUMBERS = WEIGHTS.stop
+
+
+class TeacherColours:
+    """Draws the colours of a teacher view: (NUMBERS,) float32, laid out as above; all of them are exact in float32.
+
+    Args:
+        teacher: ``jitter`` (brightness, contrast, saturation, hue), ``jitter_prob``, ``gray_prob``, ``blur_prob``,
+            ``solarize_prob`` (threshold 128).
+    """
+
+    def __init__(self, teacher: dict[str, Any]) -> None:
+        self.jitter = ColorJitter(*teacher["jitter"])
+        self.jitter_prob, self.gray_prob = teacher["jitter_prob"], teacher["gray_prob"]
+        self.blur_prob, self.solarize_prob = teacher["blur_prob"], teacher["solarize_prob"]
+
+    def __call__(self) -> Tensor:
+        # torchvision compares float32 draws with each probability; a draw that equals it goes the way it goes there.
+        jittered = not torch.rand(()) > self.jitter_prob
+        operations, factors, turn = self._jitter() if jittered else ([BRIGHTNESS] * SLOTS, [1.0] * SLOTS, -1)
+        grey = torch.rand(()) < self.gray_prob
+        weights = box_weights(random.uniform(*SIGMAS)) if random.random() < self.blur_prob else [0] * (REACH + 1)
+        solarized = torch.rand(()).item() < self.solarize_prob
+        return torch.tensor([*operations, *factors, turn, float(grey), float(solarized), *weights])
+
+    def _jitter(self) -> tuple[list[int], list[float], int]:
+        jitter = self.jitter
+        order, *drawn, turn = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+        operations, factors = [BRIGHTNESS] * SLOTS, [1.0] * SLOTS
+        slot = 0
+        for operation in order.tolist():
+            if operation == HUE:
+                slot = SLOTS // 2
+            elif drawn[operation] is not None:
+                operations[slot], factors[slot] = operation, drawn[operation]
+                slot += 1
+        return operations, factors, -1 if turn is None else int(turn * 255) % 256
+
+
+def box_weights(sigma: float) -> list[int]:
+    """Pillow's Gaussian blur is three boxes each way: their weights at distances of 0, 1, ... REACH pixels, in 2^-24.
+
+    By Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering", in the single
+    precision of Pillow's BoxBlur.c.
+
+    Args:
+        sigma: of the Gaussian, in pixels.
+
+    Raises:
+        ValueError: its boxes reach further.
+    """
+    variance = np.float32(sigma) * np.float32(sigma) / np.float32(3)
+    length = float(np.float32(math.sqrt(12 * float(variance) + 1)))
+    whole = math.floor((length - 1) / 2)
+    bend = np.float32(2 * whole + 1) * (np.float32(whole * (whole + 1)) - 3 * variance)
+    radius = np.float32(whole) + bend / (6 * (variance - np.float32((whole + 1) ** 2)))
+    inside = int(np.float32(2**24) / (radius * 2 + 1))
+    edge = (2**24 - (2 * whole + 1) * inside) // 2
+    weights = [inside] * (whole + 1) + [edge]
+    if len(weights) > REACH + 1:
+        raise ValueError(f"a blur of sigma {sigma} reaches further than {REACH} pixels")
+    return weights + [0] * (REACH + 1 - len(weights))
+
+
+def blurred(colours: Tensor) -> Tensor:
+    """Which images of a batch are blurred: their places, int64, of (B, NUMBERS). On the CPU: a GPU would wait."""
+    return colours[:, WEIGHTS.start].nonzero().flatten()

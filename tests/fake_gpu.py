@@ -1,0 +1,22 @@
+"""A GPU that is not there: torch's fake tensors know their device and have no values."""
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mto.training.pixels import Pixels
+from mto.training.recolour import Tables, hue_tables
+
+
+def on_fake_gpu(mode: FakeTensorMode, pixels: Pixels) -> Pixels:
+    """With what it keeps on the device already there, as after a first batch."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        here = mode.from_tensor(tensor)
+        with mode:
+            return here.to("cuda")
+
+    pixels.mean, pixels.scale = moved(pixels.mean), moved(pixels.scale)
+    pixels.recolour.tables = Tables(*map(moved, hue_tables()))
+    pixels._device = torch.device("cuda")
+    return pixels
