@@ -1,10 +1,12 @@
 """Samplers: counts, shapes, the statistics of the official generators, reproducibility, errors."""
 
+import math
+
 import pytest
 import torch
 
 from mto.methods.bootmae import BootMAE
-from mto.methods.masking import build_mask_sampler
+from mto.methods.masking import BlockMask, BlockRandomMask, build_mask_sampler
 
 OFFICIAL = {
     "simmim": ({"sampler": "cells", "ratio": 0.6, "cell_size": 32}, 120),
@@ -69,6 +71,59 @@ def test_bootmae_blocks_are_120_and_give_the_official_weight_map() -> None:
     assert weight[masks].min().item() >= 1.111
     assert weight[masks].max().item() == pytest.approx(2.0)
     assert weight[masks].mean().item() == pytest.approx(1.80, abs=0.01)
+
+
+def block_by_block(sampler: BlockMask, generator: torch.Generator) -> torch.Tensor:
+    """BEiT's blocks written out: an array, and four numbers drawn at each attempt."""
+    (height, width), mask = sampler.grid, torch.zeros(sampler.grid, dtype=torch.bool)
+    left, attempt = sampler.block_patches, 0
+    while left > 0 and (sampler.attempts is None or attempt < sampler.attempts):
+        attempt += 1
+        area, aspect, top, start = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        most = min(left, sampler.max_block)
+        area = sampler.min_block + area * (most - sampler.min_block)
+        aspect = math.exp(math.log(0.3) + aspect * (math.log(1 / 0.3) - math.log(0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            top, start = int(top * (height - h + 1)), int(start * (width - w + 1))
+            block = mask[top : top + h, start : start + w]
+            if 0 < (added := int((~block).sum())) <= most:
+                block[:] = True
+                left, attempt = left - added, 0
+    return mask.flatten()
+
+
+def shuffled(sampler: BlockRandomMask, generator: torch.Generator) -> torch.Tensor:
+    """BootMAE's second stage written out."""
+    blocks = block_by_block(sampler.blocks, generator)
+    order = (torch.rand(len(blocks), generator=generator) + blocks).argsort()
+    order = order.roll(int(torch.randint(4, (), generator=generator)))
+    mask = torch.ones_like(blocks)
+    mask[order[: len(blocks) - sampler.num_masked]] = False
+    return mask
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sampler": "block"},
+        {"sampler": "block_random", "ratio": 0.75},
+        {"sampler": "block_random", "ratio": 0.6, "block_patches": 20, "min_block": 2, "max_block": 9},
+        {"sampler": "block", "block_patches": 190, "min_block": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(224, 224), (112, 160)])
+def test_blocks_are_drawn_as_if_written_out(arguments: dict, size: tuple[int, int]) -> None:
+    """The same masks, and the generator where it would be: what is drawn in advance and not used does not count."""
+    if min(size) < 224:
+        arguments = arguments | {"block_patches": 20, "min_block": 2, "max_block": 9}
+    sampler = build_mask_sampler(size, 16, **arguments)
+    plain = shuffled if isinstance(sampler, BlockRandomMask) else block_by_block
+    ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    for _ in range(300):
+        assert torch.equal(sampler(ours), plain(sampler, theirs))
+        assert torch.equal(ours.get_state(), theirs.get_state())
 
 
 def test_bootmae_shows_at_most_three_patches_of_its_blocks() -> None:

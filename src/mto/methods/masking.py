@@ -54,8 +54,7 @@ class CellMask:
         rows, columns = self.cells
         mask = torch.zeros(rows * columns, dtype=torch.bool)
         mask[torch.randperm(rows * columns, generator=generator)[: self.num_masked // self.scale**2]] = True
-        mask = mask.view(rows, columns)
-        return mask.repeat_interleave(self.scale, 0).repeat_interleave(self.scale, 1).flatten()
+        return mask.view(rows, 1, columns, 1).expand(rows, self.scale, columns, self.scale).flatten()
 
 
 @dataclass(frozen=True)
@@ -91,23 +90,27 @@ class BlockMask:
         return self.block_patches if self.attempts is None else None
 
     def __call__(self, generator: Generator) -> Tensor:
-        mask = np.zeros(self.grid, dtype=bool)
-        left = self.block_patches
+        patches, draws = self.grid[0] * self.grid[1], FourAtATime(generator)
+        mask, left = 0, self.block_patches
         while left > 0:
-            added = self._add_block(mask, min(left, self.max_block), generator)
-            if added == 0:
+            block = self._block(mask, min(left, self.max_block), draws)
+            if block == 0:
                 break
-            left -= added
-        return torch.from_numpy(mask.reshape(-1))
+            left -= (block & ~mask).bit_count()
+            mask |= block
+        draws.end()
+        packed = np.frombuffer(mask.to_bytes(-(-patches // 8), "little"), dtype=np.uint8)
+        return torch.from_numpy(np.unpackbits(packed, count=patches, bitorder="little").view(bool))
 
-    def _add_block(self, mask: np.ndarray, most: int, generator: Generator) -> int:
-        """Mask one rectangle that adds 1…most patches; returns how many it added, 0 when all attempts failed."""
+    def _block(self, mask: int, most: int, draws: "FourAtATime") -> int:
+        """A rectangle that adds 1…most patches to a mask, 0 when all attempts failed. Both are whole numbers whose bits
+        are the patches, a tenth of the time of arrays this small."""
         height, width = self.grid
         log_aspect = math.log(0.3)
         attempt = 0
         while self.attempts is None or attempt < self.attempts:
             attempt += 1
-            area, aspect, top, left = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+            area, aspect, top, left = draws.next()
             # When less than min_block is left, the bounds change places, as in Python's random.uniform.
             area = self.min_block + area * (most - self.min_block)
             aspect = math.exp(log_aspect - 2 * aspect * log_aspect)
@@ -115,12 +118,32 @@ class BlockMask:
             if h >= height or w >= width:
                 continue
             top, left = int(top * (height - h + 1)), int(left * (width - w + 1))
-            block = mask[top : top + h, left : left + w]
-            added = h * w - int(block.sum())
-            if 0 < added <= most:
-                block[:] = True
-                return added
+            first_column = ((1 << h * width) - 1) // ((1 << width) - 1)  # a bit a row
+            block = (first_column * ((1 << w) - 1)) << (top * width + left)
+            if 0 < (block & ~mask).bit_count() <= most:
+                return block
         return 0
+
+
+class FourAtATime:
+    """``torch.rand(4, dtype=float64)`` of a generator again and again, at a third of the price: drawn in advance."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self.start = generator.get_state()
+        self.drawn: list[list[float]] = []
+        self.used = 0
+
+    def next(self) -> list[float]:
+        if self.used == len(self.drawn):
+            self.drawn += torch.rand(32, 4, generator=self.generator, dtype=torch.float64).tolist()
+        self.used += 1
+        return self.drawn[self.used - 1]
+
+    def end(self) -> None:
+        """Leave the generator where it would be without what was drawn in vain."""
+        self.generator.set_state(self.start)
+        torch.rand(self.used, 4, generator=self.generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -148,11 +171,11 @@ class BlockRandomMask:
 
     def __call__(self, generator: Generator) -> Tensor:
         blocks = self.blocks(generator)
-        order = (torch.rand(len(blocks), generator=generator) + blocks).argsort()
-        order = order.roll(int(torch.randint(4, (), generator=generator)))
-        mask = torch.ones_like(blocks)
-        mask[order[: len(blocks) - self.num_masked]] = False
-        return mask
+        order = (torch.rand(len(blocks), generator=generator) + blocks).argsort().numpy()
+        turn = int(torch.randint(4, (), generator=generator))
+        mask = np.ones(len(blocks), dtype=bool)
+        mask[order[np.arange(-turn, len(blocks) - self.num_masked - turn)]] = False
+        return torch.from_numpy(mask)
 
 
 MaskSampler = RandomMask | CellMask | BlockMask | BlockRandomMask
