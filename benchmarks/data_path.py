@@ -35,7 +35,7 @@ from torchvision.transforms import InterpolationMode
 from mto.bench.loading import photographs
 from mto.config import load
 from mto.data import imagenet
-from mto.data.transforms import finetune_train_transform, linear_train_transform
+from mto.data.transforms import finetune_train_transform, linear_train_transform, posterize
 from mto.study import Step, Study
 
 BATCH = 64
@@ -148,7 +148,7 @@ def transform_of(job: Job, data: dict[str, Any], size: int) -> Callable[[Image.I
         from timm.data import create_transform
 
         augment = data["augment"]
-        return create_transform(
+        view = create_transform(
             input_size=size,
             is_training=True,
             color_jitter=augment["color_jitter"],
@@ -160,6 +160,11 @@ def transform_of(job: Job, data: dict[str, Any], size: int) -> Callable[[Image.I
             mean=data["mean"],
             std=data["std"],
         )
+        for step in view.transforms:
+            for op in getattr(step, "ops", []):
+                if op.name.startswith("Posterize"):
+                    op.aug_fn = posterize  # timm's asks Pillow 13 for 0 bits, which is an error there
+        return view
     crop = transforms.RandomResizedCrop(
         size, scale=tuple(data["crop_scale"]), interpolation=InterpolationMode(data["interpolation"])
     )
