@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from fake_gpu import on_fake_gpu
+from fake_gpu import fake, on_fake_gpu
 from mto.bench.workloads import Workload, build, job_of
 from mto.config import load
 from mto.run import BASELINES
@@ -43,15 +43,7 @@ def on_gpu(mode: FakeTensorMode, work: Workload) -> Any:
                         tensors[name] = nn.Parameter(moved, value.requires_grad) if is_parameter else moved
     if isinstance(work.model.data_preprocessor, Pixels):
         on_fake_gpu(mode, work.model.data_preprocessor)
-    return _fake(mode, work.batch)
-
-
-def _fake(mode: FakeTensorMode, value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return mode.from_tensor(value)
-    if isinstance(value, dict):
-        return {name: _fake(mode, each) for name, each in value.items()}
-    return [_fake(mode, each) for each in value] if isinstance(value, list) else value
+    return fake(mode, work.batch)
 
 
 #: Stages whose losses have shapes that no value decides, and what of a pre-training step is measured.

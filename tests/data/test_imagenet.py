@@ -14,7 +14,13 @@ from mto.errors import UserError
 
 
 def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
+
+
+def alike(a: torch.Tensor | list, b: torch.Tensor | list) -> bool:
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(torch.equal, a, b))
+    return torch.equal(a, b)
 
 
 def test_a_pre_training_sample_is_a_function_of_seed_epoch_and_index(pretrain_job, teacher):

@@ -5,7 +5,7 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fake_gpu import on_fake_gpu
+from fake_gpu import fake, on_fake_gpu
 from mto.data.colours import TeacherColours
 from mto.data.imagenet import collate
 from mto.data.rng import seeded
@@ -68,14 +68,18 @@ def test_erasing_a_batch_is_timms_of_each_image(prob):
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
-@pytest.mark.parametrize("what", ["erasing", "colours"])
+@pytest.mark.parametrize("what", ["erasing", "colours", "moves"])
 def test_it_stays_on_the_device_and_waits_for_nothing(what):
     """On a GPU that is not there: a tensor left on the CPU, or a value asked for, would be an error."""
     mode = FakeTensorMode()
     pixels = on_fake_gpu(mode, Pixels(MEAN, STD))
-    draws = {"erasing": Erasing(1.0, 16), "colours": lambda: {"colours": TeacherColours(TEACHER)()}}[what]
+    draws = {
+        "erasing": Erasing(1.0, 16),
+        "colours": lambda: {"colours": TeacherColours(TEACHER)()},
+        "moves": lambda: {"moves": torch.rand(2, 9, dtype=torch.float64)},
+    }[what]
     samples = [{"image": image, **draws()} for image in every_level(4)]
-    batch = {name: mode.from_tensor(value) for name, value in collate(samples).items()}
+    batch = fake(mode, collate(samples))
     with mode:
         out = pixels(batch)
     assert out.keys() == {"image"} | ({"teacher_image"} if what == "colours" else set())

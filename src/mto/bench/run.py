@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mto.bench import loading
 from mto.bench.cli import STAGES, WITH_LOADER
@@ -104,7 +105,7 @@ class Bench:
             device=self.device,
         )
         if self.on_gpu and job["task"] in WITH_LOADER:  # pinned, as a loader leaves them
-            work.batch = {key: value.pin_memory() for key, value in work.batch.items()}
+            work.batch = pin_memory(work.batch)
         return Trained(work, lambda batch: model.train_step(batch, wrapper))
 
     def seconds_of(self, steps: dict[str, Step]) -> dict[str, float]:

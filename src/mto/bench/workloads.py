@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
 from mto.bench.cli import STAGES
-from mto.data.colours import TeacherColours, blurred
+from mto.data.imagenet import collate
 from mto.data.rng import generator, seeded
+from mto.data.transforms import (
+    Transform,
+    eval_transform,
+    finetune_train_transform,
+    image_size,
+    linear_train_transform,
+    pretrain_transform,
+)
 from mto.study import Step, Study
 
 Job = dict[str, Any]
@@ -132,30 +142,29 @@ _MODELS = {
 # ------------------------------------------------------------------------------------------------------------ batches
 def batch_of(job: Job, images: int) -> dict[str, Any]:
     """A micro-batch as the loader of the job's task would give it, on the CPU."""
-    if "mask" in job:
-        return _masked(job, images)
-    if job["task"] in ("finetune", "linear"):
-        labels = torch.arange(images) % job["data"]["num_classes"]
-        return {"image": _pictures(images, job["encoder"]["img_size"]), "label": labels}
+    if job["task"] in _VIEWS:
+        made_up = np.random.randint(256, size=(images, *2 * [image_size(job)], 3), dtype=np.uint8)  # noqa: NPY002
+        view = _VIEWS[job["task"]](job)
+        batch = collate([view(image) for image in made_up])
+        if "mask" in job:
+            return batch | {"mask": _masks(job, images)}
+        return batch | {"label": torch.arange(images) % job["data"]["num_classes"]}
     return _segmented(job, images) if job["task"] == "ade20k" else _detected(job, images)
 
 
-def _pictures(images: int, side: int) -> Tensor:
-    return torch.randint(256, (images, side, side, 3), dtype=torch.uint8)
+_VIEWS: dict[str, Callable[[Job], Transform]] = {
+    "pretrain": pretrain_transform,
+    "heterogeneity": eval_transform,
+    "finetune": finetune_train_transform,
+    "linear": linear_train_transform,
+}
 
 
-def _masked(job: Job, images: int) -> dict[str, Tensor]:
+def _masks(job: Job, images: int) -> Tensor:
     from mto.methods.masking import build_mask_sampler
 
-    method = job["method"]
-    sampler = build_mask_sampler(method["img_size"], method["patch_size"], **job["mask"])
-    mask = torch.stack([sampler(generator(job["seed"], "mask", index)) for index in range(images)])
-    batch = {"image": _pictures(images, method["img_size"]), "mask": mask}
-    if "teacher" in job["data"]:
-        draw = TeacherColours(job["data"]["teacher"])
-        batch["colours"] = torch.stack([draw() for _ in range(images)])
-        batch["blurred"] = blurred(batch["colours"])
-    return batch
+    sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
+    return torch.stack([sampler(generator(job["seed"], "mask", index)) for index in range(images)])
 
 
 def _segmented(job: Job, images: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mto.data.cache import Cache
 from mto.data.images import read
 from mto.data.layout import IMAGE_SUFFIXES
 from mto.data.listing import load, walk
+from mto.data.moves import by_turns
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
 from mto.data.workers import obey_parent_alone
@@ -183,14 +184,19 @@ class ClassificationDataset(Dataset):
 def collate(samples: list[Any]) -> Any:
     """torch's, and what has another length in each batch, which a GPU would be waited for to know.
 
-    ``noise`` is that of the samples, joined end to end; ``blurred`` the places of those whose ``colours`` blur.
+    ``noise`` is that of the samples, joined end to end; ``moves`` are theirs by turns; ``blurred`` the places of those
+    whose ``colours`` blur.
     """
-    if "noise" in samples[0]:
-        noise = [sample["noise"] for sample in samples]
-        rest = [{name: value for name, value in sample.items() if name != "noise"} for sample in samples]
-        return {**default_collate(rest), "noise": torch.cat(noise)}
-    batch = default_collate(samples)
-    return {**batch, "blurred": blurred(batch["colours"])} if "colours" in samples[0] else batch
+    if not isinstance(samples[0], dict):
+        return default_collate(samples)
+    ragged: dict[str, Callable] = {"noise": torch.cat, "moves": by_turns}
+    batch = default_collate([{name: sample[name] for name in sample if name not in ragged} for sample in samples])
+    for name, join in ragged.items():
+        if name in samples[0]:
+            batch[name] = join([sample[name] for sample in samples])
+    if "colours" in batch:
+        batch["blurred"] = blurred(batch["colours"])
+    return batch
 
 
 #: Bytes that the batches loaded ahead may take in shared memory, of one loader of one rank.

@@ -22,6 +22,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from mto.data.colours import TeacherColours
+from mto.data.moves import View, on_views
 
 Sample = dict[str, Tensor]
 Transform = Callable[[np.ndarray], Sample]
@@ -153,8 +154,10 @@ class _Page:
 
 
 class FinetuneTransform:
-    """An image -> ``image`` (size, size, 3) uint8: crop, flip, and timm's RandAugment or colour jitter; with random
-    erasing also what it writes (`Erasing`).
+    """An image -> ``image`` (size, size, 3) uint8: crop, flip, and timm's RandAugment or colour jitter.
+
+    With RandAugment there are also ``moves``, what of it is left to the device (`mto.data.moves`); with random erasing
+    what it writes (`Erasing`).
 
     The box of the crop is timm's draw. timm crops by Pillow: the same pixels, but for rounding, as in pre-training.
 
@@ -163,6 +166,7 @@ class FinetuneTransform:
 
     def __init__(self, data: dict[str, Any], size: int) -> None:
         from timm.data import create_transform
+        from timm.data.auto_augment import RandAugment
         from timm.data.transforms import RandomResizedCropAndInterpolation
 
         augment = data["augment"]
@@ -180,18 +184,18 @@ class FinetuneTransform:
             normalize=False,
         ).transforms
         self.erasing = Erasing(augment["reprob"], size) if augment["reprob"] else None
-        for step in self.colours:
-            for op in getattr(step, "ops", []):
+        self.moves = bool(self.colours) and isinstance(self.colours[0], RandAugment)
+        if self.moves:
+            for op in self.colours[0].ops:
                 if op.name.startswith("Posterize"):
                     op.aug_fn = posterize
+            self.colours[0].ops = on_views(self.colours[0].ops)
 
     def __call__(self, image: np.ndarray) -> Sample:
-        sample = {"image": self.crop(image)}
-        if self.colours:
-            view = Image.fromarray(sample["image"].numpy())
-            for step in self.colours:
-                view = step(view)
-            sample["image"] = torch.from_numpy(np.array(view))
+        view: Any = View(self.crop(image))
+        for step in self.colours:
+            view = step(view) if self.moves else view.apply(step)
+        sample = {"image": view.pixels} | ({"moves": view.noted()} if self.moves else {})
         return sample if self.erasing is None else {**sample, **self.erasing()}
 
 

@@ -58,7 +58,8 @@ def _own(job: Job, model: Any) -> tuple[float, float]:
     if hasattr(model, "mto"):
         model.mto._validate = False  # a look at a mask's values, which here has none
     if job["task"] == "heterogeneity":
-        return 0.0, flops(lambda: model.eval()(**batch, mode="tensor"), backward=False) / IMAGES
+        images, mask = batch["image"], batch["mask"]
+        return 0.0, flops(lambda: model.eval()(images, mask, images, mode="tensor"), backward=False) / IMAGES
     train = flops(lambda: [model.train()(**batch, mode="loss")["loss"]], backward=True) / IMAGES
     if job["task"] == "pretrain":
         return train, 0.0

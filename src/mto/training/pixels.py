@@ -8,6 +8,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from mto.training.recolour import Recolour
+from mto.training.warp import warp
 
 IMAGES = ("image", "teacher_image")
 
@@ -15,9 +16,10 @@ IMAGES = ("image", "teacher_image")
 class Pixels(BaseDataPreprocessor):
     """Moves a batch to the device; images, (B, H, W, 3) uint8, become (B, 3, H, W) float32, normalised by channel.
 
-    Where a batch has ``noise`` and ``box`` (`mto.data.transforms.Erasing`), the noise then replaces the pixels of each
-    image's box. Where it has ``colours`` and ``blurred`` (`mto.data.imagenet.collate`), they become ``teacher_image``,
-    the image in those colours. Images that are floats already are left as they are.
+    What workers leave to the device is done here (`mto.data.imagenet.collate`): ``moves`` of the images; ``colours``
+    and ``blurred``, which become ``teacher_image``, the image in those colours; ``noise`` and ``box``
+    (`mto.data.transforms.Erasing`), where the noise replaces the normalised pixels of each image's box. Images that are
+    floats already are left as they are.
 
     Args:
         mean, std: of the channels, in units of 255 grey levels.
@@ -37,6 +39,8 @@ class Pixels(BaseDataPreprocessor):
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         batch: Any = self.cast_data(data)
+        if "moves" in batch:
+            batch["image"] = warp(batch["image"], batch.pop("moves"))
         if "colours" in batch:
             batch["teacher_image"] = self.recolour(batch["image"], batch.pop("colours"), batch.pop("blurred"))
         for name in IMAGES:
