@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms import ColorJitter
 
 from mto.data import colours
-from mto.data.colours import NUMBERS, SLOTS, TeacherColours, blurred, box_weights
+from mto.data.colours import NO_HUE, NUMBERS, TeacherColours, blurred, box_weights, by_place
 from mto.data.rng import seeded
 from teacher_view import teacher_view
 
@@ -37,12 +37,9 @@ def test_the_jitters_order_and_factors_are_torchvisions(teacher):
             torch.rand(())
             order, *factors, hue = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
         order = order.tolist()
-        place = order.index(colours.HUE)
-        slots = list(zip(numbers[colours.OPERATIONS], numbers[colours.FACTORS], strict=True))
-        before, after = slots[: SLOTS // 2], slots[SLOTS // 2 :]
-        assert before[:place] == [(operation, factors[operation]) for operation in order[:place]]
-        assert after[: 3 - place] == [(operation, factors[operation]) for operation in order[place + 1 :]]
-        assert {factor for _, factor in before[place:] + after[3 - place :]} == {1.0}
+        assert numbers[colours.PLACE] == order.index(colours.HUE)
+        assert numbers[colours.OPERATIONS] == [operation for operation in order if operation != colours.HUE]
+        assert numbers[colours.FACTORS] == [factors[operation] for operation in order if operation != colours.HUE]
         assert numbers[colours.TURN] == int(hue * 255) % 256
         orders.add(tuple(order))
     assert len(orders) == 24
@@ -55,11 +52,11 @@ def test_colours_come_as_often_and_as_strong_as_conmims(teacher):
         numbers = torch.stack([draw() for _ in range(count)])
     assert numbers.shape == (count, NUMBERS)
     assert numbers.dtype == torch.float32
-    jittered, grey, solarized = numbers[:, colours.TURN] >= 0, numbers[:, colours.GREY], numbers[:, colours.SOLARIZED]
+    jittered, grey, solarized = numbers[:, colours.PLACE] >= 0, numbers[:, colours.GREY], numbers[:, colours.SOLARIZED]
     shares = [share.float().mean().item() for share in (jittered, grey, solarized)]
     assert shares == pytest.approx([0.8, 0.2, 0.2], abs=0.03)
     assert len(blurred(numbers)) / count == pytest.approx(0.1, abs=0.02)
-    operations, factors = numbers[:, colours.OPERATIONS], numbers[:, colours.FACTORS]
+    operations, factors = numbers[jittered, colours.OPERATIONS], numbers[jittered, colours.FACTORS]
     strength = {colours.BRIGHTNESS: 0.4, colours.CONTRAST: 0.4, colours.SATURATION: 0.2}
     for operation, most in strength.items():
         drawn = factors[operations == operation]
@@ -71,9 +68,8 @@ def test_colours_come_as_often_and_as_strong_as_conmims(teacher):
 def test_without_probabilities_nothing_is_changed(teacher):
     with seeded(0):
         numbers = TeacherColours(dict.fromkeys(teacher, 0.0) | {"jitter": teacher["jitter"]})()
-    assert numbers[colours.FACTORS].tolist() == [1.0] * SLOTS
-    assert numbers[colours.TURN] == -1
-    assert numbers[colours.TURN + 1 :].count_nonzero() == 0
+    assert numbers[colours.PLACE] == -1
+    assert numbers[colours.GREY :].count_nonzero() == 0
 
 
 def test_a_box_holds_one_pixel_in_all():
@@ -85,6 +81,15 @@ def test_a_box_holds_one_pixel_in_all():
     assert box_weights(2.0)[-1] > 0
     with pytest.raises(ValueError, match="further than 2 pixels"):
         box_weights(3.0)
+
+
+def test_the_jittered_are_known_by_their_places(teacher):
+    numbers = torch.zeros(6, NUMBERS)
+    numbers[:, colours.PLACE] = torch.tensor([3, -1, 0, NO_HUE, 3, 1])
+    assert [which.tolist() for which in by_place(numbers)] == [[2], [5], [], [0, 4], [3]]
+    with seeded(0):
+        without_hue = TeacherColours(teacher | {"jitter": [0.4, 0.4, 0.2, 0], "jitter_prob": 1.0})()
+    assert without_hue[colours.PLACE] == NO_HUE
 
 
 def test_the_blurred_are_known_by_their_places():

@@ -7,8 +7,18 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torchvision.transforms import functional
 
-from mto.data.colours import BRIGHTNESS, CONTRAST, NUMBERS, SATURATION, SOLARIZED, TURN, TeacherColours, box_weights
-from mto.data.colours import blurred as blurred_of
+from mto.data.colours import (
+    BRIGHTNESS,
+    CONTRAST,
+    NUMBERS,
+    PLACE,
+    SATURATION,
+    SOLARIZED,
+    TeacherColours,
+    blurred,
+    box_weights,
+    by_place,
+)
 from mto.data.imagenet import collate
 from mto.data.rng import seeded
 from mto.data.transforms import PretrainTransform
@@ -50,10 +60,10 @@ def test_every_colour_has_pillows_hue_saturation_and_grey_and_comes_back_as_pill
     colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1).astype(np.uint8)
     image, tables = Image.fromarray(colours), room.hue_tables()
     hue, saturation, value = room.to_hsv(planes(colours), tables)
-    assert torch.equal(torch.stack([hue, saturation, value.long()], 1).float(), of_image(image.convert("HSV")))
+    assert torch.equal(torch.stack([hue, saturation, value.int()], 1).float(), of_image(image.convert("HSV")))
     assert torch.equal(room.luma(planes(colours))[:, 0], torch.from_numpy(np.array(image.convert("L")))[None].float())
     hue, saturation, value = planes(colours).unbind(1)
-    back = room.to_rgb(hue.long(), saturation.long(), value, tables)
+    back = room.to_rgb(hue.int(), saturation.int(), value, tables)
     assert torch.equal(back, of_image(Image.frombytes("HSV", image.size, colours.tobytes()).convert("RGB")))
 
 
@@ -116,15 +126,19 @@ def test_solarizing_turns_the_upper_levels_over():
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
     numbers = torch.stack([untouched(), untouched()])
     numbers[1, SOLARIZED] = 1
-    plain, solarized = Recolour()(levels, numbers, torch.tensor([], dtype=torch.int64))
+    plain, solarized = recoloured(levels, numbers)
     assert torch.equal(plain, levels[0])
     assert torch.equal(solarized, torch.where(levels[0] < 128, levels[0], 255 - levels[0]))
 
 
 def untouched() -> Tensor:
     numbers = torch.zeros(NUMBERS)
-    numbers[:TURN], numbers[TURN] = 1.0, -1.0
+    numbers[PLACE] = -1.0
     return numbers
+
+
+def recoloured(images: Tensor, numbers: Tensor) -> Tensor:
+    return Recolour()(images, numbers, by_place(numbers), blurred(numbers))
 
 
 # ------------------------------------------------------------------------------------------------------ the whole view
@@ -141,7 +155,7 @@ def test_a_teacher_view_is_pillows_of_the_same_draws(teacher, size, monkeypatch)
         with seeded("view", key):
             colours.append(ours())
     numbers, before = torch.stack(colours), torch.from_numpy(images.copy())
-    out = Recolour()(before, numbers, blurred_of(numbers))
+    out = recoloured(before, numbers)
     assert (out.dtype, out.shape) == (torch.uint8, before.shape)
     assert torch.equal(out, torch.stack(views))
     assert np.array_equal(before, images)

@@ -22,16 +22,16 @@ SIGMAS = (0.1, 2.0)
 #: How far a box of that blur reaches, in pixels; its weights are those of the centre and of each distance.
 REACH = 2
 
-# Where what is in the numbers of an image. Three operations come before the hue and three after it, of which those that
-# are not wanted there have factor 1, which changes no pixel: so the hue of all images of a batch is turned at one time.
-SLOTS = 6
-OPERATIONS = slice(0, SLOTS)
-FACTORS = slice(SLOTS, 2 * SLOTS)
-TURN = 2 * SLOTS  # of the hue, in steps of 1/256 of the circle; -1: the hue is not touched
-GREY = TURN + 1  # 1 or 0
-SOLARIZED = GREY + 1  # 1 or 0
-WEIGHTS = slice(SOLARIZED + 1, SOLARIZED + 2 + REACH)  # of the blur's box, in 2^-24; zeros: no blur
+# Where what is in the numbers of an image.
+OPERATIONS = slice(0, 3)  # a jitter's, in their order, without the hue
+FACTORS = slice(3, 6)  # of these; 1 changes no pixel
+PLACE = 6  # the hue comes before the operation of this place, 3: after all, or `NO_HUE`; -1: no jitter
+TURN = 7  # of the hue, in steps of 1/256 of the circle
+GREY = 8  # 1 or 0
+SOLARIZED = 9  # 1 or 0
+WEIGHTS = slice(10, 11 + REACH)  # of the blur's box, in 2^-24; zeros: no blur
 NUMBERS = WEIGHTS.stop
+NO_HUE = 4
 
 
 class TeacherColours:
@@ -50,24 +50,23 @@ class TeacherColours:
     def __call__(self) -> Tensor:
         # torchvision compares float32 draws with each probability; a draw that equals it goes the way it goes there.
         jittered = not torch.rand(()) > self.jitter_prob
-        operations, factors, turn = self._jitter() if jittered else ([BRIGHTNESS] * SLOTS, [1.0] * SLOTS, -1)
+        jitter = self._jitter() if jittered else [0, 0, 0, 1.0, 1.0, 1.0, -1, 0]
         grey = torch.rand(()) < self.gray_prob
         weights = box_weights(random.uniform(*SIGMAS)) if random.random() < self.blur_prob else [0] * (REACH + 1)
         solarized = torch.rand(()).item() < self.solarize_prob
-        return torch.tensor([*operations, *factors, turn, float(grey), float(solarized), *weights])
+        return torch.tensor([*jitter, float(grey), float(solarized), *weights])
 
-    def _jitter(self) -> tuple[list[int], list[float], int]:
+    def _jitter(self) -> list[float]:
+        """The numbers up to `TURN`."""
         jitter = self.jitter
         order, *drawn, turn = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-        operations, factors = [BRIGHTNESS] * SLOTS, [1.0] * SLOTS
-        slot = 0
-        for operation in order.tolist():
-            if operation == HUE:
-                slot = SLOTS // 2
-            elif drawn[operation] is not None:
-                operations[slot], factors[slot] = operation, drawn[operation]
-                slot += 1
-        return operations, factors, -1 if turn is None else int(turn * 255) % 256
+        operations = order.tolist()
+        place = operations.index(HUE)
+        operations.remove(HUE)
+        factors = [1.0 if drawn[operation] is None else drawn[operation] for operation in operations]
+        if turn is None:
+            return [*operations, *factors, NO_HUE, 0]
+        return [*operations, *factors, place, int(turn * 255) % 256]
 
 
 def box_weights(sigma: float) -> list[int]:
@@ -95,6 +94,12 @@ def box_weights(sigma: float) -> list[int]:
     return weights + [0] * (REACH + 1 - len(weights))
 
 
+def by_place(colours: Tensor) -> list[Tensor]:
+    """Which images of a batch of (B, NUMBERS) have their hue turned before the first operation, the second, the third,
+    after them, or not at all: of each kind the places in the batch, int64. On the CPU: a GPU would be waited for."""
+    return [(colours[:, PLACE] == place).nonzero().flatten() for place in range(NO_HUE + 1)]
+
+
 def blurred(colours: Tensor) -> Tensor:
-    """Which images of a batch are blurred: their places, int64, of (B, NUMBERS). On the CPU: a GPU would wait."""
+    """Which images of a batch are blurred, likewise."""
     return colours[:, WEIGHTS.start].nonzero().flatten()

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mto.data.bad_files import policy
 from mto.data.cache import Cache
+from mto.data.colours import blurred, by_place
 from mto.data.images import read
 from mto.data.layout import IMAGE_SUFFIXES
 from mto.data.listing import load, walk
@@ -184,8 +185,8 @@ class ClassificationDataset(Dataset):
 def collate(samples: list[Any]) -> Any:
     """torch's, and what has another length in each batch, which a GPU would be waited for to know.
 
-    ``noise`` is that of the samples, joined end to end; ``moves`` are theirs by turns; ``blurred`` the places of those
-    whose ``colours`` blur.
+    ``noise`` is that of the samples, joined end to end; ``moves`` are theirs by turns; ``jittered`` and ``blurred`` are
+    the places of those whose ``colours`` are so.
     """
     if not isinstance(samples[0], dict):
         return default_collate(samples)
@@ -195,7 +196,7 @@ def collate(samples: list[Any]) -> Any:
         if name in samples[0]:
             batch[name] = join([sample[name] for sample in samples])
     if "colours" in batch:
-        batch["blurred"] = blurred(batch["colours"])
+        batch |= {"jittered": by_place(batch["colours"]), "blurred": blurred(batch["colours"])}
     return batch
 
 

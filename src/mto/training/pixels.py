@@ -16,10 +16,10 @@ IMAGES = ("image", "teacher_image")
 class Pixels(BaseDataPreprocessor):
     """Moves a batch to the device; images, (B, H, W, 3) uint8, become (B, 3, H, W) float32, normalised by channel.
 
-    What workers leave to the device is done here (`mto.data.imagenet.collate`): ``moves`` of the images; ``colours``
-    and ``blurred``, which become ``teacher_image``, the image in those colours; ``noise`` and ``box``
-    (`mto.data.transforms.Erasing`), where the noise replaces the normalised pixels of each image's box. Images that are
-    floats already are left as they are.
+    What workers leave to the device is done here (`mto.data.imagenet.collate`): ``moves`` of the images; ``colours``,
+    which become ``teacher_image``, the image in those colours; ``noise`` and ``box`` (`mto.data.transforms.Erasing`),
+    where the noise replaces the normalised pixels of each image's box. Images that are floats already are left as they
+    are.
 
     Args:
         mean, std: of the channels, in units of 255 grey levels.
@@ -42,7 +42,8 @@ class Pixels(BaseDataPreprocessor):
         if "moves" in batch:
             batch["image"] = warp(batch["image"], batch.pop("moves"))
         if "colours" in batch:
-            batch["teacher_image"] = self.recolour(batch["image"], batch.pop("colours"), batch.pop("blurred"))
+            colours = {name: batch.pop(name) for name in ("colours", "jittered", "blurred")}
+            batch["teacher_image"] = self.recolour(batch["image"], **colours)
         for name in IMAGES:
             if name in batch and batch[name].dtype == torch.uint8:
                 batch[name] = self.normalize(batch[name])

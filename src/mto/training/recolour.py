@@ -1,10 +1,10 @@
 """ConMIM's teacher views on the device: crops in other colours, byte for byte those that Pillow gives.
 
-Every image goes through every operation, those of which an image has no need with numbers that leave it as it is; so
-nothing waits for a value on the device. Bytes are whole numbers in float32 planes, where sums and products of Pillow's
-integers stay below 2^24 and are exact; what Pillow rounds in single precision is rounded here after the same
-operations. Each is a kernel of its own, since one that multiplies and adds at once would round once less: this is
-never to be compiled. Pillow's bytes are those of its x86-64 builds, where it is compiled so as well.
+Which image needs what is known on the host (`mto.data.imagenet.collate`), so that nothing waits for a value on the
+device. Bytes are whole numbers in float32 planes, where what Pillow reckons in integers stays below 24 bits and is
+exact; what it rounds in single precision is rounded here after the same operations. Each of these is a kernel of its
+own, since one that multiplies and adds at once would round once less: this is never to be compiled. Pillow's bytes are
+those of its x86-64 builds, which are compiled so as well.
 """
 
 from __future__ import annotations
@@ -17,18 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mto.data.colours import (
-    CONTRAST,
-    FACTORS,
-    GREY,
-    OPERATIONS,
-    REACH,
-    SATURATION,
-    SLOTS,
-    SOLARIZED,
-    TURN,
-    WEIGHTS,
-)
+from mto.data.colours import CONTRAST, FACTORS, GREY, OPERATIONS, REACH, SATURATION, SOLARIZED, TURN, WEIGHTS
 
 #: Images at a time, so that what is made meanwhile stays small: 40 MB each of a handful of planes at 224 x 224 pixels.
 AT_ONCE = 64
@@ -40,44 +29,50 @@ class Recolour:
     def __init__(self) -> None:
         self.tables: Tables | None = None
 
-    def __call__(self, images: Tensor, colours: Tensor, blurred: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, colours: Tensor, jittered: list[Tensor], blurred: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 in their colours, of the same shape.
 
         Args:
             images: (B, H, W, 3) uint8.
             colours: (B, NUMBERS), of `mto.data.colours.TeacherColours`.
-            blurred: the places of the images that are blurred, int64.
+            jittered: of `mto.data.colours.by_place`.
+            blurred: of `mto.data.colours.blurred`.
         """
         if self.tables is None or self.tables.hue.device != images.device:
             self.tables = Tables(*(table.to(images.device) for table in hue_tables()))
-        out = torch.empty_like(images.permute(0, 3, 1, 2), memory_format=torch.contiguous_format)
-        parts = zip(images.split(AT_ONCE), colours.split(AT_ONCE), out.split(AT_ONCE), strict=True)
-        for crops, numbers, place in parts:
-            place.copy_(self._jitter_and_grey(crops, numbers))
+        out = images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+        for place, kind in enumerate(jittered):
+            for which in kind.split(AT_ONCE):
+                out[which] = jitter(out[which].float(), colours[which], place, self.tables).to(torch.uint8)
+        for part, numbers in zip(out.split(AT_ONCE), colours.split(AT_ONCE), strict=True):
+            grey = numbers[:, GREY, None, None, None] > 0
+            part.copy_(torch.where(grey, luma(part.float()).to(torch.uint8), part))
         for which in blurred.split(AT_ONCE):
             out[which] = blur(out[which], colours[which][:, WEIGHTS])
         solarized = colours[:, SOLARIZED, None, None, None] > 0
         return torch.where(solarized & (out >= 128), 255 - out, out).permute(0, 2, 3, 1)
 
-    def _jitter_and_grey(self, crops: Tensor, numbers: Tensor) -> Tensor:
-        assert self.tables is not None
-        operations, factors = numbers[:, OPERATIONS], numbers[:, FACTORS]
-        turn = numbers[:, TURN, None, None]
-        planes = torch.empty(crops.permute(0, 3, 1, 2).shape, dtype=torch.float32, device=crops.device)
-        planes.copy_(crops.permute(0, 3, 1, 2))
-        for slot in range(SLOTS // 2):
-            enhance_(planes, operations[:, slot], factors[:, slot])
-        planes = torch.where(turn[:, None] >= 0, turn_hue(planes, turn, self.tables), planes)
-        for slot in range(SLOTS // 2, SLOTS):
-            enhance_(planes, operations[:, slot], factors[:, slot])
-        return torch.where(numbers[:, GREY, None, None, None] > 0, luma(planes), planes)
+
+def jitter(planes: Tensor, colours: Tensor, place: int, tables: Tables) -> Tensor:
+    """Brightness, contrast and saturation, each image's in its order, and at one place among them the hue.
+
+    Args:
+        planes: (B, 3, H, W) float32.
+        place: 0 to 3; else there is no hue.
+    """
+    for slot, (operation, factor) in enumerate(zip(colours[:, OPERATIONS].T, colours[:, FACTORS].T, strict=True)):
+        if slot == place:
+            planes = turn_hue(planes, colours[:, TURN, None, None], tables)
+        enhance_(planes, operation, factor)
+    return turn_hue(planes, colours[:, TURN, None, None], tables) if place == 3 else planes
 
 
 # --------------------------------------------------------------------------- brightness, contrast and saturation
 def luma(planes: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W), Pillow's grey: (19595 R + 38470 G + 7471 B + 2^15) >> 16."""
     red, green, blue = planes.split(1, dim=1)
-    return (red * 19595).add_(green * 38470).add_(blue * 7471).add_(2**15).mul_(2**-16).floor_()
+    total = torch.rsub(red, 0.5, alpha=-19595 / 2**16)  # half and that part of red; all are whole in units of 2^-16
+    return total.add_(green, alpha=38470 / 2**16).add_(blue, alpha=7471 / 2**16).floor_()
 
 
 def enhance_(planes: Tensor, operation: Tensor, factor: Tensor) -> None:
@@ -104,8 +99,8 @@ class Tables(NamedTuple):
     A pixel has a highest and a lowest channel; ``spread`` is their difference, ``value`` the highest.
 
     Attributes:
-        hue: (256 x 1536) int64 by spread and place on the circle (`to_hsv`): 0 to 255.
-        saturation: (256 x 256) int64 by value and spread: 0 to 255.
+        hue: (256 x 1536) int32 by spread and place on the circle (`to_hsv`): 0 to 255.
+        saturation: (256 x 256) int32 by value and spread: 0 to 255.
         lowest: (256 x 256) float32 by value and saturation: the lowest channel.
         middle: (256 x 256) float64 by hue and saturation: the middle channel as a part of the value.
         channels: (256, 3) int64 by hue: which of (value, middle, lowest) red, green and blue are.
@@ -125,28 +120,33 @@ def turn_hue(planes: Tensor, turn: Tensor, tables: Tables) -> Tensor:
         turn: (B, 1, 1), of each image.
     """
     hue, saturation, value = to_hsv(planes, tables)
-    return to_rgb((hue + turn.long()) & 255, saturation, value, tables)
+    return to_rgb((hue + turn.int()).bitwise_and_(255), saturation, value, tables)
 
 
 def to_hsv(planes: Tensor, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, 3, H, W) float32 -> hue, saturation (int64) and value (float32), each (B, H, W) of 0 to 255."""
+    """(B, 3, H, W) float32 -> hue, saturation (int32) and value (float32), each (B, H, W) of 0 to 255."""
     red, green, blue = planes.unbind(1)
     value = planes.amax(1)
     spread = value - planes.amin(1)
     # The difference of the two channels that are not the highest; of equally high ones the first counts.
-    on_green_or_blue = torch.where(green == value, blue - red + 512, red - green + 1024)
-    place = torch.where(red == value, green - blue, on_green_or_blue) + 256
-    hue = tables.hue[(spread * 1536 + place).long()]
-    return hue, tables.saturation[(value * 256 + spread).long()], value
+    on_green_or_blue = torch.where(green == value, (blue - red).add_(512), (red - green).add_(1024))
+    place = torch.where(red == value, green - blue, on_green_or_blue).add_(256)
+    hue = look_up(tables.hue, (spread * 1536).add_(place).int())
+    return hue, look_up(tables.saturation, (value * 256).add_(spread).int()), value
 
 
 def to_rgb(hue: Tensor, saturation: Tensor, value: Tensor, tables: Tables) -> Tensor:
     """The inverse of `to_hsv`, but for rounding."""
-    lowest = tables.lowest[value.long() * 256 + saturation]
+    lowest = look_up(tables.lowest, value.int().mul_(256).add_(saturation))
     # In 65025ths, which is odd: no half is ever met, nor is one within the reach of double precision.
-    middle = (tables.middle[hue * 256 + saturation] * value).add_(0.5).floor_().float()
+    middle = look_up(tables.middle, (hue * 256).add_(saturation)).mul_(value).add_(0.5).floor_().float()
     channels = torch.stack([value, middle, lowest], -1).gather(-1, tables.channels[hue])
-    return channels.permute(0, 3, 1, 2)
+    return channels.permute(0, 3, 1, 2).contiguous()
+
+
+def look_up(table: Tensor, places: Tensor) -> Tensor:
+    """(n,) at places of any shape."""
+    return table.index_select(0, places.view(-1)).view_as(places)
 
 
 @cache
@@ -159,8 +159,8 @@ def hue_tables() -> Tables:
     # In the circle's first sixth red is the highest and blue the lowest; hue 255 begins the first again.
     channels = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 0, 1], [2, 1, 0], [1, 2, 0], [0, 2, 1]])
     return Tables(
-        torch.from_numpy(_hues()).flatten().long(),
-        torch.from_numpy(saturation).flatten().long(),
+        torch.from_numpy(_hues()).flatten().int(),
+        torch.from_numpy(saturation).flatten().int(),
         torch.from_numpy(lowest).flatten().float(),
         torch.from_numpy(_middles()).flatten(),
         channels[torch.arange(256) * 6 // 255 % 6],
@@ -201,7 +201,7 @@ def blur(images: Tensor, weights: Tensor) -> Tensor:
         weights: (n, REACH + 1), of `mto.data.colours.box_weights`.
     """
     weights = weights.long()[:, :, None, None, None]
-    images = images.long()  # sums are up to 2^32
+    images = images.int()
     for axis in (-1, -1, -1, -2, -2, -2):
         images = box(images, weights, axis)
     return images.to(torch.uint8)
@@ -212,9 +212,9 @@ def box(images: Tensor, weights: Tensor, axis: int) -> Tensor:
     side = images.shape[axis]
     places = torch.arange(-REACH, side + REACH, device=images.device).clamp_(0, side - 1)
     padded = images.index_select(axis, places)
-    total = weights[:, 0] * images
+    total = weights[:, 0] * images  # in 64 bits: up to 2^32
     for distance in range(1, REACH + 1):
         before = padded.narrow(axis, REACH - distance, side)
         after = padded.narrow(axis, REACH + distance, side)
         total += weights[:, distance] * (before + after)
-    return (total + 2**23) >> 24
+    return total.add_(2**23).bitwise_right_shift_(24).int()
