@@ -6,6 +6,7 @@ A row's number is that of the list of bad inputs that people were found to give.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,12 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("row", "arguments", "expected"), ARGUMENTS, ids=[a[1][0] + a[2][:12] for a in ARGUMENTS])
-def test_arguments_that_mean_nothing(tmp_path: Path, capfd, row: str, arguments: list[str], expected: str) -> None:
+def test_arguments_that_mean_nothing(
+    tmp_path: Path, capfd, monkeypatch, row: str, arguments: list[str], expected: str
+) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"\x10\x00\x00")
+    shutil.copy("config.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)  # this checkout may have results
     assert main([a.replace("OUT", str(tmp_path)) for a in arguments]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("mto: error: ")
