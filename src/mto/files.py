@@ -94,6 +94,8 @@ def json_object(given: str, option: str) -> dict[str, Any]:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` hold the file ``source``, at once and without a second copy where the file system can."""
+    if target.exists() and target.samefile(source):
+        return  # renaming one name of a file to another does nothing, and would leave the temporary one
     with replacing(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:

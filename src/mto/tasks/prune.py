@@ -35,7 +35,7 @@ def prune(state: Path, fingerprint: str) -> None:
                 return  # made anew meanwhile, by another job maybe
             keep_weights_alone(state)
             twin = state.parent / "progress" / FINISHED / state.name
-            if twin.exists() and not twin.samefile(state):
+            if twin.exists():
                 link_or_copy(state, twin)  # the second name held the whole file
     except (UserError, OSError) as error:
         print(f"mto: {state}: kept whole, though nothing continues it any more ({error})", flush=True)
