@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab import Cluster, why_not
-from tiny_study import EPOCHS, Run, target, tiny_study
+from database import accounting, why_no_database
+from lab import Cluster
+from machine import why_not, withheld
+from tiny_study import Run, Undisturbed
 from workflow_clone import Clone
 
 
@@ -16,7 +18,13 @@ def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(f"a real Slurm {reason}")
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     try:
-        cluster.start()
+        try:
+            cluster.start()
+        except AssertionError as error:
+            if reason := withheld(cluster.last_words()):
+                pytest.skip(f"a real Slurm does not start on this machine: {reason}")
+            error.add_note(cluster.last_words())
+            raise
         yield cluster
     finally:
         cluster.stop()
@@ -27,6 +35,15 @@ def cluster(_cluster: Cluster) -> Cluster:
     """Two idle nodes."""
     _cluster.clear()
     return _cluster
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[None]:
+    """The cluster has an accounting database."""
+    if reason := why_no_database():
+        pytest.skip(f"an accounting database {reason}")
+    with accounting(cluster):
+        yield
 
 
 @pytest.fixture
@@ -45,8 +62,7 @@ def start(cluster: Cluster) -> Iterator[Callable[..., Run]]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The tiny study's chain, trained without Slurm and without a fault."""
-    clone = tiny_study(tmp_path_factory.mktemp("undisturbed") / "clone")
-    clone.snakemake("--cores", "1", "--quiet", "all", "--", target(EPOCHS[-1]))
-    return clone
+def undisturbed(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    chain = Undisturbed(tmp_path_factory.mktemp("undisturbed") / "clone")
+    yield chain
+    chain.end()

@@ -1,23 +1,29 @@
 """A Slurm of two nodes on this machine, for one test session: real daemons, nothing of the system's own touched.
 
 Each node claims CPUs, memory and GPUs that need not exist. Everything lies in one folder: configuration, keys, logs.
-No systemd, no cgroups, no accounting database.
+No systemd and no cgroups; an accounting database where a test asks for one (database.py).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
+import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-NEEDED = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
+import psutil
+from machine import PATH, free_ports, wait, which
+
 NODES = ("n1", "n2")
 CPUS, MEMORY, GPUS = 128, 600_000, 8
-PARTITIONS = {"gpu": "2-00:00:00", "short": "00:30:00"}
+PARTITIONS = {  # a job of the last one takes what it wants from the others' jobs, which are queued again
+    "gpu": "Default=YES MaxTime=2-00:00:00 PriorityTier=1",
+    "short": "MaxTime=00:30:00 PriorityTier=1",
+    "urgent": "MaxTime=00:30:00 PriorityTier=2",
+}
 
 CONFIG = """
 ClusterName=tests
@@ -25,8 +31,6 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
-AuthType=auth/munge
-CredType=cred/munge
 AuthInfo=socket={root}/munge/socket,cred_expire=5
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool.%n
@@ -35,39 +39,37 @@ SlurmdPidFile={root}/slurmd.%n.pid
 SlurmctldLogFile={root}/slurmctld.log
 SlurmdLogFile={root}/slurmd.%n.log
 MailProg=/bin/true
-MpiDefault=none
-SwitchType=switch/none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,batch_sched_delay=1
 ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=3
-MinJobAge=600
-SlurmdTimeout=15
+MinJobAge=7200
+SlurmdTimeout=8
 SlurmctldTimeout=30
-MessageTimeout=10
+MessageTimeout=5
 GresTypes=gpu
 SlurmdParameters=config_overrides
 """
 
 
 class Cluster:
-    """Two nodes n1 and n2 of one partition of a two days' limit and one of half an hour's."""
+    """Two nodes n1 and n2, which three partitions share."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.environment = {
             "SLURM_CONF": str(root / "slurm.conf"),
-            "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+            "PATH": f"{root / 'bin'}:{PATH}",
         }
         for folder in ("munge", "state", "bin", *(f"spool.{node}" for node in NODES)):
             (root / folder).mkdir(parents=True)
@@ -80,23 +82,33 @@ class Cluster:
         (munge / "key").write_bytes(os.urandom(128))
         (munge / "key").chmod(0o400)
         files = [f"--{name}-file={munge / name}" for name in ("key", "pid", "log", "seed")]
-        subprocess.run(["munged", "--force", f"--socket={munge / 'socket'}", *files], check=True)
+        self.start_daemon("munged", "--force", f"--socket={munge / 'socket'}", *files)
         self.start_controller()
         for node in NODES:
             self.start_node(node)
         self.wait_until_idle()
 
+    def start_daemon(self, *command: str) -> None:
+        """Start what goes into the background by itself."""
+        with (self.root / "daemons.txt").open("a") as said:
+            done = subprocess.run(command, env=self._env(), stdout=said, stderr=said, timeout=120, check=False)
+        assert done.returncode == 0, f"{' '.join(command)} ends with {done.returncode}"
+
     def start_controller(self) -> None:
-        subprocess.run(["slurmctld"], env=self._env(), check=True)
+        self.start_daemon("slurmctld")
         wait(lambda: " is UP" in self.run("scontrol", "ping", check=False), "slurmctld answers")
 
+    def restart_controller(self) -> None:
+        self.kill("slurmctld")
+        self.start_controller()
+
     def start_node(self, node: str) -> None:
-        subprocess.run(["slurmd", "-N", node], env=self._env(), check=True)
+        self.start_daemon("slurmd", "-N", node)
 
     def wait_until_idle(self) -> None:
         def idle() -> bool:
             states = self.run("sinfo", "-h", "-N", "-o", "%T").split()
-            if any(state.strip("*") in ("down", "drained", "draining", "unknown") for state in states):
+            if any(state.strip("*") in ("down", "drained", "draining") for state in states):
                 self.run("scontrol", "update", f"nodename={','.join(NODES)}", "state=resume", check=False)
             return set(states) == {"idle"}
 
@@ -107,8 +119,8 @@ class Cluster:
         if self.pid("slurmctld"):
             self.cancel_all()
         for name in (*(f"slurmd.{node}" for node in NODES), "slurmctld"):
-            self.kill(name, 15)
-        self.kill("munge/pid", 15)
+            self.kill(name)
+        self.kill("munge/pid")
 
     def clear(self) -> None:
         """Cancel what a test left behind, and bring lost daemons back."""
@@ -125,11 +137,22 @@ class Cluster:
             self.run("scancel", *ids, check=False)
             wait(lambda: not self.jobs("-t", "R,CG"), "jobs end", 60, check=False)
 
-    def kill(self, name: str, signal: int) -> None:
+    def kill(self, name: str, number: int = signal.SIGTERM) -> None:
         """Send a daemon a signal, and wait until it is gone."""
         if pid := self.pid(name):
-            os.kill(pid, signal)
+            os.kill(pid, number)
             wait(lambda: not self.pid(name), f"{name} ends", 60)
+
+    def crash(self, node: str, job: str) -> None:
+        """End a node and all that a job runs there, at once and without a word."""
+        steps = [p for p in psutil.process_iter(["name", "cwd", "cmdline"]) if p.info["name"] == "slurmstepd"]
+        of_job = [p for p in steps if p.info["cwd"] == str(self.root) and f"[{job}." in " ".join(p.info["cmdline"])]
+        family = [child for step in of_job for child in step.children(recursive=True)]
+        assert family
+        self.kill(f"slurmd.{node}", signal.SIGKILL)
+        for process in (*of_job, *family):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def pid(self, name: str) -> int | None:
         """The process of a daemon, if it lives."""
@@ -156,6 +179,11 @@ class Cluster:
         words = self.run("scontrol", "-o", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def last_words(self) -> str:
+        """What the daemons printed and logged, the one that started last at the end."""
+        files = ("munge/log", "slurmctld.log", *(f"slurmd.{node}.log" for node in NODES), "daemons.txt")
+        return "".join((self.root / file).read_text() for file in files if (self.root / file).exists())
+
     def _env(self) -> dict[str, str]:
         return os.environ | self.environment
 
@@ -168,44 +196,23 @@ class Cluster:
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} Boards=1 "
                 f"SocketsPerBoard=1 CoresPerSocket={CPUS} ThreadsPerCore=1 RealMemory={MEMORY} Gres=gpu:h100:{GPUS}"
             )
-        for name, limit in PARTITIONS.items():
-            default = "YES" if name == "gpu" else "NO"
-            lines.append(f"PartitionName={name} Nodes={','.join(NODES)} Default={default} MaxTime={limit} State=UP")
+        lines += [f"PartitionName={name} Nodes={','.join(NODES)} {rules}" for name, rules in PARTITIONS.items()]
         (self.root / "slurm.conf").write_text("\n".join(lines) + "\n")
         for number in range(GPUS):  # Slurm wants a character device for each
             (self.root / f"gpu{number}").symlink_to("/dev/null")
         devices = f"File={self.root}/gpu[0-{GPUS - 1}]"
         (self.root / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n[1-2] Name=gpu Type=h100 {devices}\n")
+        # Nothing here uses control groups, which a container may lack: slurmd is told not to look.
+        (self.root / "cgroup.conf").write_text(f"CgroupPlugin={'disabled' if version() >= (24, 5) else 'cgroup/v1'}\n")
         # The executor plugin drops SLURM_CONF between a job and its step; the system's own place would answer.
         for name in ("srun", "scontrol", "squeue", "sinfo"):
             program = self.root / "bin" / name
-            program.write_text(f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {shutil.which(name)} "$@"\n')
+            program.write_text(f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {which(name)} "$@"\n')
             program.chmod(0o755)
 
 
-def why_not() -> str | None:
-    """Why no cluster can be brought up here, or None."""
-    if missing := [name for name in NEEDED if shutil.which(name) is None]:
-        return f"needs {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)"
-    return None if os.geteuid() == 0 else "needs root, as slurmd does"
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def wait(condition: Callable[[], object], what: str, seconds: float = 60, check: bool = True) -> object:
-    """Look every tenth of a second until something is true; return it."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            assert not check, f"not within {seconds} s: {what}"
-            return value
-        time.sleep(0.1)
-    return value
+def version() -> tuple[int, int]:
+    """Slurm's year and month."""
+    said = subprocess.run([which("slurmd"), "-V"], capture_output=True, text=True, check=True).stdout
+    year, month = re.search(r"(\d+)\.(\d+)", said).groups()
+    return int(year), int(month)

@@ -14,48 +14,68 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import yaml
-from lab import Cluster, wait
+from lab import Cluster
+from machine import wait
 from safetensors.torch import load_file
 from workflow_clone import ROOT, Clone, copy_workflow
 
+HASTY = Path(__file__).parent / "hasty_snakemake.py"
 RUN = "results/demo/pretrain/mae-vitb-mto/seed0"
 SEGMENT = 12
-EPOCHS = tuple(SEGMENT * number for number in range(1, 6))  # of the segments' ends
+EPOCHS = tuple(SEGMENT * number for number in range(1, 9))  # of the segments' ends
+
+# The real `python -m mto`. It takes SWELLING MB more once the file `swell` names the folder that it writes: each
+# attempt at that segment does, which the memory first asked for cannot hold, and half as much more can.
+MEMORY, SWELLING = 2000, 1750
+MAIN = f"""
+import sys, threading, time
+from pathlib import Path
+
+def swell():
+    note = Path("swell")
+    while not (note.exists() and note.read_text() in sys.argv):
+        time.sleep(0.2)
+    held = b"1" * {SWELLING * 10**6}
+    threading.Event().wait()
+
+threading.Thread(target=swell, daemon=True).start()
+from mto.commands import main
+sys.exit(main())
+"""
 
 # The committed profile, without a database, in a hurry, and on a study of little.
 ON_SLURM = (
     *("--cores", "all", "--profile", "slurm", "--config", "scale=demo", "--latency-wait", "5"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
     *("--max-status-checks-per-second", "2"),
+    *("--max-jobs-per-timespan", "20/1s"),  # Snakemake ends when the span of its last submission has ended
 )
 
 
 def tiny_study(path: Path) -> Clone:
     clone = copy_workflow(path)
-    shutil.copy(ROOT / "src/mto/__main__.py", path / "src/mto/__main__.py")  # the real tasks
+    shutil.copy(ROOT / "src/mto/__main__.py", path / "src/mto/commands.py")
+    (path / "src/mto/__main__.py").write_text(MAIN)
     file = path / "config.yaml"
     whole = json.loads(json.dumps(yaml.safe_load(file.read_text())))
     demo = whole["scales"]["demo"]
-    *some, last = demo["study"]["measured_epochs"]
-    ours = dict(zip(some, EPOCHS[:-1], strict=False)) | {last: EPOCHS[-1]}
-    demo["study"] = _renumbered(demo["study"], ours) | {
+    tables = {name: None for name in whole["study"] if name.startswith(("table", "fig"))}
+    demo["study"] = tables | {
         "pretrain_epochs": EPOCHS[-1],
         "measured_epochs": list(EPOCHS),
-        "fig4_epochs": {"epochs": list(EPOCHS)},  # a segment ends where something is measured
+        "from_scratch": False,
+        "fig4_epochs": {
+            "baselines": ["mae-vitb"],
+            "epochs": list(EPOCHS),
+        },
     }
+    demo["resources"]["pretrain"]["mem_mb"] = MEMORY
     demo["datasets"]["imagenet"]["make"] |= {"train": 160, "val": 40}
     file.write_text(yaml.safe_dump(whole, sort_keys=False))
     return clone
-
-
-def _renumbered(node: Any, epochs: dict[int, int]) -> Any:
-    if isinstance(node, dict):
-        return {key: _renumbered(value, epochs) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_renumbered(value, epochs) for value in node]
-    return epochs.get(node, node) if isinstance(node, int) else node
 
 
 def folder(epoch: int) -> str:
@@ -74,7 +94,7 @@ class Run:
         self.log = clone.path / f"snakemake.{len(list(clone.path.glob('snakemake.*.log')))}.log"  # of each start one
         env = {**os.environ, **cluster.environment, "HOME": str(clone.path), **environment}
         with self.log.open("w") as log:
-            command = [sys.executable, "-m", "snakemake", *ON_SLURM, *arguments]
+            command = [sys.executable, str(HASTY), *ON_SLURM, *arguments]
             self.process = subprocess.Popen(command, cwd=clone.path, env=env, stdout=log, stderr=subprocess.STDOUT)
 
     def wait(self, seconds: float = 300) -> int:
@@ -123,17 +143,10 @@ class Run:
         return self.submitted()[-1]
 
 
-def tasks_of(clone: Clone) -> list[int]:
+def tasks_of(clone: Clone) -> list[psutil.Process]:
     """The processes of `python -m mto` that work in a clone."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if words[1:3] == [b"-m", b"mto"] and (process / "cwd").readlink() == clone.path:
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
+    found = psutil.process_iter(["cmdline", "cwd"])  # None of what has ended meanwhile
+    return [p for p in found if p.info["cwd"] == str(clone.path) and (p.info["cmdline"] or [])[1:3] == ["-m", "mto"]]
 
 
 @contextmanager
@@ -141,13 +154,51 @@ def stopped(clone: Clone) -> Iterator[None]:
     """The tasks stand still, so that a fault meets them in the middle, however fast the machine."""
     processes = tasks_of(clone)
     for process in processes:
-        os.kill(process, signal.SIGSTOP)
+        process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def swell(clone: Clone) -> None:
+    """Let the task at work, and each later attempt at the same, take too much memory."""
+    (task,) = tasks_of(clone)
+    words, before = task.cmdline(), task.memory_info().rss
+    with stopped(clone):
+        (clone.path / "swell").write_text(words[words.index("--out") + 1])
+    wait(lambda: task.memory_info().rss - before > 0.98 * SWELLING * 10**6, "the task takes more memory")
+
+
+class Undisturbed:
+    """The tiny study's chain, trained without Slurm and without a fault, as far as somebody asks for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.clone = tiny_study(path)
+        self.log = path / "snakemake.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def begin(self, epoch: int) -> None:
+        """Start training up to ``epoch``, in the background."""
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", "--quiet", "all", "--", target(epoch)]
+        env = os.environ | {"HOME": str(self.clone.path)}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=self.clone.path, env=env, stdout=log, stderr=log)
+
+    def end(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+
+    def __call__(self, epoch: int) -> Path:
+        """The folder of the segment that ends at ``epoch``."""
+        folder_ = self.clone.path / folder(epoch)
+        if self.process is None:
+            self.begin(epoch)
+        assert self.process.wait(1200) == 0, self.log.read_text()
+        return folder_
 
 
 def first_epoch(clone: Clone, epoch: int) -> float:
@@ -157,7 +208,9 @@ def first_epoch(clone: Clone, epoch: int) -> float:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Two folders of one segment hold the same numbers, to the last bit."""
+    """Two folders of one segment hold the same files, and in them the same numbers, to the last bit."""
+    ours, theirs = ({file.name for file in path.iterdir()} for path in (one, other))
+    assert ours == theirs
     ours, theirs = (load_file(path / "encoder.safetensors") for path in (one, other))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
