@@ -154,7 +154,8 @@ def stopped(clone: Clone) -> Iterator[None]:
     """The tasks stand still, so that a fault meets them in the middle, however fast the machine."""
     processes = tasks_of(clone)
     for process in processes:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
     try:
         yield
     finally:
@@ -169,7 +170,14 @@ def swell(clone: Clone) -> None:
     words, before = task.cmdline(), task.memory_info().rss
     with stopped(clone):
         (clone.path / "swell").write_text(words[words.index("--out") + 1])
-    wait(lambda: task.memory_info().rss - before > 0.98 * SWELLING * 10**6, "the task takes more memory")
+
+    def swollen() -> bool:
+        try:
+            return task.memory_info().rss - before > 0.98 * SWELLING * 10**6
+        except psutil.NoSuchProcess:
+            return True  # Slurm saw it first
+
+    wait(swollen, "the task takes more memory")
 
 
 class Undisturbed:
