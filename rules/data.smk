@@ -3,7 +3,7 @@
 Needs: the folders that `datasets` in config.yaml names; for a dataset that is made (`make`) nothing, or its maker's files.
 Makes: <results>/data/<dataset>/manifest.json, last. Beside it lies a dataset that is made. Of one that was there, every
        file was looked at (`datasets.<dataset>.verify`): it is complete and sound, and of ImageNet listing.npz is written,
-       which spares other jobs a walk through its folders.
+       which spares other jobs a walk through its folders. Of ImageNet also a cache, where `datasets.imagenet.cache` says.
 """
 
 

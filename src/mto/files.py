@@ -81,8 +81,9 @@ def json_object(given: str, option: str) -> dict[str, Any]:
         shown = f"{option} {given}"
         try:
             given = Path(given).read_text()
-        except OSError as error:
-            raise UserError(f"{shown}: {error.strerror}; give a file of JSON, or JSON itself") from error
+        except (OSError, ValueError) as error:  # UnicodeDecodeError
+            what = getattr(error, "strerror", None) or "not text"
+            raise UserError(f"{shown}: {what}; give a file of JSON, or JSON itself") from error
     try:
         value = json.loads(given)
     except ValueError as error:

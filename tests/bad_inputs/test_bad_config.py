@@ -89,6 +89,7 @@ VALUES = [
     ("31", "official.mae.finetune.lrr", 1, ["official.mae.finetune.lrr: unknown key", "'lr'"]),
     ("31", "scales.demo.img_size", 26, ["scales.demo.img_size 26", "patch_size 4"]),
     ("31", "datasets.imagenet.cache", {"side": 200}, ["datasets.imagenet.cache.side 200", "at least img_size, 224"]),
+    ("31", "scales.demo.baselines", ["mae"], ["scales.demo.baselines", "mapping"]),
     ("31", "datasets.imagenet.cache", 256, ["datasets.imagenet.cache"]),
     ("-", "datasets.imagenet.verify", "slow", ["datasets.imagenet.verify", "'fast' or 'full'"]),
     ("-", "datasets.imagenet.bad_files", "ignore", ["datasets.imagenet.bad_files", "'stop' or 'skip'"]),

@@ -142,6 +142,13 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(root, tmp_p
         made(root, tmp_path / "cache")
 
 
+def test_scales_that_name_one_folder_keep_apart(tmp_path):
+    """Their images differ, and a cache of other images is replaced."""
+    job = {"cache": {"side": 24, "folder": str(tmp_path)}}
+    small, paper = (cache.folder_of(job | {"scale": scale}, tmp_path / "beside") for scale in ("small", "paper"))
+    assert small != paper
+
+
 def test_jobs_find_it_by_the_dataset_s_manifest(digits, tmp_path, pretrain_job):
     """Where it lies is no part of a run: it may be moved between two segments."""
     job = {"task": "data", "dataset": "imagenet", "root": str(digits), "num_classes": 10, "make": None, "scale": "x"}
@@ -155,7 +162,7 @@ def test_jobs_find_it_by_the_dataset_s_manifest(digits, tmp_path, pretrain_job):
     task = Task("pretrain", pretrain_job, {"data": out / "manifest.json"}, tmp_path / "run", Hardware(), time.time())
     task.start()
     train, val = PretrainDataset(task.job), PretrainDataset(task.job, "val")
-    assert train.images.cache.folder == tmp_path / "elsewhere" / "cache-24"
+    assert train.images.cache.folder == tmp_path / "elsewhere" / "x" / "cache-24"
     assert val.images.cache is None
     plain = PretrainDataset(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits), "cache": None}})
     assert all(torch.equal(train[1, i]["image"], plain[1, i]["image"]) for i in range(60))

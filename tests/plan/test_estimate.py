@@ -88,6 +88,7 @@ def test_a_cache_spares_the_decoding(study, costs):
     plan = {"cards": cards, "images_per_core": {"mae": 300}, "decoded_per_core": 600}
     cost = costs(study(plan=plan, datasets={"imagenet": {"cache": {"side": 256}}}))[MAE]
     assert cost.wall_hours == pytest.approx(cost.amount.trained / (88 * 600) / 3600 + 0.05)
+    assert cost.read_bytes == pytest.approx(cost.amount.trained * 256 * 256 * 4)
     with pytest.raises(UserError, match="decoded_per_core: must be above"):
         study(plan={"decoded_per_core": 200})
 

@@ -113,15 +113,19 @@ def resolve(source: Source, *, scale: str | None = None, recipe: str | None = No
     over = dict(scales[scale])
     each = over.pop("each_baseline", None) or {}
     _keep_null(merged, over)
-    merged = merge(merged, {"baselines": dict.fromkeys(merged.get("baselines") or {}, each)})
-    _yield_to(merged, merge({"baselines": dict.fromkeys(merged.get("baselines") or {}, each)}, over))
+    shared = {"baselines": dict.fromkeys(merged.get("baselines") or {}, each)}
+    merged = merge(merged, shared)
+    _yield_to(merged, merge(shared, over))
     return Resolved(source, scale, recipe, merge(merged, over))
 
 
 def _yield_to(base: dict[str, Any], over: dict[str, Any]) -> None:
     """What a scale says of a baseline, it says of all its backbones: their own blocks above it lose those keys."""
+    said_of = over.get("baselines")
+    if not isinstance(said_of, dict):
+        return  # `validate` says so
     for name, baseline in (base.get("baselines") or {}).items():
-        said = (over.get("baselines") or {}).get(name)
+        said = said_of.get(name)
         if isinstance(baseline, dict) and isinstance(said, dict) and isinstance(baseline.get("backbones"), dict):
             baseline["backbones"] = {
                 backbone: _without(block, said) if isinstance(block, dict) else block

@@ -34,8 +34,12 @@ AGAIN = "remove this cache and the dataset's manifest.json, and run again"
 
 
 def folder_of(job: dict[str, Any], beside: Path) -> Path:
-    """Where the cache of a dataset's job lies: in the folder that the config names, else beside the manifest."""
-    return Path(job["cache"]["folder"] or beside) / f"cache-{job['cache']['side']}"
+    """Where the cache of a dataset's job lies: in the folder that the config names, else beside the manifest.
+
+    Scales may name one folder, and differ in their images: each has its own in it, since `build` replaces another's.
+    """
+    named = job["cache"]["folder"]
+    return (Path(named) / job["scale"] if named else beside) / f"cache-{job['cache']['side']}"
 
 
 class Cache:

@@ -3,9 +3,9 @@
 An image is (H, W, 3) uint8 as it is decoded, and so is its view: bytes are a quarter of the floats to move, and
 `mto.training.pixels.Pixels` normalises them on the device. Crops run on these bytes by torchvision's functions: its
 antialiased resize gives Pillow's pixels (one grey level of 255 apart at most in bilinear crops of photographs; bicubic
-ones are 2 to 7 apart in 3 of 100,000) at twice the images/s of a PIL crop. timm's RandAugment stays in PIL; of ConMIM's
-teacher view there are only the draws, for `mto.training.recolour`. All draws come from the global generators, so
-``mto.data.rng.seeded`` governs them.
+ones are 2 to 7 apart in 3 of 100,000) at twice the images/s of a PIL crop. timm's RandAugment stays in PIL, but for its
+last moves (`mto.data.moves`); of ConMIM's teacher view there are only the draws, for `mto.training.recolour`. All draws
+come from the global generators, so ``mto.data.rng.seeded`` governs them.
 """
 
 import math

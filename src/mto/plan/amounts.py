@@ -72,7 +72,17 @@ def cache_bytes(config: Config) -> float:
     source = config.datasets.imagenet
     if source.cache is None or source.make is not None:
         return 0.0
-    return size_of(config, "pretrain").train * 3 * source.cache.side**2 * 4 / 3
+    return size_of(config, "pretrain").train * _cached(source.cache.side)
+
+
+def bytes_trained(config: Config, job: Job) -> float:
+    """Of an image that a job trains on: of its file, or in the cache."""
+    side = job["data"].get("cache")
+    return _cached(side) if side else size_of(config, job["task"]).bytes_each
+
+
+def _cached(side: int) -> float:
+    return 3 * side**2 * 4 / 3
 
 
 def _share(whole: Size, classes: list[str] | None) -> Size:
@@ -119,9 +129,13 @@ def without_mto(job: Job) -> Job | None:
     return {**job, "mto": {"terms": []}} if job.get("mto", {}).get("terms") else None
 
 
-def loading_rate(config: Config, job: Job) -> float:
-    """Images a second that one core reads for the job, as config.yaml has it."""
+def loading_rates(config: Config, job: Job) -> tuple[float, float]:
+    """Images a second that one core reads for the job, as config.yaml has it: to train on, and to evaluate.
+
+    A cache is of training images alone.
+    """
     rates = cast("dict[str, float]", config.plan.images_per_core)
     task: str = job["task"]
     rate = rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
-    return 1 / (1 / rate - 1 / config.plan.decoded_per_core) if job["data"].get("cache") else rate
+    cached = job["data"].get("cache")
+    return (1 / (1 / rate - 1 / config.plan.decoded_per_core) if cached else rate), rate

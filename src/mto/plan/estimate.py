@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mto.config.cost import Card
-from mto.plan.amounts import Amount, Job, Work, amount, loading_rate, size_of, without_mto, work_key
+from mto.plan.amounts import Amount, Job, Work, amount, bytes_trained, loading_rates, size_of, without_mto, work_key
 from mto.plan.measured import Measured, hours_of
 from mto.study import Step, Study
 from mto.training.disk import segment_bytes
@@ -117,6 +117,7 @@ class Estimates:
             hours, basis = alike, LIKE
         part = hours / wall if wall else 0.0  # the parts keep their shares
         logs = done.steps / job.get("log_interval", 1) * ROW_BYTES
+        size = size_of(self.config, step.task)
         return Cost(
             step=step,
             gpus=gpus,
@@ -125,7 +126,7 @@ class Estimates:
             gpu_hours=hours,
             evaluation_hours=evaluation_hours * part,
             mto_hours=mto_hours * part,
-            read_bytes=(done.trained + done.evaluated) * size_of(self.config, step.task).bytes_each,
+            read_bytes=done.trained * bytes_trained(self.config, job) + done.evaluated * size.bytes_each,
             disk_bytes=(self._kept(step, work) if step.task == "pretrain" else 0) + logs,
             running_bytes=self._held(step, work) if done.steps else 0,
             basis=basis,
@@ -141,8 +142,8 @@ class Estimates:
         own = segment_bytes(0, work.trained, work.fixed, "running")
         if step.task != "pretrain" or self._upstream(step) is None:
             return own
-        before = (segment_bytes(0, work.trained, work.fixed, stage) for stage in ("kept", "pruned"))
-        return own + next(before) - next(before)
+        whole = segment_bytes(0, work.trained, work.fixed, "kept")
+        return own + whole - segment_bytes(0, work.trained, work.fixed, "pruned")
 
     def _share_of_mto(self, job: Job) -> float:
         """Of the training time: by the run without MTO, on the same basis."""
@@ -161,18 +162,18 @@ class Estimates:
         speed = gpus * card.tflops * 1e12 * card.utilisation
         # One process loads for itself; workers are at most as many as there are cores.
         cores = min(gpus * asked.workers, asked.cpus_per_task * asked.nodes) if asked.workers else gpus
-        load = 1 / (cores * loading_rate(self.config, job))
+        load, look = (1 / (cores * rate) for rate in loading_rates(self.config, job))
 
-        def together(compute: float) -> float:
+        def together(compute: float, load: float) -> float:
             return max(compute, load) if asked.workers else compute + load
 
         key = work_key(job)
         row = self.measured.row(key, job)
         if row is None:
-            return together(work.train / speed), together(work.evaluate / speed), COUNTED
+            return together(work.train / speed, load), together(work.evaluate / speed, look), COUNTED
         train = work.train / row["train_flops"] / (row["images_per_second"] * gpus)
         evaluate = train * work.evaluate / work.train
-        return train, max(evaluate, load) if asked.workers else evaluate, PREFLIGHT if row["key"] == key else SCALED
+        return train, max(evaluate, look) if asked.workers else evaluate, PREFLIGHT if row["key"] == key else SCALED
 
     def _card(self, task: str) -> Card:
         plan = self.config.plan
