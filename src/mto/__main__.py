@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
     from mto.tasks.task import IDENTITY, Task, read_job
     from mto.training.hardware import Hardware
-    from mto.training.startup import lean
+    from mto.training.startup import lean, uncollected
 
     job, inputs = read_job(arguments.job)
     inputs |= _inputs(arguments.inputs)
@@ -176,7 +176,8 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         lease(arguments.gpus)
         return launch(argv, hardware.world_size, began)
     with task.lock if hardware.rank == 0 else nullcontext():
-        task.start()
+        with uncollected():  # it imports torch, to read states
+            task.start()
         if alone and task.publish_again():
             return 0
         if hardware.world_size == 1 and not hardware.gpus:
@@ -186,7 +187,9 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         _limit_threads(hardware)
         hardware.setup()
         try:
-            import_module(f"mto.tasks.{arguments.task}").run(task)
+            with uncollected():
+                run = import_module(f"mto.tasks.{arguments.task}").run
+            run(task)
         except RuntimeError as error:
             if "deterministic" in str(error):  # torch's own words are long and advise to change the code
                 what = str(error).split(" does not have")[0]

@@ -79,7 +79,7 @@ class Cache:
 
     def _numbers(self, start: int, kind: str, count: int, offset: int) -> np.ndarray:
         """Of the shard that begins with an image. Opened every time: the loader's workers need not be handed a file."""
-        path = _shard(self.folder, start)
+        path = f"{self.folder}/{_name(start)}"
         try:
             found = np.fromfile(path, kind, count, offset=offset)
         except OSError as error:
@@ -159,7 +159,11 @@ def _check_disk(folder: Path, side: int, paths: list[str], missing: list[int]) -
 
 
 def _shard(folder: Path, start: int) -> Path:
-    return folder / f"{start:08d}.bin"
+    return folder / _name(start)
+
+
+def _name(start: int) -> str:
+    return f"{start:08d}.bin"
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:

@@ -85,7 +85,11 @@ class CropAndFlip:
 
     def __call__(self, image: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(image)
-        top, left, height, width = self.draw_box(pixels.permute(2, 0, 1), self.scale, RATIO)
+        height, width = pixels.shape[:2]
+        if height == width and self.scale == (1.0, 1.0):
+            top = left = 0  # no other box has this area and fits, as ten draws of each sampler would find
+        else:
+            top, left, height, width = self.draw_box(pixels.permute(2, 0, 1), self.scale, RATIO)
         crop = resize(pixels[top : top + height, left : left + width], self.size, self.interpolation)
         return crop.flip(1) if torch.rand(()) < self.hflip else crop
 

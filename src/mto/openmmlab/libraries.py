@@ -9,29 +9,37 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.registry import init_default_scope
 
 from mto.openmmlab import upsampling
 from mto.openmmlab.ops import install
-from mto.training.startup import placeholder
+from mto.training.startup import placeholder, uncollected
 
-#: Modules of mmdet's for lines, tracks and crowds, each with what mmdet takes from it. They import imgaug, scipy's
-#: statistics and matplotlib's plots.
+#: Modules of networks and datasets that are not ours, each with what is taken from it. They import imgaug and
+#: matplotlib's plots; a tokenizer reads its vocabulary.
 UNUSED = {
+    "mmseg.utils.tokenizer": ("tokenize",),
     "mmdet.datasets.transforms.generate_line": ("ImageAug", "LinesToArray", "PackLineDetectionInputs"),
     "mmdet.evaluation.metrics.crowdhuman_metric": ("CrowdHumanMetric",),
     "mmdet.evaluation.metrics.culane_metric": ("CULaneMetric",),
     "mmdet.models.dense_heads.clr_head": ("CLRHead",),
     "mmdet.utils.mot_error_visualize": ("imshow_mot_errors",),
 }
+#: Parts of scipy that only such networks and transforms use.
+SCIPY = {
+    "scipy.interpolate": (),
+    "scipy.ndimage": ("distance_transform_edt", "gaussian_filter"),
+    "scipy.optimize": ("linear_sum_assignment",),
+}
 
 
 def load_mmseg() -> None:
     """Imports mmseg's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
-    with _hidden("mmdet", "transformers", "sklearn"), quiet():
+    with _only_what_is_used("mmseg", hidden=("mmdet", "transformers", "sklearn")):
         import mmseg.datasets
         import mmseg.evaluation
         import mmseg.models  # noqa: F401
@@ -42,10 +50,7 @@ def load_mmseg() -> None:
 def load_mmdet() -> None:
     """Imports mmdet's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
-    for module, names in UNUSED.items():
-        if module not in sys.modules:
-            sys.modules[module] = placeholder(module, *names)
-    with _hidden("transformers", "sklearn", "numba"), quiet():
+    with _only_what_is_used("mmdet", hidden=("transformers", "sklearn", "numba")):
         import mmdet.datasets
         import mmdet.evaluation
         import mmdet.models  # noqa: F401
@@ -53,14 +58,23 @@ def load_mmdet() -> None:
 
 
 @contextlib.contextmanager
-def _hidden(*packages: str) -> Iterator[None]:
-    """Packages look uninstalled: None in ``sys.modules`` is Python's own way to forbid an import."""
-    imported = {name: sys.modules[name] for name in packages if name in sys.modules}
-    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
+def _only_what_is_used(library: str, hidden: Sequence[str]) -> Iterator[None]:
+    """The library is imported without its unused modules; meanwhile ``hidden`` packages look uninstalled.
+
+    None in ``sys.modules`` is Python's own way to forbid an import.
+    """
+    for module, names in UNUSED.items():
+        if module.startswith(f"{library}.") and module not in sys.modules:
+            sys.modules[module] = placeholder(module, *names)
+    instead: dict[str, Any] = dict.fromkeys(hidden)
+    instead |= {module: placeholder(module, *names) for module, names in SCIPY.items() if module not in sys.modules}
+    imported = {name: sys.modules[name] for name in instead if name in sys.modules}
+    sys.modules.update(instead)
     try:
-        yield
+        with uncollected(), quiet():
+            yield
     finally:
-        for name in packages:
+        for name in instead:
             del sys.modules[name]
         sys.modules.update(imported)
 

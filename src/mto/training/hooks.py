@@ -60,7 +60,9 @@ class SeedHook(Hook):
         number = seed_of(self.seed, "noise", runner.step, runner.rank)
         random.seed(number)
         np.random.seed(number % 2**32)  # noqa: NPY002  (timm's mixup draws from the legacy generator)
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)
+        if torch.cuda.is_initialized():  # else torch would note down, at each step, where it is to be seeded from
+            torch.cuda.manual_seed(number)
 
 
 class CheckpointHook(Hook):

@@ -91,6 +91,7 @@ class StepLoop(BaseLoop):
     def _run(self) -> nn.Module:
         runner = self.runner
         runner.call_hook("before_train")
+        runner.model.train()
         self.dataloader.sampler.skip(self.step * self.accumulation * self.dataloader.batch_size)
         batches: Iterator | None = None
         while (self.step < self.stop_step or self.round_open) and not self.stop_training:
@@ -102,6 +103,7 @@ class StepLoop(BaseLoop):
             if self.round_open:
                 if runner.val_loop is not None and self._validation_is_due():
                     runner.val_loop.run()
+                    runner.model.train()
                 self.round_open = False
                 runner.call_hook("after_round")
         runner.call_hook("after_train")
@@ -109,7 +111,6 @@ class StepLoop(BaseLoop):
 
     def _run_step(self, batches: Iterator) -> None:
         runner = self.runner
-        runner.model.train()
         for index in range(self.accumulation):
             batch = next(batches)
             runner.call_hook("before_train_iter", batch_idx=index, data_batch=batch)
