@@ -9,7 +9,6 @@
 #   make lint       ruff, snakefmt, snakemake --lint, mypy
 #   make format     ruff and snakefmt, in place
 #   make schema     src/mto/config.schema.json, which editors read, from the models of config.yaml
-#   make dag        docs/dag.mmd, the drawing of the workflow
 #   make lock       envs/requirements.txt from envs/requirements.in (needs the network; `make lock UPGRADE=--upgrade` for the newest)
 #   make clean      remove what the tools left behind; results/ and .venv stay
 
@@ -23,7 +22,7 @@ SMK := Snakefile $(wildcard rules/*.smk)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo report test test-slow test-slurm lint format schema dag lock clean setup
+.PHONY: demo report test test-slow test-slurm lint format schema lock clean setup
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all
@@ -56,10 +55,6 @@ format: $(READY)
 
 schema: $(READY)
 	$(BIN)/python -m mto config schema
-
-dag: $(READY)
-	mkdir -p docs
-	$(BIN)/snakemake --rulegraph mermaid-js | grep -v style > docs/dag.mmd
 
 # uv resolves for every platform and Python from 3.11 on; it is fetched into a folder of its own and leaves with it.
 lock:

@@ -17,7 +17,8 @@ from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
 from mto.plan import preflight
-from mto.report import jobs, page
+from mto.report import jobs as report_jobs
+from mto.report import page
 from mto.run import IMPORTED, RESTART, Run
 from mto.study import DATASET, STAGES, Step, Study
 
@@ -187,12 +188,16 @@ def given():
     return canonical(source.given)
 
 
+def results_job():
+    return canonical(report_jobs.results_job(study))
+
+
 def page_job():
     return canonical(page.job(study))
 
 
 def report_job(wildcards):
-    return canonical(jobs.report_job(study, source, wildcards.name))
+    return canonical(report_jobs.report_job(study, source, wildcards.name))
 
 
 def is_imported(wildcards):

@@ -49,4 +49,4 @@ rule pilot:
     message:
         "The pilot's table"
     shell:
-        "python -m mto report pilot --job {params.job:q} --results {params.results:q} 2>&1 | keep_log {log:q}"
+        "python -m mto report pilot --job {params.job:q} --results {params.results:q} 2>&1 | tee {log:q}"

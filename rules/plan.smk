@@ -40,7 +40,7 @@ rule preflight:
     message:
         "Preflight: what this machine has, and how fast it is"
     shell:
-        "python -m mto preflight --show --config {params.given:q} 2>&1 | keep_log {log:q}"
+        "python -m mto preflight --show --config {params.given:q} 2>&1 | tee {log:q}"
 
 
 rule plan:
@@ -54,4 +54,4 @@ rule plan:
     message:
         "The plan: what the study costs, and what is left of it"
     shell:
-        "python -m mto plan --config {params.given:q} 2>&1 | keep_log {log:q}"
+        "python -m mto plan --config {params.given:q} 2>&1 | tee {log:q}"

@@ -17,10 +17,13 @@ rule results:
     localrule: True
     conda:
         "../envs/mto.yaml"
+    params:
+        job=results_job(),
+        results=subpath(output[0], parent=True),
     message:
         "Every measured value, as {output}"
     shell:
-        "python -m mto report results {input:q} --out {output:q} 2>&1 | keep_log {log:q}"
+        "python -m mto report results --job {params.job:q} --from-dir {params.results:q} --out {output:q} 2>&1 | keep_log {log:q}"
 
 
 rule table:

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -66,18 +65,6 @@ def test_every_path_and_command_of_a_page_is_there(page, code):
         assert command[1] in (*TASKS, *TOOLS)
     if target := re.match(r"make ([a-z-]+)", code):
         assert re.search(rf"^{target[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
-
-
-def test_the_readme_draws_the_workflow_as_make_dag_does():
-    drawing = (ROOT / "docs/dag.mmd").read_text()
-    names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawing))
-    drawn = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", drawing)}
-    shown = set()
-    for line in re.findall(r"^ +(.+ --> .+)$", README, flags=re.M):
-        before, after = (side.split(" & ") for side in line.split(" --> "))
-        shown |= set(product(before, after))
-    assert drawn
-    assert shown == drawn
 
 
 def test_the_readme_names_every_table_and_figure():

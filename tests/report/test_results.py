@@ -1,15 +1,19 @@
 """metrics.json files: read with checks, and gathered into results.csv."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from mto.config.reading import load
 from mto.errors import UserError
-from mto.report import metrics
+from mto.report import jobs, metrics
 from mto.report.cli import main
 from mto.report.labels import run_name
+from mto.study import Study
 
+ROOT = Path(__file__).parents[2]
 GOOD = {
     **{"task": "finetune", "scale": "demo", "run": "mae-vitb-mto-depth2", "seed": 1, "epoch": 8},
     "metrics": {"top1": 91.5, "top5": None},
@@ -51,6 +55,24 @@ def test_results_from_a_folder_and_from_a_list_file(tmp_path):
     main(["results", "--out", str(tmp_path / "two.csv"), f"@{tmp_path / 'list'}"])
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
     assert len(pd.read_csv(tmp_path / "one.csv")) == 2
+
+
+def test_results_of_the_steps_that_a_job_names(tmp_path):
+    step = "finetune/mae-vitb-mto-depth2"
+    for seed in (0, 1, 2):
+        write(tmp_path / f"demo/{step}/seed{seed}/epoch0008/metrics.json", {**GOOD, "seed": seed})
+    job = {"seeds": [0, 2], "steps": [["finetune", "mae-vitb-mto-depth2", 8]]}
+    main(["results", "--out", str(tmp_path / "x.csv"), "--from-dir", str(tmp_path / "demo"), "--job", json.dumps(job)])
+    assert set(pd.read_csv(tmp_path / "x.csv").seed) == {0, 2}
+
+
+def test_a_job_of_results_is_short_and_names_every_step():
+    study = Study(load(ROOT / "config.yaml", scale="paper"))
+    job = jobs.results_job(study)
+    named = {(task, run, seed, epoch) for task, run, epoch in job["steps"] for seed in job["seeds"]}
+    assert named == {tuple(step) for step in study.segments() + study.steps()}
+    many = Study(study.config.model_copy(update={"seeds": list(range(100))}))
+    assert len(json.dumps(jobs.results_job(many))) < 30_000
 
 
 def test_results_of_nothing_is_an_error(tmp_path):

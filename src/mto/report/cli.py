@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="every metrics.json as one tidy table", fromfile_prefix_chars="@")
     results.add_argument("--out", type=Path, required=True, help="results.csv")
     results.add_argument("--from-dir", type=Path, help="take those of every finished step below results/<scale>")
+    results.add_argument("--job", help="of --from-dir take the steps that it names: JSON, or a file of it")
     results.add_argument("metrics", type=Path, nargs="*", help="metrics.json files, or @FILE with one a line")
     results.set_defaults(action=_results)
 
@@ -68,11 +69,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _results(args: argparse.Namespace) -> None:
-    found = metrics.finished(args.from_dir) if args.from_dir else []
-    paths = [*args.metrics, *found]
+    paths = [*args.metrics, *(_below(args.from_dir, args.job) if args.from_dir else [])]
     if not paths:
         raise UserError(f"{args.from_dir or 'report results'}: no metrics.json given or found; run `snakemake` first")
     print(f"{args.out}: {metrics.write_results(paths, args.out)} values of {len(paths)} steps", file=sys.stderr)
+
+
+def _below(results: Path, job: str | None) -> list[Path]:
+    if job is None:
+        return metrics.finished(results)
+    wanted = json_object(job, "--job")
+    return [
+        metrics.folder(results, task, run, seed, epoch) / "metrics.json"
+        for seed in wanted["seeds"]
+        for task, run, epoch in wanted["steps"]
+    ]
 
 
 def _reports_of_a_kind(args: argparse.Namespace) -> None:

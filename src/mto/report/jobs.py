@@ -1,4 +1,4 @@
-"""The job of a table or figure, as the workflow passes it and as `python -m mto report` works it out itself."""
+"""The jobs of the reports, as the workflow passes them and as `python -m mto report` works them out itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any
 from mto.config.compare import differences
 from mto.config.reading import Source
 from mto.study import AUDIT, Study
+
+
+def results_job(study: Study) -> dict[str, Any]:
+    """The steps of results.csv, [task, run, epoch], and the seeds of each: every path would not fit a command line."""
+    steps = dict.fromkeys((step.task, step.run, step.epoch) for step in study.segments() + study.steps())
+    return {"seeds": study.config.seeds, "steps": [list(step) for step in steps]}
 
 
 def report_job(study: Study, source: Source, name: str) -> dict[str, Any]:
