@@ -69,6 +69,17 @@ def test_the_effective_rank_counts_equal_directions(directions, rank):
     assert float(effective_rank(x, torch.ones(x.shape[:2]))) == pytest.approx(rank, rel=1e-4)
 
 
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_a_decomposition_that_does_not_converge_is_no_number_and_no_error(monkeypatch, backend):
+    def fail(matrix):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fail)
+    watch = torch.compile(collapse, fullgraph=True, backend=backend) if backend else collapse
+    found = watch([tokens(0), tokens(1)], masks(6, 6, 6))
+    assert {name for name, value in found.items() if value.isnan()} == {"effective_rank"}
+
+
 def test_one_masked_token_has_no_pair():
     assert float(collapse([tokens(0), tokens(1)], masks(1, 1, 1))["masked_cosine"]) == pytest.approx(0, abs=1e-6)
 

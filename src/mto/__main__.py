@@ -191,7 +191,13 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
                 run = import_module(f"mto.tasks.{arguments.task}").run
             run(task)
         except RuntimeError as error:
-            if "deterministic" in str(error):  # torch's own words are long and advise to change the code
+            if _is_out_of_memory(error):
+                now = hardware.micro_batch or "a GPU's whole share of the batch"
+                raise UserError(
+                    f"{str(error).split('. ')[0]}; set a smaller resources.{arguments.task}.micro_batch in config.yaml "
+                    f"(now {now}), or --micro-batch here: the job goes on from its last state"
+                ) from error
+            if " does not have a deterministic implementation" in str(error):  # torch's words advise to change the code
                 what = str(error).split(" does not have")[0]
                 raise UserError(
                     f"{what} has no deterministic form on this device; set resources.{arguments.task}.deterministic: "
@@ -201,6 +207,12 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         finally:
             hardware.close()
     return 0
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
 
 
 def _inputs(pairs: Sequence[str]) -> dict[str, Path]:

@@ -55,6 +55,23 @@ def _modal_share(x: Tensor, mask: Tensor) -> Tensor:
     return nearest.sum(1).amax(-1) / mask.sum(1)
 
 
+@torch.library.custom_op("mto::eigenvalues", mutates_args=())
+def eigenvalues(symmetric: Tensor) -> Tensor:
+    """(D,) of (D, D); nan where the library's algorithm does not converge, which GPUs' may not on a low rank.
+
+    A diagnostic is to end no run. An operator of its own, since a compiled graph catches nothing.
+    """
+    try:
+        return torch.linalg.eigvalsh(symmetric)
+    except torch.linalg.LinAlgError:
+        return symmetric.new_full(symmetric.shape[:1], torch.nan)
+
+
+@eigenvalues.register_fake
+def _(symmetric: Tensor) -> Tensor:
+    return symmetric.new_empty(symmetric.shape[:1])
+
+
 def effective_rank(x: Tensor, weight: Tensor) -> Tensor:
     """Effective rank of the tokens x (B, N, D), all images together, with weights (B, N)."""
     weight, total = weight[..., None], weight.sum()
@@ -62,7 +79,7 @@ def effective_rank(x: Tensor, weight: Tensor) -> Tensor:
     centred = ((x - mean) * weight.sqrt()).flatten(0, 1)
     # A state that is not finite is for the loss's own check to report: the decomposition would raise.
     covariance = (centred.mT @ centred / total).nan_to_num(posinf=0.0, neginf=0.0)
-    share = torch.linalg.eigvalsh(covariance).clamp_min(0)
+    share = eigenvalues(covariance).clamp_min(0)
     share = share / share.sum().clamp_min(torch.finfo(share.dtype).tiny)
     return torch.special.entr(share).sum().exp()
 

@@ -115,6 +115,14 @@ def test_batch_norms_of_one_image() -> None:
     assert "ade20k.batch_size 16: UPerNet's batch norms see one image a pass" in line
 
 
+def test_passes_of_too_few_images() -> None:
+    resources = {"gpu": 8, "cpus_per_task": 1, "mem_mb": 1, "runtime": 1, "workers": 0, "micro_batch": 1}
+    lines = refusal(changed("resources.finetune", resources), scale="paper")
+    assert any("finetune.batch_size" in line and "mixup takes them in pairs" in line for line in lines)
+    lines = refusal(changed("resources.linear", resources), scale="paper")
+    assert any("linear.batch_size" in line and "the probe's batch norm needs 2 or more" in line for line in lines)
+
+
 def test_another_list_of_models_takes_the_place_of_the_first() -> None:
     """Row 32: `models` is what the user lists, though it is written as a mapping."""
     config = load(changed("scales.demo.study.fig2_affinity.models", {"mae-vitb": [8]}), scale="demo")

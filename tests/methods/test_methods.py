@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import formula
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
-from mto.methods.base import patchify
+from mto.methods.base import attention_map, patchify
 from mto.methods.encoder import build_encoder, init_beit
 from mto.methods.masking import build_mask_sampler
 from mto.objectives import MaskedTokenOptimization
@@ -212,6 +212,20 @@ def test_first_attention_is_the_blocks_own() -> None:
     images, mask = inputs()
     stream = method(images, mask, return_hidden=True)["hidden"]["encoder"]
     torch.testing.assert_close(stream.first_attention(), probabilities[0].mean(1)[:, 1:, 1:])
+
+
+def test_attention_maps_are_float32_under_autocast() -> None:
+    attention = BUILD["simmim"]().encoder.blocks[0].attn
+    tokens = torch.randn(2, 17, attention.qkv.in_features, generator=torch.Generator().manual_seed(0))
+    attention.qkv.register_forward_hook(lambda module, args, out: 30 * out)  # logits that bfloat16 rounds to other ones
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention_map(attention, tokens)
+        qkv = attention.qkv(tokens) + torch.cat(
+            [attention.q_bias, torch.zeros_like(attention.v_bias), attention.v_bias]
+        )
+    q, k, _ = qkv.double().unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    expected = (q @ k.mT * attention.scale).softmax(-1).mean(1)[:, 1:, 1:]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BUILD)

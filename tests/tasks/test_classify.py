@@ -1,10 +1,11 @@
 """Fine-tuning and linear probes from pre-trained encoders."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import SyncBuffersHook
+from mmengine.hooks import sync_buffer_hook
 from tiny import METHODS, finetune_job, linear_job, run
 from torch import nn
 
@@ -158,9 +159,26 @@ def test_probes_share_their_statistics_and_adamw_decays_biases(images, pretraine
     job = linear_job(images, "mae", {"kind": "adamw", "lr": 0.01, "weight_decay": 1e-4})
     with pytest.raises(StopIteration):
         run(job, tmp_path, encoder=pretrained("mae") / "encoder.safetensors")
-    assert any(isinstance(hook, SyncBuffersHook) for hook in seen["hooks"])
+    assert any(isinstance(hook, linear.OneStatistics) for hook in seen["hooks"])
     (group,) = seen["optim_wrapper"].optimizer.param_groups
     assert (len(group["params"]), group["weight_decay"]) == (2, 1e-4)
+
+
+@pytest.mark.parametrize("round_open", [False, True])
+def test_statistics_of_a_state_left_in_a_validation_are_not_averaged_again(monkeypatch, round_open):
+    """The mean of three equal numbers is not always that number."""
+    averaged = []
+    monkeypatch.setattr(sync_buffer_hook, "all_reduce_params", lambda buffers, op: averaged.append(op))
+    hook = linear.OneStatistics()
+    hook.distributed = True
+    runner = SimpleNamespace(train_loop=SimpleNamespace(round_open=round_open), model=torch.nn.BatchNorm1d(2))
+    hook.before_train(runner)
+    if not round_open:
+        hook.after_train_epoch(runner)
+    hook.before_val_epoch(runner)
+    assert averaged == ([] if round_open else ["mean"])
+    hook.before_val_epoch(runner)  # the next one, before which nothing was averaged
+    assert len(averaged) == (1 if round_open else 2)
 
 
 def test_heads_of_several_layers_train_as_if_alone(encoder):

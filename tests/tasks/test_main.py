@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import linear_steps, pretrain_job, run
+from tiny import finetune_job, linear_steps, pretrain_job, run
 
 import mto.__main__ as entry
 from mto.__main__ import main
@@ -108,6 +108,28 @@ def test_an_operator_without_a_deterministic_form_is_one_line(images, tmp_path, 
         "mto: error: cumsum_cuda_kernel has no deterministic form on this device; set "
         "resources.pretrain.deterministic: warn in config.yaml, or --deterministic warn here\n"
     )
+
+
+def test_a_gpu_that_is_too_small_is_one_line(images, tmp_path, capsys, monkeypatch):
+    def fail(task):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
+
+    monkeypatch.setattr("mto.tasks.pretrain.run", fail)
+    job = json.dumps(pretrain_job(images, "mae"))
+    assert main(["pretrain", "--job", job, "--out", str(tmp_path), "--micro-batch", "4"]) == 2
+    assert capsys.readouterr().err == (
+        "mto: error: CUDA out of memory; set a smaller resources.pretrain.micro_batch in config.yaml (now 4), or "
+        "--micro-batch here: the job goes on from its last state\n"
+    )
+
+
+def test_mixing_takes_pairs(images, pretrained, tmp_path, capsys):
+    job = json.dumps(finetune_job(images, "mae") | {"optim": {**finetune_job(images, "mae")["optim"], "batch_size": 3}})
+    inputs = f"encoder={pretrained('mae') / 'encoder.safetensors'}"
+    assert main(["finetune", "--job", job, "--out", str(tmp_path), "--inputs", inputs]) == 2
+    assert "mixup takes images in pairs, and a micro-batch has 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("baseline", ["simmim", "bootmae"])

@@ -131,6 +131,20 @@ def test_comparing_gradients_alters_nothing(images, pretrained, tmp_path, baseli
     assert all(torch.equal(value, b["state_dict"][name]) for name, value in a["state_dict"].items())
 
 
+@pytest.mark.parametrize("baseline", METHODS)
+def test_comparing_gradients_alters_nothing_of_a_compiled_run(images, tmp_path, monkeypatch, baseline):
+    """The comparison is eager, and rounds differently: it has a pass of its own."""
+    monkeypatch.setattr(Hardware, "compiles", property(lambda self: True))
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    weights = []
+    for name, interval in (("plain", 0), ("compared", 1)):
+        torch._dynamo.reset()
+        out = run(pretrain_job(images, baseline), tmp_path / name, gradient_interval=interval)
+        weights.append(load_state(out / "state.pth")["state_dict"])
+    assert any("gradient_mto" in row for row in read_history(out / "history.jsonl"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 def test_gradients_are_those_of_the_weighted_terms_of_the_first_micro_batch(images, tmp_path):
     """The first step's, by hand from the run's own initial model and batch."""
     job = pretrain_job(images, "mae") | {"log_interval": 1}

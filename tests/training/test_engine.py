@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from toy import fit
+from toy import ToyData, ToyModel, fit
 
+from mto.data.imagenet import build_loader
+from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_classifier
 
 
@@ -34,3 +37,34 @@ def test_a_pretrained_network_is_not_initialised_again(tmp_path, baseline, init_
     hook = FirstWeights()
     fit(tmp_path, model=Classifier(baseline, init_values), epochs=1, hooks=[hook])
     assert (hook.seen == 0.25).all()
+
+
+class Modes(Hook):
+    """Whether every part of the model is in training mode, at each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.seen.append(all(part.training for part in runner.model.modules()))
+
+
+class Validated(ToyModel):
+    def forward(self, x, y, mode="tensor"):
+        out = super().forward(x, y)
+        return [out["loss"]] if mode == "predict" else out
+
+
+class Nothing(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {"top1": 0.0}
+
+
+def test_training_goes_on_in_training_mode_after_a_validation(tmp_path):
+    hook, model = Modes(), Validated().eval()  # as whoever made it may have left it
+    loader = build_loader(ToyData(), EpochSampler(24, seed=0, shuffle=True), 8)
+    fit(tmp_path, model=model, epochs=3, hooks=[hook], val_loader=loader, val_evaluator=Evaluator([Nothing()]))
+    assert hook.seen == [True] * 9

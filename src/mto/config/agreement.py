@@ -76,7 +76,7 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
             yield f"mto.presets.{reading}.sparsity_layers", looked_at, f"{name} has layers 0 to {layers}"
     yield from _lengths(config, recipe)
     for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
-        yield from _batch(stage, getattr(recipe, stage).batch_size, getattr(config.resources, stage))
+        yield from _batch(stage, getattr(recipe, stage), getattr(config.resources, stage))
 
 
 def _mask(name: str, mask: Mask, img_size: int, patch_size: int) -> Found:
@@ -181,19 +181,24 @@ def _peak(stage: Any) -> float:
     return stage.lr.peak(stage.batch_size)
 
 
-def _batch(stage: str, batch_size: int, resources: Resources) -> Found:
-    """A batch that gpu · micro_batch does not divide; with the nearest that it does."""
-    gpus = max(resources.gpu, 1)
-    if stage == "ade20k" and gpus * (resources.micro_batch or max(batch_size // gpus, 1)) == 1:
+def _batch(stage: str, recipe: Any, resources: Resources) -> Found:
+    """A batch that gpu · micro_batch does not divide, with the nearest that it does; passes of too few images."""
+    batch_size, gpus = recipe.batch_size, max(resources.gpu, 1)
+    share = max(batch_size // gpus, 1)
+    micro = min(resources.micro_batch or share, share)
+    place = f"{stage}.batch_size"
+    given = f"gpu {resources.gpu} × micro_batch {resources.micro_batch} (resources.{stage})"
+    if stage == "ade20k" and gpus * micro == 1:
         message = "UPerNet's batch norms see one image a pass: gpu × micro_batch (resources.ade20k) must be 2 or more"
-        yield f"{stage}.batch_size", batch_size, message
+        yield place, batch_size, message
+    if stage == "linear" and recipe.probe.batch_norm and micro == 1:
+        yield place, batch_size, f"is one image a pass with {given}: the probe's batch norm needs 2 or more"
+    if stage == "finetune" and (recipe.augment.mixup or recipe.augment.cutmix) and micro % 2:
+        yield place, batch_size, f"is {micro} images a pass with {given}: mixup takes them in pairs, an even number"
     if resources.micro_batch is None:
         return
-    unit = gpus * min(resources.micro_batch, max(batch_size // gpus, 1))
+    unit = gpus * micro
     if batch_size % unit:
         below = max(batch_size // unit, 1) * unit
-        message = (
-            f"cannot be made of gpu {resources.gpu} × micro_batch {resources.micro_batch} (resources.{stage}); "
-            f"the nearest that can: {below} or {below + unit}"
-        )
-        yield f"{stage}.batch_size", batch_size, message
+        message = f"cannot be made of {given}; the nearest that can: {below} or {below + unit}"
+        yield place, batch_size, message

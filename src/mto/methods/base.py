@@ -176,8 +176,9 @@ def attention_map(attention: Any, tokens: Tensor, bias: Tensor | None = None) ->
     qkv = attention.qkv(tokens)
     if getattr(attention, "q_bias", None) is not None:
         qkv = qkv + torch.cat([attention.q_bias, torch.zeros_like(attention.v_bias), attention.v_bias])
-    q, k, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    logits = (q * attention.scale @ k.transpose(-2, -1)).float()
+    q, k, _ = qkv.float().unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    with torch.autocast(tokens.device.type, enabled=False):  # float32, as all of MTO
+        logits = q * attention.scale @ k.transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
     return logits.softmax(dim=-1).mean(dim=1)[:, 1:, 1:]

@@ -19,6 +19,7 @@ from mto.data.imagenet import ClassificationDataset, build_loader
 from mto.data.rng import seeded
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, finetune_train_transform
+from mto.errors import UserError
 from mto.methods.encoder import build_classifier, load_encoder
 from mto.tasks.task import Task
 from mto.training.classifier import Accuracy, FineTuned, WeightAverageHook
@@ -33,6 +34,10 @@ def run(task: Task) -> None:
     job, hardware, optim = task.job, task.hardware, task.job["optim"]
     plan = hardware.plan(optim["batch_size"])
     model = build_model(job, task.read_encoder())
+    if model.mixup is not None and plan.micro % 2:
+        raise UserError(
+            f"mixup takes images in pairs, and a micro-batch has {plan.micro}; change --micro-batch or --gpus"
+        )
     groups = parameter_groups(
         model.net,
         weight_decay=optim["weight_decay"],

@@ -54,10 +54,20 @@ def run(task: Task) -> None:
         lock=task.lock,
         max_epochs=job["epochs"],
         log_interval=job["log_interval"],
-        hooks=[SyncBuffersHook()],  # evaluate, and resume, with one and the same statistics on every rank
+        hooks=[OneStatistics()],
     )
     if hardware.rank == 0:
         task.finish(accuracy(task.progress / HISTORY, model.layers), runner.log_hook.usage)
+
+
+class OneStatistics(SyncBuffersHook):
+    """Evaluate, and resume, with one and the same batch norm statistics on every rank: their mean.
+
+    A state that a validation was left with has them already. The mean of three equal numbers is not always that number.
+    """
+
+    def before_train(self, runner) -> None:
+        self.called_in_train = runner.train_loop.round_open
 
 
 def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> LinearProbe:

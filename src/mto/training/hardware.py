@@ -1,8 +1,10 @@
 """What a job runs on: devices, processes, workers, and how they make up the configured batch.
 
-Hardware is never part of a job: the same job on other hardware computes the same study, up to what a batch norm sees.
-Those of ConMIM's projector and of the probes see a micro-batch (officially 64 images, and 512 to 1024), those of
-UPerNet and Mask R-CNN one micro-batch of every GPU.
+Hardware is never part of a job: the same job on other hardware computes the same study, up to what one pass sees.
+Batch norms: those of ConMIM's projector and of the probes see a micro-batch (officially 64 images, and 512 to 1024),
+those of UPerNet and Mask R-CNN one micro-batch of every GPU. Mixup draws one share for a micro-batch and mixes within
+it; drop path draws anew for each. Where images mask different numbers of patches (ConMIM's blocks), the loss is the
+mean of the micro-batches' means, and so is L_r under ``batch_reduction: batch``.
 """
 
 from __future__ import annotations

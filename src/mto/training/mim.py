@@ -64,15 +64,23 @@ class MaskedImageModel(BaseModel):
         self, image: Tensor, mask: Tensor, teacher_image: Tensor | None = None, mode: str = "loss"
     ) -> dict[str, Any]:
         """Losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool; ``mode="tensor"`` adds ``hidden``."""
-        # Gradients within the pass are no part of a graph that is compiled.
-        if mode == "tensor" or self.compiled is None or self.measure_gradients:
-            return self.losses(image, mask, teacher_image, self.progress, self.epoch_inputs, self.measure, mode)
+        # First, so that no other graph is in memory.
+        gradients = self._gradients(image, mask, teacher_image) if self.measure_gradients and mode == "loss" else {}
+        if mode == "tensor" or self.compiled is None:
+            out = self.losses(image, mask, teacher_image, self.progress, self.epoch_inputs, self.measure, mode)
+        else:
+            out = self._compiled(self.compiled, image, mask, teacher_image)
+        return out | gradients
+
+    def _compiled(
+        self, compiled: Compiled, image: Tensor, mask: Tensor, teacher_image: Tensor | None
+    ) -> dict[str, Any]:
         # As tensors, since each new Python number would compile anew; filled on the device, so that nothing waits.
         progress = torch.full((), self.progress, device=image.device)
         epoch_inputs = {
             name: torch.full((), float(value), device=image.device) for name, value in self.epoch_inputs.items()
         }
-        return self.compiled(image, mask, teacher_image, progress, epoch_inputs, self.measure)
+        return compiled(image, mask, teacher_image, progress, epoch_inputs, self.measure)
 
     def losses(
         self,
@@ -86,15 +94,11 @@ class MaskedImageModel(BaseModel):
     ) -> dict[str, Any]:
         """The whole of a training pass, teacher included, as a function that can be one graph."""
         watched = measure or bool(self.mto.settings["terms"]) or mode == "tensor"
-        targets = self.method.teacher_targets(self.teacher, image, teacher_image)
-        inputs = {**targets, **epoch_inputs, "num_masked": self.num_masked, "return_hidden": watched}
-        out = self.method(image, mask, **inputs)
+        out = self._student(image, mask, teacher_image, epoch_inputs, watched)
         hidden, loss = out.pop("hidden", None), out.pop("loss")
         scalars = {f"loss_{name}": value.detach() for name, value in out.items()}
         if watched:
             terms = self.mto.streams(hidden, mask, num_masked=self.num_masked, progress=progress, measure=measure)
-            if self.measure_gradients:
-                scalars |= self._gradients(loss, terms)
             if self.mto.settings["terms"]:  # a sum with zero, which the compiler drops, came out of it without gradient
                 loss = loss + terms["loss"]
             scalars |= log_scalars(terms)
@@ -115,13 +119,39 @@ class MaskedImageModel(BaseModel):
         ((name, constant),) = self.method.constant_loss(image, mask).items()
         return scalars | {"constant_ratio": out[name] / constant}
 
-    def _gradients(self, loss: Tensor, terms: dict[str, Any]) -> dict[str, Tensor]:
-        """Norms of the gradients of the method's loss, of MTO's, and of each of its terms as weighted."""
-        losses = {"method": loss, "mto": terms["loss"]}
-        for term in self.mto.settings["terms"]:
-            losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
-        trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        return {f"gradient_{name}": norm for name, norm in gradient_norms(losses, trained).items()}
+    def _gradients(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> dict[str, Tensor]:
+        """Norms of the gradients of the method's loss, of MTO's, and of each of its terms as weighted.
+
+        Of a pass of their own, never compiled. It leaves no trace: random numbers are put back, and what batch norms
+        have seen.
+        """
+        kept = [buffer.clone() for buffer in self.buffers()]
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):
+            out = self._student(image, mask, teacher_image, self.epoch_inputs, True)
+            terms = self.mto.streams(
+                out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False
+            )
+            losses = {"method": out["loss"], "mto": terms["loss"]}
+            for term in self.mto.settings["terms"]:
+                losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
+            trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+            norms = gradient_norms(losses, trained)
+        for buffer, value in zip(self.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        return {f"gradient_{name}": norm for name, norm in norms.items()}
+
+    def _student(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        teacher_image: Tensor | None,
+        epoch_inputs: dict[str, Any],
+        return_hidden: bool,
+    ) -> dict[str, Any]:
+        """What the method gives, on its teacher's targets."""
+        targets = self.method.teacher_targets(self.teacher, image, teacher_image)
+        inputs = {**targets, **epoch_inputs, "num_masked": self.num_masked, "return_hidden": return_hidden}
+        return self.method(image, mask, **inputs)
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """``loss`` is the total already; the rest is for the log."""
@@ -135,7 +165,8 @@ class PretrainHook(Hook):
         epochs: length of the schedule.
         steps_per_epoch: optimiser steps an epoch.
         gradient_interval: log intervals from one comparison of MTO's gradients with the method's to the next; 0: never.
-            One costs a backward pass for each of MTO's terms and two more, on one micro-batch; it alters no training.
+            One costs a forward pass, a backward pass for each of MTO's terms and two more, on one micro-batch, and
+            alters no training.
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int, gradient_interval: int = 0) -> None:
