@@ -42,9 +42,10 @@ def batch(count: int = 4) -> dict[str, Tensor]:
     return {"image": images, "mask": mask}
 
 
-def steps(model: MaskedImageModel) -> list[dict[str, Any]]:
+def steps(model: MaskedImageModel, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
     """Three training passes, as the hooks drive them: watched and not, at growing progress and epoch inputs."""
     data, results = batch(), []
+    model, data["image"] = model.to(dtype), data["image"].to(dtype)
     teacher = {"teacher_image": data["image"].flip(0)} if isinstance(model.method, ConMIM) else {}
     for step, measure in enumerate([True, False, True]):
         model.progress, model.measure = step / 2, measure
@@ -57,29 +58,35 @@ def steps(model: MaskedImageModel) -> list[dict[str, Any]]:
     return results
 
 
-def agree(method: str, terms: str, backend: str, **tolerance: float) -> None:
+def agree(method: str, terms: str, backend: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One graph for watched steps, one for others; what the compiled and the eager model gave."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = model_of(method, TERMS[terms], backend)
     ours, theirs = steps(compiled), steps(model_of(method, TERMS[terms], None))
     assert compiled.compiled is not None
     assert compiled.compiled._compiled is not None, "it fell back to eager"
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, **tolerance)
     assert not torch._dynamo.utils.counters["graph_break"]
     # Watched and unwatched steps are two graphs; progress and the epoch's inputs are tensors and make no more.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    return ours, theirs
 
 
 @pytest.mark.parametrize(("method", "terms"), itertools.product(BUILD, TERMS))
 def test_every_method_is_one_graph_and_agrees_with_eager(method: str, terms: str) -> None:
-    agree(method, terms, "aot_eager")
+    for a, b in zip(*agree(method, terms, "aot_eager"), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "terms"), itertools.product(BUILD, TERMS))
 def test_the_real_compiler_agrees_with_eager(method: str, terms: str) -> None:
-    agree(method, terms, "inductor", rtol=1e-4, atol=1e-6)
+    """It rounds otherwise, and ConMIM's batch norms magnify that: the measure is its eager distance to float64."""
+    exact = steps(model_of(method, TERMS[terms], None), torch.float64)
+    for step, compiled, eager in zip(exact, *agree(method, terms, "inductor"), strict=True):
+        for name, value in step.items():
+            ours, theirs = (float((one[name] - value).abs().max()) for one in (compiled, eager))
+            assert ours <= 4 * theirs + 1e-6 * float(value.abs().max()), name
 
 
 def classifier(kind: str) -> FineTuned | LinearProbe:
