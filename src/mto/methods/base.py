@@ -151,7 +151,7 @@ def mean_patch(target: Tensor, weight: Tensor) -> Tensor:
     return (target * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
 
 
-def count_masked(mask: Tensor) -> int:
+def masked_in_each(mask: Tensor) -> int:
     """How many patches each image masks; waits for the device, so callers that know the count pass it instead.
 
     Raises:

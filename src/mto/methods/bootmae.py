@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mto.methods.base import Method, average_, count_masked, mean_patch, patchify
+from mto.methods.base import Method, average_, masked_in_each, mean_patch, patchify
 from mto.methods.bootmae_decoder import Decoder, init_qkv
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
@@ -104,7 +104,7 @@ class BootMAE(Method):
         self.check_mask(images, mask)
         if teacher_features is None:
             raise ValueError("BootMAE's feature loss needs teacher_features, from teacher_targets(teacher, images)")
-        num_visible = mask.shape[1] - (count_masked(mask) if num_masked is None else num_masked)
+        num_visible = mask.shape[1] - (masked_in_each(mask) if num_masked is None else num_masked)
         order = TokenOrder(~mask)
         latent, shallow, deep = self.forward_encoder(images, order, num_visible)
         pixel_tokens, pixel_stream = self.pixel_decoder(

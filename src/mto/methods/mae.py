@@ -10,7 +10,7 @@ from mto.methods.base import (
     Method,
     Stream,
     attention_map,
-    count_masked,
+    masked_in_each,
     masked_mean,
     mean_patch,
     patchify,
@@ -93,7 +93,7 @@ class MAE(Method):
             With return_hidden, also hidden: {"decoder": Stream}.
         """
         self.check_mask(images, mask)
-        num_visible = mask.shape[1] - (count_masked(mask) if num_masked is None else num_masked)
+        num_visible = mask.shape[1] - (masked_in_each(mask) if num_masked is None else num_masked)
         order = TokenOrder(~mask)
         latent = self.forward_encoder(images, order, num_visible)
         prediction, stream = self.forward_decoder(latent, order, return_hidden)
