@@ -1,6 +1,9 @@
 """The compiled training step: one graph for each method, the numbers of the eager one, and eager when it fails."""
 
 import itertools
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -144,3 +147,59 @@ def test_a_mistake_in_the_step_itself_is_still_raised() -> None:
 
 def _wrong(x: Tensor) -> Tensor:
     raise ValueError("wrong mask")
+
+
+DISTRIBUTED = """
+import os, sys
+import torch
+from mmengine.model import MMDistributedDataParallel
+from torch import distributed, multiprocessing
+from mto import MaskedTokenOptimization
+from mto.methods import MAE, ConMIM
+from mto.training.compiled import Compiled
+from mto.training.engine import settle_buckets
+from mto.training.mim import MaskedImageModel
+
+SIZE = {"img_size": 16, "patch_size": 4, "embed_dim": 128, "depth": 3, "num_heads": 2}
+
+def gradients(method, backend, rank):
+    torch.manual_seed(0)
+    inner = MaskedImageModel(method(**SIZE), MaskedTokenOptimization(), num_masked=12)
+    inner.measure = False
+    if backend:
+        inner.compiled = Compiled(inner.losses, backend=backend)
+    model = MMDistributedDataParallel(module=inner, forward_sync_buffers=False, bucket_cap_mb=1)
+    settle_buckets(model)
+    image = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank))
+    mask = torch.arange(16).expand(4, 16) < 12
+    model(image, mask, image.flip(0))["loss"].backward()
+    assert not backend or inner.compiled._compiled is not None, "it fell back to eager"
+    return {name: p.grad for name, p in inner.method.named_parameters() if p.requires_grad}
+
+def work(rank, port):
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    for method in (MAE, ConMIM):
+        compiled, eager = gradients(method, "aot_eager", rank), gradients(method, None, rank)
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
+        if not rank:
+            print(method.__name__, torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+    distributed.destroy_process_group()
+
+if __name__ == "__main__":
+    multiprocessing.start_processes(work, (sys.argv[1],), nprocs=2, start_method="fork")
+"""
+
+
+def test_two_processes_share_a_compiled_step() -> None:
+    """torch cuts the graph at the buckets of gradients, exchanged meanwhile; the sums are those of eager steps."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    run = [sys.executable, "-c", DISTRIBUTED, str(port)]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.splitlines() == ["MAE 1", "ConMIM 1"]
