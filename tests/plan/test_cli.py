@@ -65,7 +65,7 @@ def test_overrides_show_their_effect(study):
         ("{", "--config: not JSON"),
         ("[1]", "--config: must be a JSON object"),
         (
-            '{"plan": {"card": "v100"}}',
+            '{"scale": "paper", "plan": {"card": "v100"}}',
             r"plan: card: no such card: 'v100' \(plan.cards has: rtx3090, a100, h100, cpu\)",
         ),
         (

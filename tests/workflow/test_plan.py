@@ -162,6 +162,7 @@ def test_every_mistake_in_the_config_is_one_line(clone: Clone) -> None:
         (["-n", "results/demo/finetune/mae-vitb/seed7/epoch0008/metrics.json"], "the study has no such seed"),
         (["-n", "results/demo/finetune/mae-vitb-mto-depth0/seed0/epoch0008/metrics.json"], "no such run: "),
         (["-n", "--config", "scale=[demo]"], "no such scale: ['demo']"),
+        (["-n", "--config", "scale=mini", "seeds=[0]"], "scales.mini.seeds has the last word; edit that"),
         (["--cores", "0", "plan"], "--cores 0: no job can run"),
     ],
 )

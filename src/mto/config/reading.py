@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from mto.config import yaml_file
 from mto.config.agreement import disagreements
 from mto.config.models import Config, merge
+from mto.config.overruled import refuse_overruled
 from mto.config.study_plan import StudyPlan
 from mto.errors import UserError
 
@@ -41,10 +42,14 @@ class Source:
     def lines(self) -> dict[Place, int]:
         return yaml_file.lines(self.path) if self.path is not None else {}
 
+    def gives(self, place: Place) -> bool:
+        """Whether the command line has that key."""
+        return _reaches(self.given, place)
+
     def name(self, place: Place) -> str:
         """`config.yaml:412: scales.demo.seeds`: where a key stands, as far as it is known."""
         shown = ".".join(map(str, place))
-        if _reaches(self.given, place):
+        if self.gives(place):
             return f"--config: {shown}"
         known = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None)
         return f"{self.path or 'config.yaml'}{'' if known is None else f':{known}'}: {shown}"
@@ -244,12 +249,14 @@ def load(
         choice: `scale` and `recipe`, to override the file's own.
 
     Raises:
-        UserError: one line per problem: file, line, key path, what is wrong, what is allowed.
+        UserError: one line per problem: file, line, key path, what is wrong, what is allowed. A given key that the
+            scale sets itself is one, since it would have no effect.
     """
     if isinstance(source, dict):
         source = Source(source)
     whole = source if isinstance(source, Source) else read(source, given)
     chosen = resolve(whole, **choice)
+    refuse_overruled(chosen)
     config = validate(chosen)
     for scale in whole.raw["scales"]:
         for recipe in RECIPES:
