@@ -15,6 +15,9 @@ from typing import Any
 from mto.training.hardware import Hardware
 
 PACKAGES = ("torch", "torchvision", "timm", "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "onedl-mmdetection")
+#: What a result is made by, from the top of the checkout. Every user edits config.yaml and the Slurm profile, and many
+#: link results/ to a larger disk; the job beside a result has its settings.
+CODE = ("src", "rules", "Snakefile", "envs")
 
 
 class Attempts:
@@ -76,13 +79,20 @@ def provenance(hardware: Hardware, attempts: Attempts, usage: dict[str, float]) 
 
 
 def commit() -> str | None:
-    """The commit of this code, ``-dirty`` when files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of this code, ``-dirty`` when a file of `CODE` differs from it; None outside a git checkout."""
+    head = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *(f":/{path}" for path in CODE))
+    return None if head is None or changed is None else f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says; without its lock, for which many jobs on one file system would compete."""
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:
