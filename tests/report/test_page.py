@@ -250,8 +250,12 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------- the headline
-def answered(tmp_path, curves, seeds=(0,)):
-    """The answer for one baseline with these fine-tuning curves: (run, seed) to {epoch: top-1}."""
+def answered(tmp_path, curves, seeds=(0,), also=()):
+    """The answer for one baseline with these fine-tuning curves: (run, seed) to {epoch: top-1}; 0: from scratch.
+
+    Args:
+        also: other baselines, whose answers stand behind it.
+    """
     results = tmp_path / "results"
     for (run, seed), curve in curves.items():
         for epoch, value in curve.items():
@@ -260,11 +264,13 @@ def answered(tmp_path, curves, seeds=(0,)):
             identity = {"scale": "demo", "task": "finetune", "run": run, "seed": seed, "epoch": epoch}
             (out / "metrics.json").write_text(json.dumps({**identity, "metrics": {"top1": value}}))
     results.mkdir(exist_ok=True)
-    cells = [["finetune", run, epoch] for run in ("mae-vitb", "mae-vitb-mto") for epoch in (1, 2, 4, 8)]
+    runs = [run for plain in ("mae-vitb", *also) for run in (plain, f"{plain}-mto")]
+    cells = [["finetune", run, epoch] for run in runs for epoch in (1, 2, 4, 8)]
+    cells += [["finetune", run, 0] for run in runs if not run.endswith("-mto")]
     job = {"seeds": list(seeds), "pretrain_epochs": 8, "cells": {"fig4_epochs": cells}}
     found = Findings(job, results)
-    (answer,) = found.answers
-    return answer, found
+    assert len(found.answers) == 1 + len(also)
+    return found.answers[0], found
 
 
 BASE = {1: 50.0, 2: 60.0, 4: 70.0, 8: 80.0}
@@ -329,6 +335,46 @@ def test_what_is_not_measured_is_open(tmp_path):
 def test_a_step_without_a_value_is_not_measured(tmp_path):
     answer, _ = answered(tmp_path, {("mae-vitb", 0): {**BASE, 8: None}, ("mae-vitb-mto", 0): BASE})
     assert answer.verdict == "open"
+
+
+def test_a_baseline_no_better_than_from_scratch_answers_nothing(tmp_path):
+    better = {4: 85.0, 8: 90.0}
+    lost = {("mae-vitb", 0): {**BASE, 0: 93.3}, ("mae-vitb-mto", 0): better}
+    answer, found = answered(tmp_path / "a", lost)
+    assert (answer.verdict, answer.saved, answer.percent, answer.share) == ("void", "—", "—", None)
+    assert (answer.plain, answer.mto, answer.seeds) == ("80.00", "90.00", 1)
+    assert answer.sentence == "without MTO it is no better than from scratch (93.30)"
+    assert found.headline == (
+        "Nothing follows for 1 baseline, whose pre-training without MTO is no better than training from scratch."
+    )
+    won = {("simmim-vitb", 0): {**BASE, 0: 79.0}, ("simmim-vitb-mto", 0): {4: 80.0, 8: 85.0}}
+    _, found = answered(tmp_path / "b", lost | won, also=["simmim-vitb", "conmim-vitb"])
+    assert [answer.verdict for answer in found.answers] == ["void", "yes", "open"]
+    assert found.headline == (
+        "With MTO, 1 of 1 baselines reach their own final accuracy in fewer epochs, saving at least 50 % of them."
+        " Nothing follows for 1 more baseline, whose pre-training without MTO is no better than training from scratch."
+        " 1 more is not measured yet."
+    )
+    equal, _ = answered(tmp_path / "c", {("mae-vitb", 0): {**BASE, 0: 80.0}, ("mae-vitb-mto", 0): better})
+    assert equal.verdict == "void"
+    seeds = {("mae-vitb", seed): {**BASE, 0: 80.0 + (2 * seed - 3)} for seed in (0, 1, 2)}  # beaten by 1 on average
+    seeds |= {("mae-vitb-mto", seed): better for seed in (0, 1, 2)}
+    beaten, _ = answered(tmp_path / "d", seeds, seeds=(0, 1, 2))
+    assert beaten.verdict == "yes"
+
+
+def test_in_every_seed_means_those_that_are_finished(tmp_path):
+    def found(name, finished):
+        runs = {"mae-vitb": BASE, "mae-vitb-mto": {4: 75.0, 8: 85.0}}
+        curves = {(run, seed): curve for run, curve in runs.items() for seed in range(finished)}
+        return answered(tmp_path / name, curves, seeds=(0, 1, 2))[1]
+
+    one, two, three = found("a", 1), found("b", 2), found("c", 3)
+    assert "in fewer epochs, saving" in one.headline
+    assert "one finished seed of 3 planned" in one.certainty
+    assert "in fewer epochs in every seed that is finished, saving" in two.headline
+    assert "in fewer epochs in every seed, saving" in three.headline
+    assert "sample standard deviation" in two.certainty
 
 
 # -------------------------------------------------------------------------------------------------------- the choices

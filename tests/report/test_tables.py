@@ -120,6 +120,16 @@ def test_rauc_beside_the_paper_s_two(paper, tmp_path):
     assert [row["RAUC (400, 800): paper"] for row in with_mto.values()] == ["1.20", "1.23", "1.22", "1.20"]
 
 
+def test_the_paper_s_points_stand_under_their_own_window_alone(tmp_path):
+    """The mini study's window stands for (100, 800); the paper prints probes at 400 and 800."""
+    column, note = "Eq. 6 on the paper's points", "both are shown"
+    for scale, shown_there in (("mini", False), ("small", True)):
+        study = Study(load(CONFIG, scale=scale))
+        _, markdown, _ = build((study, tmp_path), "table2_linear", tmp_path / scale)
+        texts = {text for row in shown(markdown) for name, text in row.items() if column in name and row["MTO"] == "✓"}
+        assert (texts != {"—"}) == (note in markdown) == shown_there
+
+
 def test_table1_is_the_paper_s(paper, tmp_path):
     """Two windows of four ViT-B baselines; the epochs saved of these and of MAE ViT-L."""
     _, markdown, _ = build(paper, "table1_rauc", tmp_path)

@@ -47,7 +47,7 @@ class Answer:
     """Whether MTO saves epochs for one baseline; texts as shown, "—" where nothing is measured."""
 
     baseline: str
-    verdict: str  # yes | no | mixed | open
+    verdict: str  # yes | no | mixed | void: the baseline is no better than from scratch | open
     sentence: str
     seeds: int
     final: int
@@ -169,6 +169,7 @@ class Findings:
         final = max(epoch for _, name, epoch in self.job["cells"][CURVES] if name == plain)
         savings: list[Saving] = []
         ends: list[tuple[float, float | None]] = []
+        learned: list[tuple[float, float]] = []  # the baseline's last, and from scratch, of the seeds that have both
         complete = True
         for seed in self.job["seeds"]:
             base, mto = self._curve(plain, seed), self._curve(run, seed)
@@ -177,14 +178,20 @@ class Findings:
             savings.append(epochs_saved(base, mto))
             ends.append((base[final], mto.get(final)))
             complete &= final in mto
+            if (scratch := self._top1(plain, seed, 0)) is not None:
+                learned.append((base[final], scratch))
         texts = _shown(savings)
         ended = [mto for _, mto in ends if mto is not None]
         verdict, sentence = _verdict(savings, complete)
+        if learned and metrics.mean([own for own, _ in learned]) <= metrics.mean([scratch for _, scratch in learned]):
+            from_scratch = spread([scratch for _, scratch in learned])
+            verdict, sentence = "void", f"without MTO it is no better than from scratch ({from_scratch})"
+            texts, savings = ("—", "—", "—"), []
         return Answer(
             baseline=baseline_name(plain),
             verdict=verdict,
             sentence=sentence,
-            seeds=len(savings),
+            seeds=len(ends),
             final=final,
             plain=spread([base for base, _ in ends]) if ends else "—",
             mto=spread(ended) if ended and len(ended) == len(ends) else "—",
@@ -199,32 +206,47 @@ class Findings:
         """Epoch to fine-tuning top-1, over the checkpoints of Figure 4 that are measured."""
         cells = self.job["cells"][CURVES]
         epochs = [epoch for task, name, epoch in cells if (task, name) == ("finetune", run) and epoch]
-        found = {epoch: self.records.get(Step("finetune", run, seed, epoch)) for epoch in epochs}
-        values = {epoch: record["metrics"].get("top1") for epoch, record in found.items() if record}
-        return {epoch: value for epoch, value in values.items() if value is not None and math.isfinite(value)}
+        values = {epoch: self._top1(run, seed, epoch) for epoch in epochs}
+        return {epoch: value for epoch, value in values.items() if value is not None}
+
+    def _top1(self, run: str, seed: int, epoch: int) -> float | None:
+        """Of a fine-tuning; None where it is not finished, or measured none."""
+        record = self.records.get(Step("finetune", run, seed, epoch))
+        value = record["metrics"].get("top1") if record else None
+        return value if value is not None and math.isfinite(value) else None
 
     @cached_property
     def headline(self) -> str:
         """Whether MTO saves epochs here, in one sentence; and one on how sure that is."""
         told = Counter(answer.verdict for answer in self.answers)
-        measured = len(self.answers) - told["open"]
-        if not measured:
-            return "No baseline is fine-tuned at its last epoch both without and with MTO yet, so nothing can be said."
-        if told["no"] == measured:
-            text = f"With MTO, none of {measured} baselines reaches its own final accuracy in fewer epochs"
-        else:
-            each = "" if len(self.job["seeds"]) == 1 else " in every seed"
-            text = (
-                f"With MTO, {told['yes']} of {measured} baselines reach their own final accuracy in fewer epochs{each}"
-            )
-            text += self._extent
+        measured = len(self.answers) - told["open"] - told["void"]
+        said = []
+        if measured and told["no"] == measured:
+            said.append(f"With MTO, none of {measured} baselines reaches its own final accuracy in fewer epochs.")
+        elif measured:
+            text = f"With MTO, {told['yes']} of {measured} baselines reach their own final accuracy in fewer epochs"
+            text += self._each + self._extent
             text += f", {told['mixed']} in some seeds only" if told["mixed"] else ""
             text += f", and {told['no']} {'does' if told['no'] == 1 else 'do'} not" if told["no"] else ""
-        text += "."
+            said.append(f"{text}.")
+        elif not told["void"]:
+            return "No baseline is fine-tuned at its last epoch both without and with MTO yet, so nothing can be said."
+        if told["void"]:
+            which = f"{told['void']}{' more' if measured else ''} {'baseline' if told['void'] == 1 else 'baselines'}"
+            said.append(
+                f"Nothing follows for {which}, whose pre-training without MTO is no better than training from scratch."
+            )
         if told["open"]:
-            waiting = "is" if told["open"] == 1 else "are"
-            text += f" {told['open']} more {waiting} not measured yet."
-        return text
+            said.append(f"{told['open']} more {'is' if told['open'] == 1 else 'are'} not measured yet.")
+        return " ".join(said)
+
+    @property
+    def _each(self) -> str:
+        """In how many seeds the answer is yes, where these are several."""
+        seeds = {answer.seeds for answer in self.answers if answer.verdict == "yes"}
+        if max(seeds, default=1) == 1:
+            return ""
+        return " in every seed" if min(seeds) == len(self.job["seeds"]) else " in every seed that is finished"
 
     @property
     def _extent(self) -> str:
@@ -246,6 +268,8 @@ class Findings:
                 "Each number comes from one seed: nothing here tells how much of it is chance. "
                 "Add seeds in config.yaml for an error bar."
             )
+        if max((answer.seeds for answer in self.answers), default=0) == 1:
+            return f"Behind this is one finished seed of {seeds} planned: nothing tells yet how much of it is chance."
         return f"± is the sample standard deviation over the seeds that are finished, of {seeds} planned."
 
 
