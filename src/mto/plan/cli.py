@@ -15,7 +15,8 @@ from mto.files import json_object
 from mto.plan import table
 from mto.plan.estimate import Cost, estimate, once
 from mto.plan.measured import Measured
-from mto.plan.parts import parts, row
+from mto.plan.parts import Part, parts, row
+from mto.plan.pilot import pilot_costs
 from mto.study import Step, Study
 
 
@@ -44,6 +45,9 @@ def plan(study: Study) -> Plan:
     measured = Measured(study, study.config.plan.card)
     costs = estimate(study, measured, counted)
     rows = [row(part, costs, study.config.plan.gpus, price[measured.card].price_per_gpu_hour) for part in parts(study)]
+    before = pilot_costs(study, measured, counted)
+    whole = Part("pilot", "the pilot", frozenset(before), frozenset())
+    pilot = row(whole, before, study.config.plan.gpus, price[measured.card].price_per_gpu_hour)
     others = {}
     for card in price:
         if (card == "cpu") == (measured.card == "cpu"):
@@ -52,13 +56,14 @@ def plan(study: Study) -> Plan:
             reckoned = estimate(there, Measured(there, card), counted)
             chosen = [part for part in parts(there) if part.kind in ("stage", "all")]
             others[card] = [row(part, reckoned, told.gpus, price[card].price_per_gpu_hour) for part in chosen]
-    return Plan(study, costs, rows, others, measured.foreign)
+    return Plan(study, costs, rows, pilot, others, measured.foreign)
 
 
 class Plan(NamedTuple):
     study: Study
     costs: dict[Step, Cost]
     rows: list[dict[str, Any]]
+    pilot: dict[str, Any]
     cards: dict[str, list[dict[str, Any]]]
     foreign: set[str]
 
@@ -67,7 +72,9 @@ class Plan(NamedTuple):
         from mto.report.metrics import write_csv
 
         config = self.study.config
-        shown = table.markdown(self.rows, self.cards, self.costs.values(), config.plan, config.scale, self.foreign)
+        shown = table.markdown(
+            self.rows, self.pilot, self.cards, self.costs.values(), config.plan, config.scale, self.foreign
+        )
         print(shown)
         write_csv(out / "plan.csv", self.rows[0], [{k: _rounded(v) for k, v in row.items()} for row in self.rows])
         (out / "plan.md").write_text(shown, encoding="utf-8")

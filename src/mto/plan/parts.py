@@ -6,6 +6,7 @@ measurements and their runs' pre-training up to its last epoch; left out, it sav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def row(part: Part, costs: Costs, gpus: int, price: float) -> dict[str, Any]:
     """One row of the plan.
 
     Args:
-        gpus: how many work at once.
+        gpus: how many work at once; where a job that is left to do asks for more, `days_left` is infinite.
         price: of a GPU-hour.
     """
     own = [costs[step] for step in part.jobs]
@@ -96,7 +97,7 @@ def row(part: Part, costs: Costs, gpus: int, price: float) -> dict[str, Any]:
         "gpu_hours_saved_without": saved,
         "evaluation_gpu_hours": total(own, "evaluation_hours"),
         "mto_gpu_hours": total(own, "mto_hours"),
-        "days_left": max(longest(left), hours_left / gpus) / 24,
+        "days_left": max(longest(left), in_turn(left, gpus)) / 24,
         "longest_chain_days_left": longest(left) / 24,
         "disk_gb": total(own, "disk_bytes") / 1e9,
         "peak_disk_gb": (total(own, "disk_bytes") + running(left, gpus)) / 1e9,
@@ -123,6 +124,14 @@ def longest(costs: Iterable[Cost]) -> float:
             before = (c.wall_hours for c in chain if c.step.task == "pretrain" and c.step.epoch <= cost.step.epoch)
             ends.append(sum(before) + (cost.wall_hours if cost.step.task != "pretrain" else 0.0))
     return max(ends)
+
+
+def in_turn(costs: Iterable[Cost], gpus: int) -> float:
+    """Hours by the clock in which so many GPUs get through the jobs, each on as many as it asks for.
+
+    GPUs that are too few for one more job stand idle; infinite where they are too few for a single one.
+    """
+    return sum(cost.wall_hours / (gpus // cost.gpus) if cost.gpus <= gpus else math.inf for cost in costs)
 
 
 def running(costs: Iterable[Cost], gpus: int) -> float:

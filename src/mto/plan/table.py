@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from mto.config.cost import Plan
 from mto.plan.estimate import COUNTED, Cost
+from mto.study import STAGES
 
 Row = dict[str, Any]
 TITLES = {"stage": "Stage", "method": "Method", "backbone": "Backbone", "table": "Table or figure, alone", "all": "All"}
 
 
 def markdown(
-    rows: list[Row], cards: dict[str, list[Row]], costs: Iterable[Cost], plan: Plan, scale: str, foreign: Iterable[str]
+    rows: list[Row],
+    pilot: Row,
+    cards: dict[str, list[Row]],
+    costs: Iterable[Cost],
+    plan: Plan,
+    scale: str,
+    foreign: Iterable[str],
 ) -> str:
     """A heading, a table for each way to cut the study, one of the cards, and what has to be known to read them.
 
     Args:
+        pilot: the row of the pilot.
         cards: on each card, the rows of the stages and of the whole.
     """
-    hours = "core-hours" if plan.card == "cpu" else "GPU-hours"
+    hours = _unit(plan)
     lines = [f"# The plan of scale {scale}, on {plan.gpus} x {plan.card}", ""]
     for kind, title in TITLES.items():
         chosen = [row for row in rows if row["kind"] == kind]
@@ -34,7 +43,7 @@ def markdown(
     if len(cards) > 1:
         lines += [*_compare(cards, plan), ""]
     whole = rows[-1]
-    lines += [f"- {note}" for note in notes(whole, list(costs), plan, sorted(foreign))]
+    lines += [f"- {note}" for note in notes(whole, pilot, list(costs), plan, sorted(foreign))]
     return "\n".join(lines) + "\n"
 
 
@@ -60,20 +69,21 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def notes(whole: Row, costs: list[Cost], plan: Plan, foreign: list[str]) -> list[str]:
+def notes(whole: Row, pilot: Row, costs: list[Cost], plan: Plan, foreign: list[str]) -> list[str]:
     card = plan.cards[plan.card]
-    price = f"{card.price_per_gpu_hour:g} {plan.currency}"
+    price, hours = f"{card.price_per_gpu_hour:g} {plan.currency}", _unit(plan)
     said = [
         "Stages, methods and backbones divide the jobs among them. Tables and figures share them: each is given as if "
         "it were made alone, so that their sum exceeds the whole; `saved without` is what nothing else needs.",
-        f"Days: on {plan.gpus} {'cores' if plan.card == 'cpu' else 'GPUs'} at once, and never less than the longest "
-        f"chain of jobs, which wait for each other: {whole['longest_chain_days_left']:.1f} days.",
+        _days(whole, costs, plan),
         f"Of the {_number(whole['gpu_hours'])} hours, evaluation takes {_number(whole['evaluation_gpu_hours'])} and "
         f"MTO's losses {_number(whole['mto_gpu_hours'])}.",
         "Disk: encoders, training states and logs, without the datasets and a cache of their images; "
         f"{_number(whole['peak_disk_gb'])} GB while jobs run.",
         f"Money: {price} for an hour of one {plan.card} (plan.cards in config.yaml); storage, traffic and failed "
         "attempts come on top.",
+        f"`snakemake pilot`, before the study, comes on top: {pilot['jobs']} jobs, {_number(pilot['gpu_hours'])} "
+        f"{hours}, {_number(pilot['cost'])} {plan.currency}.",
     ]
     if any(cost.basis == COUNTED for cost in costs):
         said.append(
@@ -87,12 +97,35 @@ def notes(whole: Row, costs: list[Cost], plan: Plan, foreign: list[str]) -> list
     return said
 
 
+def _unit(plan: Plan) -> str:
+    return "core-hours" if plan.card == "cpu" else "GPU-hours"
+
+
+def _days(whole: Row, costs: list[Cost], plan: Plan) -> str:
+    units = "cores" if plan.card == "cpu" else "GPUs"
+    asked = {cost.gpus for cost in costs if cost.left}
+    if max(asked, default=0) > plan.gpus:
+        larger = {cost.step.task for cost in costs if cost.left and cost.gpus > plan.gpus}
+        stages = [stage for stage in STAGES if stage in larger]
+        return (
+            f"Days: plan.gpus is {plan.gpus}, and a job of {', '.join(stages)} takes up to {max(asked)} {units} "
+            "(resources in config.yaml): no such job would start. Raise plan.gpus, or lower the gpu of these stages."
+        )
+    idle = ", whole jobs at a time, so that some stand idle" if any(plan.gpus % gpus for gpus in asked) else ""
+    return (
+        f"Days: on {plan.gpus} {units} at once{idle}, and never less than the longest "
+        f"chain of jobs, which wait for each other: {whole['longest_chain_days_left']:.1f} days."
+    )
+
+
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def _number(value: float) -> str:
-    """Three figures, with commas from a thousand on."""
+    """Three figures, with commas from a thousand on; a dash for what never ends."""
+    if math.isinf(value):
+        return "—"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
