@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from mto.bench import measure
+from mto.bench import measure, run
 from mto.bench.cli import COLUMNS, main
 from mto.bench.report import table
 from mto.bench.workloads import build, job_of
 from mto.config import load
+from mto.plan.counting import count
 from mto.run import BASELINES
 from mto.study import Study
 
@@ -70,6 +71,55 @@ def test_flops_are_those_of_the_products():
 def test_memory_on_a_cpu_is_what_the_backward_pass_keeps():
     x = torch.randn(64, 64, requires_grad=True)
     assert measure.memory(lambda: (x * 2).exp().sum(), torch.device("cpu")) == 64 * 64 * 4
+
+
+def prepared(study, stage="pretrain-mto", **keys):
+    bench = run.Bench(torch.device("cpu"), 1, "fp32", compile=False)
+    return bench, bench.prepare(job_of(study, stage, "mae") | keys, 4)
+
+
+def test_a_model_that_waits_beside_another_is_not_in_its_memory(study, monkeypatch):
+    (_, one), (_, other) = prepared(study), prepared(study, "finetune")
+    for each in (one, other):
+        each.step()
+    trained = sum(4 * p.numel() for p in one.work.model.parameters() if p.requires_grad)
+    fixed = sum(4 * p.numel() for p in one.work.model.parameters() if not p.requires_grad)
+    steps = 4 * sum(p.requires_grad for p in one.work.model.parameters())
+    buffers = sum(b.nbytes for b in one.work.model.buffers())
+    assert one.held() == 3 * trained + fixed + buffers + steps  # AdamW's two moments, and its count of steps
+    monkeypatch.setattr(run, "memory", lambda step, device: 10**9)
+    monkeypatch.setattr(run, "interleaved", lambda steps, device, **_: dict.fromkeys(steps, 1.0))
+    rows = run.Bench(torch.device("cuda"), 1, None, compile=False).numbers([one, other], 1.0)
+    assert [row["memory_mib"] * 2**20 for row in rows] == [10**9 - other.held(), 10**9 - one.held()]
+
+
+def test_where_the_eager_step_does_not_fit_its_operations_are_the_plans(study, monkeypatch):
+    bench, one = prepared(study)
+    counted = one.numbers(bench.device, 1.0, 1.0)
+    monkeypatch.setattr(run, "operators", lambda step: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    row = one.numbers(bench.device, 1.0, 1.0)
+    assert "operators" not in row
+    planned = count(one.work.job).train / 1e9  # where attention is plain products, whatever kernel a device takes
+    assert row["gflops_per_image"] == planned == pytest.approx(counted["gflops_per_image"], rel=0.05)
+    assert {"seconds", "memory_mib", "peak_share", "compiled"} <= row.keys()
+
+
+def test_a_step_that_fell_back_is_not_called_compiled(study, monkeypatch, capsys):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    found = {}
+    for backend in ("eager", broken):
+        monkeypatch.setattr("mto.training.compiled.BACKEND", backend)
+        torch._dynamo.reset()
+        bench = run.Bench(torch.device("cpu"), 1, "fp32", compile=True)
+        for stage in ("pretrain", "finetune", "coco"):
+            one = bench.prepare(job_of(study, stage, "mae"), 2)
+            found[stage, backend] = one.numbers(bench.device, 1.0, 1.0)["compiled"]
+    assert {found["coco", backend] for backend in ("eager", broken)} == {"-"}
+    assert {found[stage, "eager"] for stage in ("pretrain", "finetune")} == {"yes"}
+    assert {found[stage, broken] for stage in ("pretrain", "finetune")} == {"no: fell back"}
+    assert capsys.readouterr().out.count("torch.compile failed") == 2
 
 
 def test_steps_take_turns():

@@ -15,7 +15,7 @@ from mto import MaskedTokenOptimization
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_classifier, build_encoder
 from mto.training.classifier import FineTuned, LinearProbe
-from mto.training.compiled import Compiled
+from mto.training.compiled import Compiled, forget
 from mto.training.mim import MaskedImageModel
 
 SIZE = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -130,6 +130,23 @@ def test_a_compiler_that_fails_is_said_in_one_line_and_the_step_is_eager(capsys)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("mto: torch.compile failed, so this job trains eagerly and slower: ")
     assert "no compiler here" in line
+
+
+@torch._dynamo.config.patch(recompile_limit=8)  # torch's own; timm's optimisers raise it when they are imported
+def test_more_variants_than_torch_compiles_are_eager_until_it_forgets(capsys) -> None:
+    """All models of a class share one function, of which a process compiles eight."""
+    torch._dynamo.reset()
+    step = Compiled(lambda x: x * 2, backend="eager")
+    for size in range(1, 10):
+        assert not step.fell_back
+        assert torch.equal(step(torch.ones(size)), 2 * torch.ones(size))
+    assert step.fell_back
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "trains eagerly and slower: Dynamo recompile limit exceeded" in line
+    forget()
+    step = Compiled(step.eager, backend="eager")
+    assert torch.equal(step(torch.ones(11)), 2 * torch.ones(11))
+    assert not step.fell_back
 
 
 def test_a_graph_break_is_a_failure_not_a_slow_run(capsys) -> None:

@@ -1,7 +1,7 @@
 """``python -m mto bench``: what training costs here, per method and stage, as a table and as JSON.
 
 python -m mto bench                                          the four methods, without and with MTO
-python -m mto bench --all --json bench.json                  every stage, step and data: ten minutes on one GPU
+python -m mto bench --all --json bench.json                  every stage; the step, the data and both
 python -m mto bench --baseline mae --stage finetune --what step data both --workers 8
 
 A step is what training makes of one micro-batch: the copy to the device, teacher, forward and backward pass, the
@@ -40,6 +40,7 @@ COLUMNS = {
     "tflops_per_second": "TFLOP/s",
     "peak_share": "of peak",
     "memory_mib": "MiB",
+    "compiled": "compiled",
     "operators": "operators",
     "data_images_per_second": "data images/s",
     "both_images_per_second": "both images/s",

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mto.bench import loading
 from mto.bench.cli import STAGES, WITH_LOADER
 from mto.bench.measure import Step, flops, interleaved, memory, operators, peak_flops
 from mto.bench.workloads import Job, Workload, build, job_of
+from mto.data.rng import seed_of
 from mto.errors import UserError
+from mto.plan.counting import count
 from mto.study import Study
 from mto.tasks.provenance import device_name
-from mto.training.compiled import Compiled
+from mto.training.compiled import Compiled, forget
 from mto.training.hardware import Hardware
 from mto.training.optim import AUTOCAST, StepWrapper, build_optimizer, parameter_groups
 
@@ -98,19 +103,37 @@ class Bench:
         if self.compile and callable(compile_step := getattr(model, "compile_step", None)):
             compile_step()
         groups = parameter_groups(model, weight_decay=job["optim"]["weight_decay"])
+        optimizer = build_optimizer(groups, job["optim"])
         wrapper = StepWrapper(
-            build_optimizer(groups, job["optim"]),
+            optimizer,
             clip_grad=job["optim"].get("clip_grad"),
             precision=job["precision"],
             device=self.device,
         )
         if self.on_gpu and job["task"] in WITH_LOADER:  # pinned, as a loader leaves them
             work.batch = pin_memory(work.batch)
-        return Trained(work, lambda batch: model.train_step(batch, wrapper))
+        return Trained(work, lambda batch: model.train_step(batch, wrapper), optimizer)
+
+    def free(self) -> None:
+        """Give back the memory of models that nobody holds any more, and drop what was compiled for them."""
+        if self.compile:
+            forget()
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
 
     def seconds_of(self, steps: dict[str, Step]) -> dict[str, float]:
         """Seconds of each step; they take turns."""
         return interleaved(steps, self.device, rounds=self.steps, warmup=2)
+
+    def numbers(self, trained: Sequence[Trained], peak_tflops: float) -> list[Row]:
+        """Time workloads that share the device, whose steps take turns, and say what each of them amounts to alone."""
+        taken = self.seconds_of({str(i): one.step for i, one in enumerate(trained)})
+        held = [one.held() for one in trained]
+        return [
+            one.numbers(self.device, seconds, peak_tflops, beside=sum(held) - own)
+            for one, seconds, own in zip(trained, taken.values(), held, strict=True)
+        ]
 
     def loading(self, trained: Trained, folder: loading.Folder, workers: int, what: tuple[str, ...]) -> Row:
         """Images a second of a workload's loader, alone and together with the step.
@@ -120,32 +143,65 @@ class Bench:
         """
         work = trained.work
         row: Row = {"workers": workers}
+
+        def loader(which: str) -> DataLoader:
+            # Another order each time: files that were read a moment ago are in the memory of the machine.
+            job = work.job | {"seed": seed_of(work.job["seed"], work.job["task"], work.job["run"], which)}
+            return loading.loader_of(job, folder, work.images, workers, pin_memory=self.on_gpu)
+
         if "data" in what:
-            loader = loading.loader_of(work.job, folder, work.images, workers, pin_memory=self.on_gpu)
-            row["data_images_per_second"] = loading.rate(loader, work.images, self.steps)
+            row["data_images_per_second"] = loading.rate(loader("data"), work.images, self.steps)
         if "both" in what:
-            loader = loading.loader_of(work.job, folder, work.images, workers, pin_memory=self.on_gpu)
-            both = loading.together(loader, trained.train, work.images, self.steps, self.device)
+            both = loading.together(loader("both"), trained.train, work.images, self.steps, self.device)
             row |= {"both_images_per_second": both["images_per_second"], "waiting_share": both["waiting_share"]}
         return row
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A workload on the device, and its training step as a function of a batch."""
+    """A workload on the device, its training step as a function of a batch, and the optimiser of that step."""
 
     work: Workload
     train: Callable[[Any], object]
+    optimizer: torch.optim.Optimizer
 
     def step(self) -> object:
         return self.train(dict(self.work.batch))
 
-    def numbers(self, device: torch.device, seconds: float, peak_tflops: float) -> Row:
-        """What a step that takes so many seconds amounts to."""
+    def held(self) -> int:
+        """Bytes that stay between two steps: parameters, buffers, gradients, the optimiser's state."""
+        model = self.work.model
+        kept: list[Tensor] = [*model.parameters(), *model.buffers()]
+        kept += [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        kept += [
+            value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+        ]
+        return sum(tensor.nbytes for tensor in kept)
+
+    @property
+    def compiled(self) -> str:
+        """How the step ran: `yes`; `no: fell back`, as the compiler failed; `-` where it was not to be compiled."""
+        parts = self._compiled().values()
+        return "-" if not parts else "no: fell back" if any(part.fell_back for part in parts) else "yes"
+
+    def numbers(self, device: torch.device, seconds: float, peak_tflops: float, beside: int = 0) -> Row:
+        """What a step that takes so many seconds amounts to.
+
+        Args:
+            beside: bytes that other workloads hold on the same device.
+
+        ``operators`` is left out where the eager step, by which they are counted, does not fit the device.
+        """
         images = self.work.images
-        peak = memory(self.step, device)
-        with self._eager():
-            counted, operations = operators(self.step), flops(self.step)
+        peak = memory(self.step, device) - (beside if device.type == "cuda" else 0)
+        compiled = self.compiled
+        counted: Row = {}
+        try:
+            with self._eager():
+                operations: float = flops(self.step)
+                counted = {"operators": operators(self.step)}
+        except torch.OutOfMemoryError:
+            operations = count(self.work.job).train * images
         rate = operations / seconds / 1e12
         return {
             "seconds": seconds,
@@ -154,20 +210,26 @@ class Trained:
             "tflops_per_second": rate,
             "peak_share": rate / peak_tflops,
             "memory_mib": peak / 2**20,
-            "operators": counted,
+            "compiled": compiled,
+            **counted,
         }
+
+    def _compiled(self) -> dict[str, Compiled]:
+        """By the name of the model's attribute."""
+        found = ((part, getattr(self.work.model, part, None)) for part in ("compiled", "loss"))
+        return {part: value for part, value in found if isinstance(value, Compiled)}
 
     @contextmanager
     def _eager(self) -> Iterator[None]:
         """Operators and their FLOPs are those of the eager step: compiled code shows none."""
-        model = self.work.model
-        found = ((part, getattr(model, part, None)) for part in ("compiled", "loss"))
-        kept = {part: value for part, value in found if isinstance(value, Compiled)}
+        model, kept = self.work.model, self._compiled()
         for part, value in kept.items():
             setattr(model, part, value.eager if part == "loss" else None)
-        yield
-        for part, value in kept.items():
-            setattr(model, part, value)
+        try:
+            yield
+        finally:
+            for part, value in kept.items():
+                setattr(model, part, value)
 
 
 def measure(
@@ -187,11 +249,10 @@ def measure(
             stage: {"baseline": baseline, "stage": stage, "images": each.work.images} for stage, each in trained.items()
         }
         if {"step", "both"} & set(args.what):
-            taken = bench.seconds_of({stage: each.step for stage, each in trained.items()})
-            for stage, row in found.items():
-                row |= trained[stage].numbers(bench.device, taken[stage], peak_tflops)
-                if stage == "pretrain-mto" and "pretrain" in taken:
-                    row["mto_ratio"] = taken[stage] / taken["pretrain"]
+            for row, numbers in zip(found.values(), bench.numbers(list(trained.values()), peak_tflops), strict=True):
+                row |= numbers
+            if {"pretrain", "pretrain-mto"} <= found.keys():
+                found["pretrain-mto"]["mto_ratio"] = found["pretrain-mto"]["seconds"] / found["pretrain"]["seconds"]
         if {"data", "both"} & set(args.what) and task in WITH_LOADER:
             workers = _workers(args, bench, study, task)
             for stage, row in found.items():
@@ -199,7 +260,7 @@ def measure(
                     row |= bench.loading(trained[stage], loading.of_one_class(root), workers, tuple(args.what))
         rows += found.values()
         trained.clear()
-        torch.cuda.empty_cache()
+        bench.free()
     return rows
 
 

@@ -29,16 +29,22 @@ class Compiled:
             function, fullgraph=True, dynamic=False, backend=backend or BACKEND
         )
 
+    @property
+    def fell_back(self) -> bool:
+        """Whether the compiler has failed."""
+        return self._compiled is None
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._compiled is None:
             return self.eager(*args, **kwargs)
-        from torch._dynamo.exc import TorchDynamoException
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
             with _reproducible():
                 return self._compiled(*args, **kwargs)
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).split("\n")[:2])
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            told = error if isinstance(error, TorchDynamoException) else error.__cause__ or error
+            reason = " ".join(line.strip() for line in str(told).split("\n")[:2])
             print(f"mto: torch.compile failed, so this job trains eagerly and slower: {reason}", flush=True)
             self._compiled = None
             return self.eager(*args, **kwargs)
@@ -57,3 +63,10 @@ def _reproducible() -> Iterator[None]:
         torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
     ):
         yield
+
+
+def forget() -> None:
+    """Drop all compiled code: of one function torch compiles at most `recompile_limit` (8) variants in a process, and
+    all models of a class share their functions. What is still in use is compiled again.
+    """
+    torch._dynamo.reset()
