@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
     from mto.tasks.task import IDENTITY, Task, read_job
-    from mto.training.hardware import Hardware
+    from mto.training.hardware import Hardware, without_deterministic_form
     from mto.training.startup import lean, uncollected
 
     job, inputs = read_job(arguments.job)
@@ -197,12 +197,8 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
                     f"{str(error).split('. ')[0]}; set a smaller resources.{arguments.task}.micro_batch in config.yaml "
                     f"(now {now}), or --micro-batch here: the job goes on from its last state"
                 ) from error
-            if " does not have a deterministic implementation" in str(error):  # torch's words advise to change the code
-                what = str(error).split(" does not have")[0]
-                raise UserError(
-                    f"{what} has no deterministic form on this device; set resources.{arguments.task}.deterministic: "
-                    "warn in config.yaml, or --deterministic warn here"
-                ) from error
+            if mended := without_deterministic_form(error, arguments.task):
+                raise UserError(mended) from error
             raise
         finally:
             hardware.close()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
 from mto.bench import loading
 from mto.bench.cli import WITH_LOADER
-from mto.bench.run import Bench, Trained
+from mto.bench.run import Bench
 from mto.data.layout import check
+from mto.data.listing import NAME, save
 from mto.errors import UserError
 from mto.plan.amounts import work_key
 from mto.plan.counting import count
+from mto.training.hardware import without_deterministic_form
 
 Job = dict[str, Any]
 Row = dict[str, Any]
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def measure(job: Job, asked: Asked) -> dict[str, Any]:
 
 @contextmanager
 def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
-    """A folder of images and what it is: the dataset itself, or made-up photographs."""
+    """A folder of images and what it is: the dataset itself, listed once for all rows, or made-up photographs."""
     source = job["images"]
     folder = {"root": source["root"], "num_classes": source["num_classes"], "classes": source.get("classes")}
     try:
@@ -78,33 +82,57 @@ def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
         with loading.photographs(512 if torch.cuda.is_available() else 64, (width, height)) as made:
             yield loading.of_one_class(made), f"made-up photographs of {width} x {height}"
     else:
-        yield folder, source["root"]
+        with TemporaryDirectory(prefix="mto-preflight-") as made:
+            listing = Path(made, NAME)
+            save(listing, Path(folder["root"]), ["train"], folder["classes"])
+            yield {**folder, "listing": str(listing)}, source["root"]
 
 
 def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
-    """The rows of one baseline and backbone: without and with MTO take turns, step by step."""
-    rows = [_described(each, asked) for each in pair]
+    """The rows of one baseline and backbone, without and with MTO; of the last one also the micro-batch that fits."""
+    rows = _rows(bench, asked, pair, peak, folder)
+    if len(rows) == 2 and all("error" not in row for row in rows):
+        rows[1]["mto_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+    last = rows[-1]
+    if "error" not in last:
+        fitted = {"micro_batch": last["micro_batch"], "images_per_second": last["step_images_per_second"]}
+        if may_vary(pair[-1]):
+            last |= _largest(bench, asked, pair[-1], fitted)
+        else:
+            last |= {"fits": fitted["micro_batch"], "fits_images_per_second": fitted["images_per_second"]}
+    elif last["error"].startswith(OUT_OF_MEMORY) and may_vary(pair[-1]):
+        last |= _largest(bench, asked, pair[-1], None)
+    return rows
+
+
+def _rows(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+    """A row for each job. Their steps take turns; where that fails, as for want of memory for both, each is alone.
+
+    What fails alone has the reason as its ``error``, and no numbers.
+    """
     try:
-        trained = [bench.prepare(each, asked.micro(each)) for each in pair]
-        seconds = bench.seconds_of({str(i): one.step for i, one in enumerate(trained)})
-        for row, one, taken in zip(rows, trained, seconds.values(), strict=True):
-            row |= one.numbers(bench.device, taken, peak)
-            if one.work.job["task"] in WITH_LOADER:
-                row |= bench.loading(one, folder, asked.workers, ("both",))
-            row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
-        if len(rows) == 2:
-            rows[1]["mto_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
-        del trained, one
-        last = {"micro_batch": rows[-1]["micro_batch"], "images_per_second": rows[-1]["step_images_per_second"]}
+        found = _measured(bench, asked, jobs, peak, folder)
+        return [_described(job, asked) | numbers for job, numbers in zip(jobs, found, strict=True)]
     except torch.OutOfMemoryError:
-        for row in rows:
-            row["error"] = f"out of memory at micro-batch {row['micro_batch']}"
-        last = None
-    _free()
-    if may_vary(pair[-1]):
-        rows[-1] |= _largest(bench, asked, pair[-1], last)
-    elif last:
-        rows[-1] |= {"fits": last["micro_batch"], "fits_images_per_second": last["images_per_second"]}
+        reason = f"{OUT_OF_MEMORY} at micro-batch {asked.micro(jobs[0])}"
+    except (RuntimeError, UserError) as error:
+        reason = without_deterministic_form(error, jobs[0]["task"]) or (str(error) or repr(error)).partition("\n")[0]
+    finally:  # after the handlers: an error holds the frames that it came through, and so the models
+        bench.free()
+    if len(jobs) == 1:
+        return [_described(jobs[0], asked) | {"error": reason}]
+    print(f"not together, so one after the other: {reason}", flush=True)
+    return [row for job in jobs for row in _rows(bench, asked, [job], peak, folder)]
+
+
+def _measured(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+    """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
+    trained = [bench.prepare(job, asked.micro(job)) for job in jobs]
+    rows = bench.numbers(trained, peak)
+    for row, one in zip(rows, trained, strict=True):
+        if one.work.job["task"] in WITH_LOADER:
+            row |= bench.loading(one, folder, asked.workers, ("both",))
+        row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
     return rows
 
 
@@ -152,18 +180,16 @@ def _largest(bench: Bench, asked: Asked, job: Job, last: Row | None) -> Row:
 
 
 def _attempt(bench: Bench, job: Job, size: int) -> Row | None:
-    """A micro-batch's images a second; None if it does not fit."""
+    """A micro-batch's images a second; None if it does not fit, or no kernel takes tensors of that size."""
     try:
-        trained: Trained | None = bench.prepare(job, size)
-        (seconds,) = bench.seconds_of({"": trained.step}).values()  # type: ignore[union-attr]
-        return {"micro_batch": size, "images_per_second": size / seconds}
-    except torch.OutOfMemoryError:
+        return {"micro_batch": size, "images_per_second": size / _seconds(bench, job, size)}
+    except RuntimeError:
         return None
     finally:
-        trained = None
-        _free()
+        bench.free()
 
 
-def _free() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()
+def _seconds(bench: Bench, job: Job, size: int) -> float:
+    """Of a step. The model is gone with this function's variables."""
+    trained = bench.prepare(job, size)
+    return bench.seconds_of({"": trained.step})[""]

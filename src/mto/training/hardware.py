@@ -125,3 +125,14 @@ class Hardware:
 
         if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def without_deterministic_form(error: Exception, task: str) -> str | None:
+    """What to do about an operator that `strict` refuses, in one line; None of any other error."""
+    operator, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not (found and isinstance(error, RuntimeError)):
+        return None
+    return (  # torch's own words are long and advise to change the code
+        f"{operator} has no deterministic form on this device; set "
+        f"resources.{task}.deterministic: warn in config.yaml, or --deterministic warn here"
+    )
