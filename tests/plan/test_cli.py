@@ -102,22 +102,46 @@ def test_the_datasets_that_the_study_reads_are_looked_at(study, tmp_path):
     assert preflight.job(some, "linear")["images"] == {**keys, "side": [500, 375]}
 
 
-def test_what_was_measured_is_shown_with_datasets_and_disk(study, capsys):
-    plan = study()
-    row = {"run": "mae-vitb", "task": "pretrain", "micro_batch": 64, "images_per_second": 900.0, "fits": 512}
-    row |= {"baseline": "mae", "backbone": "vitb", "mto": {"terms": []}, "key": "{}", "train_flops": 60e9}
-    lost = {"run": "mae-vitl", "task": "pretrain", "error": "out of memory at micro-batch 64"}
-    machine = {"device": "NVIDIA A100-SXM4-80GB", "gpus": 8, "visible_gpus": 8, "peak_tflops": 250.0}
+def measured(plan, device, rows):
+    """Leave what a preflight of pre-training leaves."""
+    machine = {"device": device, "gpus": 8, "visible_gpus": 8, "peak_tflops": 250.0}
     folder = Path(plan.results, "preflight")
     folder.mkdir(parents=True)
-    found = {"stage": "pretrain", "machine": machine, "images": "data/imagenet", "rows": [row, lost]}
+    found = {"stage": "pretrain", "machine": machine, "images": "data/imagenet", "rows": rows}
     (folder / "pretrain.json").write_text(json.dumps(found))
+
+
+ROW = {"run": "mae-vitb", "task": "pretrain", "micro_batch": 64, "images_per_second": 900.0, "fits": 512}
+ROW |= {"baseline": "mae", "backbone": "vitb", "mto": {"terms": []}, "key": "{}", "train_flops": 60e9}
+ROW |= {"step_images_per_second": 950.0, "both_images_per_second": 900.0, "workers": 11, "compiled": "no: fell back"}
+
+
+def test_what_was_measured_is_shown_with_datasets_and_disk(study, capsys):
+    plan = study()
+    lost = {"run": "mae-vitl", "task": "pretrain", "error": "out of memory at micro-batch 64"}
+    smaller = lost | {"run": "mae-vitl-mto", "fits": 16, "fits_images_per_second": 412.3}
+    measured(plan, "NVIDIA A100-SXM4-80GB", [ROW, lost, smaller])
     preflight.main(["--show", "--config", '{"scale": "paper"}'])
     printed = capsys.readouterr().out
     assert "pretrain: NVIDIA A100-SXM4-80GB (8 visible, 8 a job), 250 TFLOP/s" in printed
-    assert "| mae-vitb | pretrain | 64 | 900 | 512 |" in printed
-    assert "mae-vitl, pretrain: out of memory at micro-batch 64" in printed
+    assert "| mae-vitb | pretrain | 64 | 900 | no: fell back | 512 |" in printed
+    assert "- mae-vitl, pretrain: out of memory at micro-batch 64\n" in printed
+    assert "- mae-vitl-mto, pretrain: out of memory at micro-batch 64; 16 fits, 412 images/s\n" in printed
+    assert "measured again with `--forcerun preflight_stage`" in printed
     assert "imagenet: datasets.imagenet.root: no complete ImageNet-1K at data/imagenet" in printed
     assert "GB wanted for what is left" in printed
     assert "preflight, scaled" in printed  # the plan below it takes what was measured
+    assert "plan.card" not in printed.partition("# The plan")[0]
     assert Path(plan.results, "preflight.md").read_text() in printed
+
+
+@pytest.mark.parametrize(
+    ("device", "card"), [("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA L40S", "a100"), ("NVIDIA A100-PCIE-40GB", "a100")]
+)
+def test_the_plan_below_is_that_of_the_card_that_was_measured_where_it_is_known(study, capsys, device, card):
+    measured(study(), device, [ROW])
+    preflight.main(["--show", "--config", '{"scale": "paper"}'])
+    above, _, below = capsys.readouterr().out.partition("# The plan")
+    assert below.startswith(f" of scale paper, on 8 x {card}")
+    assert ("preflight" in below.partition("\n\n")[2].partition("\n\n")[0]) == (card in device.lower())
+    assert ("that of h100, which was measured; `plan.card` in config.yaml is a100" in above) == (card == "h100")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from round_numbers import count
 
+from mto.bench.cli import WITH_LOADER
 from mto.errors import UserError
 from mto.plan.amounts import amount, evaluations, size_of, work_key
 from mto.plan.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED
@@ -25,17 +26,26 @@ def finish(study, step, hours, device="NVIDIA A100-SXM4-80GB", job=None):
     (folder / "job.json").write_text(json.dumps({"job": job or study.job(step)}))
 
 
-def preflight(study, rates, device="NVIDIA A100-SXM4-80GB"):
-    """What a preflight of pre-training leaves: a row for each run that fitted."""
+def preflight(study, rates, device="NVIDIA A100-SXM4-80GB", step=MAE, alone=None):
+    """What a preflight of a stage leaves: a row for each run that fitted.
+
+    Args:
+        rates: images a second, with the loader's 11 workers where the stage is measured with them.
+        alone: the rate of the step without the loader, if it is another.
+    """
     rows = []
     for run, rate in rates.items():
-        job = study.job(MAE._replace(run=run))
-        row = {key: job[key] for key in ("task", "baseline", "backbone")} | {"mto": {"terms": job["mto"]["terms"]}}
-        measured = {"images_per_second": rate} if rate else {"error": "out of memory at micro-batch 64"}
+        job = study.job(step._replace(run=run))
+        row = {key: job[key] for key in ("task", "baseline", "backbone")} | {"workers": 11}
+        row |= {"mto": {"terms": job.get("mto", {}).get("terms", [])}}
+        measured = {"images_per_second": rate, "step_images_per_second": alone or rate}
+        if step.task in WITH_LOADER:
+            measured["both_images_per_second"] = rate
+        measured = measured if rate else {"error": "out of memory at micro-batch 64"}
         rows.append(row | {"key": work_key(job), "train_flops": count(job).train} | measured)
     folder = Path(study.results, "preflight")
     folder.mkdir(parents=True)
-    (folder / "pretrain.json").write_text(json.dumps({"machine": {"device": device, "gpus": 8}, "rows": rows}))
+    (folder / f"{step.task}.json").write_text(json.dumps({"machine": {"device": device, "gpus": 8}, "rows": rows}))
 
 
 # ----------------------------------------------------------------------------------------------------------- by hand
@@ -157,7 +167,55 @@ def test_a_preflight_gives_the_rate_of_its_work_and_of_what_is_near(study, costs
     assert large.mto_hours == pytest.approx(large.gpu_hours * 6 / 66)
 
 
+def test_a_measured_rate_is_no_more_than_the_jobs_cores_can_read(study, costs):
+    few = study(plan={"startup_minutes": 0}, resources={"pretrain": {"cpus_per_task": 32}})
+    preflight(few, {"mae-vitb": 3300.0}, step=MAE)  # on one GPU, whose 11 workers had a core each
+    cost = costs(few)[MAE]
+    assert cost.basis == PREFLIGHT
+    known = few.config.plan.images_per_core["mae"]
+    assert cost.wall_hours == pytest.approx(cost.amount.trained / (32 * known) / 3600)  # not 26,400 images a second
+
+
+@pytest.mark.parametrize(("cpus", "rate"), [(96, 8 * 5500), (32, 32 * 500)])
+def test_cores_that_were_measured_to_be_faster_are(study, costs, cpus, rate):
+    fast = study(plan={"startup_minutes": 0}, resources={"pretrain": {"cpus_per_task": cpus}})
+    preflight(fast, {"mae-vitb": 5500.0})  # 500 of each worker
+    cost = costs(fast)[MAE]
+    assert cost.wall_hours == pytest.approx(cost.amount.trained / rate / 3600)
+
+
+def test_what_was_measured_without_a_loader_waits_for_one(study, costs):
+    """Of ADE20K and COCO the step alone is measured."""
+    plan = study(plan={"startup_minutes": 0})
+    coco = Step("coco", "mae-vitb", 0, 800)
+    preflight(plan, {"mae-vitb": 900.0}, step=coco)
+    asked, cost = plan.resources("coco"), costs(plan)[coco]
+    read = min(8 * asked.workers, asked.cpus_per_task) * plan.config.plan.images_per_core["coco"]
+    assert read < 8 * 900
+    assert cost.wall_hours == pytest.approx((cost.amount.trained + cost.amount.evaluated) / read / 3600)
+
+
+def test_with_a_cache_the_files_that_were_measured_set_no_pace(study, costs):
+    plan = study(plan={"startup_minutes": 0}, datasets={"imagenet": {"cache": {"side": 256}}})
+    preflight(plan, {"mae-vitb": 3000.0}, alone=3500.0)
+    cost = costs(plan)[MAE]
+    assert cost.wall_hours == pytest.approx(cost.amount.trained / (8 * 3500) / 3600)
+    preflight_file = Path(plan.results, "preflight", "pretrain.json")
+    preflight_file.unlink()
+    preflight_file.parent.rmdir()
+    preflight(plan, {"mae-vitb": 3000.0}, alone=35000.0)  # but the cache does
+    known = plan.config.plan
+    cached = 1 / (1 / known.images_per_core["mae"] - 1 / known.decoded_per_core)
+    assert costs(plan)[MAE].wall_hours == pytest.approx(cost.amount.trained / (88 * cached) / 3600)
+
+
 def test_a_card_is_known_by_its_devices_name():
+    assert is_card("a10", "NVIDIA A10", 1)
+    assert not is_card("a10", "NVIDIA A100-SXM4-80GB", 1)
+    assert not is_card("l4", "NVIDIA L40S", 1)
+    assert not is_card("309", "NVIDIA GeForce RTX 3090", 1)
+    assert is_card("RTX 3090", "NVIDIA GeForce RTX 3090", 8)
+    assert not is_card("a100", None, 1)
     assert is_card("rtx3090", "NVIDIA GeForce RTX 3090", 8)
     assert is_card("h100", "NVIDIA H100 80GB HBM3", 1)
     assert not is_card("a100", "NVIDIA H100 80GB HBM3", 1)

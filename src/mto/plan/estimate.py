@@ -171,9 +171,14 @@ class Estimates:
         row = self.measured.row(key, job)
         if row is None:
             return together(work.train / speed, load), together(work.evaluate / speed, look), COUNTED
-        train = work.train / row["train_flops"] / (row["images_per_second"] * gpus)
-        evaluate = train * work.evaluate / work.train
-        return train, max(evaluate, look) if asked.workers else evaluate, PREFLIGHT if row["key"] == key else SCALED
+        alike = work.train / row["train_flops"] / gpus
+        compute = step = alike / row["step_images_per_second"]
+        if "both_images_per_second" in row and not job["data"].get("cache"):  # with its loader, which read files
+            compute = alike / row["both_images_per_second"]
+            busy = max(min(row["workers"], asked.cpus_per_task), 1)  # cores, of which each gave its share at the least
+            load = min(load, busy / row["both_images_per_second"] / cores) if asked.workers else 0.0
+        evaluate = together(step * work.evaluate / work.train, look)
+        return together(compute, load), evaluate, PREFLIGHT if row["key"] == key else SCALED
 
     def _card(self, task: str) -> Card:
         plan = self.config.plan

@@ -16,10 +16,19 @@ Record = dict[str, Any]
 
 
 def is_card(card: str, device: str | None, gpus: int) -> bool:
-    """Whether a device, by its own name, is a card of config.yaml: `a100` is any whose name has it. No GPU is `cpu`."""
+    """Whether a device, by its own name, is a card of config.yaml. No GPU is `cpu`.
+
+    Of the name, whole words that follow each other: `a100` and `rtx3090` are in "NVIDIA A100-SXM4-80GB" and "NVIDIA
+    GeForce RTX 3090"; `a10` is not in the former.
+    """
     if not gpus:
         return card == "cpu"
-    return device is not None and card in re.sub("[^a-z0-9]", "", device.lower())
+    wanted, words = "".join(_words(card)), _words(device or "")
+    return any(wanted == "".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+
+
+def _words(name: str) -> list[str]:
+    return re.findall("[a-z0-9]+", name.lower())
 
 
 class Measured:

@@ -11,9 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mto.config.cost import Plan
 from mto.errors import UserError
 from mto.files import json_object, read_json, write_json
 from mto.jobs import classes_of
+from mto.plan.measured import is_card
 from mto.run import Run
 from mto.study import Study
 
@@ -27,6 +29,7 @@ COLUMNS = {
     "mto_ratio": "time with MTO",
     "waiting_share": "waiting for data",
     "memory_mib": "MiB",
+    "compiled": "compiled",
     "fits": "largest that fits",
     "fits_images_per_second": "images/s with it",
     "peak_share": "of peak",
@@ -95,11 +98,17 @@ def show(given: str) -> None:
     from mto.plan import cli
 
     study = Study(load("config.yaml", json_object(given, "--config")))
-    plan = cli.plan(study)
     folder = Path(study.results)
     folder.mkdir(parents=True, exist_ok=True)
+    asked, card = study.config.plan, _card(study.config.plan, folder)
+    plan = cli.plan(Study(study.config.model_copy(update={"plan": asked.model_copy(update={"card": card})})))
     lines = [f"# Preflight of scale {study.config.scale}", "", *_machines(folder), "", *_table(folder), ""]
     lines += [f"- {line}" for line in (*_datasets(study), *_disk(study, plan.costs))]
+    if card != asked.card:
+        lines.append(
+            f"- the plan below is that of {card}, which was measured; `plan.card` in config.yaml is {asked.card}, and "
+            f"`snakemake plan` reckons with that until it says {card}"
+        )
     text = "\n".join(lines) + "\n"
     print(text)
     (folder / "preflight.md").write_text(text, encoding="utf-8")
@@ -108,6 +117,13 @@ def show(given: str) -> None:
 
 def _found(folder: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((folder / "preflight").glob("*.json"))]
+
+
+def _card(plan: Plan, folder: Path) -> str:
+    """The card that was measured, where it is a known one: `plan.card` if that was, else the first in `plan.cards`."""
+    machines = [found["machine"] for found in _found(folder)]
+    there = [card for card in plan.cards if any(is_card(card, m["device"], m["gpus"]) for m in machines)]
+    return plan.card if plan.card in there or not there else there[0]
 
 
 def _machines(folder: Path) -> list[str]:
@@ -125,8 +141,19 @@ def _table(folder: Path) -> list[str]:
     from mto.bench.report import table
 
     rows = [row for found in _found(folder) for row in found["rows"]]
-    lines = table([row for row in rows if "error" not in row], COLUMNS).splitlines()
-    return [*lines, "", *(f"{row['run']}, {row['task']}: {row['error']}" for row in rows if "error" in row)]
+    measured = [row for row in rows if "error" not in row]
+    lines = table(measured, COLUMNS).splitlines() if measured else []
+    failed = [f"- {row['run']}, {row['task']}: {_failure(row)}" for row in rows if "error" in row]
+    if failed:
+        failed.append("- these are measured again with `--forcerun preflight_stage`, or when their settings change")
+    return [*lines, "", *failed]
+
+
+def _failure(row: dict[str, Any]) -> str:
+    """What went wrong, and with which micro-batch it would not, if one was found."""
+    if "fits" not in row:
+        return row["error"]
+    return f"{row['error']}; {row['fits']} fits, {row['fits_images_per_second']:,.0f} images/s"
 
 
 def _datasets(study: Study) -> list[str]:
