@@ -15,6 +15,7 @@ from mto.errors import UserError
 from mto.plan import preflight, trials
 from mto.plan.trials import Asked
 from mto.study import Step, Study
+from mto.training.mim import MaskedImageModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,6 +131,22 @@ def test_a_micro_batch_that_does_not_fit_leaves_nothing_behind(demo, monkeypatch
     monkeypatch.setattr(trials.Bench, "free", lambda _: (gc.collect(), alive.append(alive[0]())))
     assert trials._attempt(bench, demo.job(Step("pretrain", "mae-vitb", 0, 8)), 4) is None
     assert alive[1] is None
+
+
+def test_what_fits_can_compare_gradients_too(two, monkeypatch):
+    """Which a job with MTO does now and then, in a pass of its own that is never compiled."""
+
+    def gradients(model, image, *others):
+        if len(image) > 16:
+            raise torch.OutOfMemoryError("no")
+        return real(model, image, *others)
+
+    real = MaskedImageModel._gradients
+    monkeypatch.setattr(MaskedImageModel, "_gradients", gradients)
+    plain, with_mto = two(32)
+    assert plain["images_per_second"] > 0
+    assert with_mto["error"] == "out of memory at micro-batch 32"
+    assert with_mto["fits"] == 16
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from mto.bench import loading
 from mto.bench.cli import WITH_LOADER
-from mto.bench.run import Bench
+from mto.bench.run import Bench, Trained
 from mto.data.layout import check
 from mto.data.listing import NAME, save
 from mto.errors import UserError
@@ -127,13 +127,27 @@ def _rows(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: load
 
 def _measured(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
     """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
-    trained = [bench.prepare(job, asked.micro(job)) for job in jobs]
+    trained = [_prepared(bench, job, asked.micro(job)) for job in jobs]
     rows = bench.numbers(trained, peak)
     for row, one in zip(rows, trained, strict=True):
         if one.work.job["task"] in WITH_LOADER:
             row |= bench.loading(one, folder, asked.workers, ("both",))
         row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
     return rows
+
+
+def _prepared(bench: Bench, job: Job, size: int) -> Trained:
+    """Ready to be timed, once the heaviest step that a job takes now and then was taken: it is to fit, too.
+
+    Of pre-training with MTO, one that compares MTO's gradients with the method's (`PretrainHook`).
+    """
+    trained = bench.prepare(job, size)
+    if job["task"] == "pretrain" and job["mto"]["terms"]:
+        model: Any = trained.work.model
+        model.measure_gradients = True
+        trained.step()
+        model.measure_gradients = False
+    return trained
 
 
 def _described(job: Job, asked: Asked) -> Row:
@@ -191,5 +205,5 @@ def _attempt(bench: Bench, job: Job, size: int) -> Row | None:
 
 def _seconds(bench: Bench, job: Job, size: int) -> float:
     """Of a step. The model is gone with this function's variables."""
-    trained = bench.prepare(job, size)
+    trained = _prepared(bench, job, size)
     return bench.seconds_of({"": trained.step})[""]
