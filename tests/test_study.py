@@ -242,6 +242,11 @@ def differing(keys: dict[str, Any], scale: str = "paper") -> set[tuple[str, str]
         ({"mto__presets__text__r_weight": 0.5}, set()),
         ({"mto__guard": None, "mto__gradient_interval": 3}, set()),
         ({"analysis__images": 7}, {("heterogeneity", "mae"), ("heterogeneity", "simmim")}),
+        (
+            {"datasets__imagenet__decode": "device"},
+            {("pretrain", name) for name in BASELINES} | {("linear", name) for name in BASELINES if name != "simmim"},
+        ),
+        ({"datasets__imagenet__decode": "workers"}, set()),
         ({"official__mae__finetune__layer_decay": 0.5}, set()),
         ({"scales__demo__analysis__images": 48}, set()),
     ],
@@ -263,6 +268,18 @@ def test_chosen_classes_are_in_every_job_that_reads_images(tmp_path: Path) -> No
     every = study()
     assert not [job for job in jobs(every).values() if "classes" in job["data"]]
     assert "classes" not in every.data_job("imagenet")
+
+
+def test_who_decodes_is_in_the_jobs_where_it_is_not_the_workers() -> None:
+    """Without a key of its own the job of the default is the job of before there was a choice."""
+    assert not [job for job in jobs(study()).values() if "decode" in job["data"]]
+    on_device = {step.task for step, job in jobs(study(datasets__imagenet__decode="device")).items() if _decodes(job)}
+    assert on_device == {"pretrain", "linear"}
+    assert study().data_job("imagenet") == study(datasets__imagenet__decode="device").data_job("imagenet")
+
+
+def _decodes(job: dict[str, Any]) -> bool:
+    return job["data"].get("decode") == "device"
 
 
 def test_mto_is_in_the_jobs_of_its_runs_alone(paper: Study) -> None:

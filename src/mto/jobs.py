@@ -40,10 +40,19 @@ class Jobs:
         shared = {"num_classes": source.num_classes, **classes_of(source), **self.recipe(run).pixels.model_dump()}
         return shared if augment is None else {**shared, **augment}
 
-    def _train_data(self, run: Run, augment: dict[str, Any]) -> dict[str, Any]:
-        """ImageNet's, with the side of cached images, where there is a cache: their pixels are others."""
-        cache = self.config.datasets.imagenet.cache
-        return {**self._data(run, "imagenet", augment), **({} if cache is None else {"cache": cache.side})}
+    def _train_data(self, run: Run, augment: dict[str, Any], *, on_device: bool = False) -> dict[str, Any]:
+        """ImageNet's, with what alters the pixels that are trained on: the side of cached images; a device's decoder.
+
+        Args:
+            on_device: this stage's images may be decoded on the device.
+        """
+        source = self.config.datasets.imagenet
+        data = self._data(run, "imagenet", augment)
+        if source.cache is not None:
+            data["cache"] = source.cache.side
+        if on_device and source.decode == "device":
+            data["decode"] = "device"
+        return data
 
     def method(self, run: Run) -> dict[str, Any]:
         """The network that is pre-trained, with its decoder."""
@@ -64,7 +73,7 @@ class Jobs:
             "method": self.method(run),
             "mask": recipe.mask.model_dump(exclude_none=True),
             "mto": mto,
-            "data": self._train_data(run, stage.augment.model_dump(exclude_none=True)),
+            "data": self._train_data(run, stage.augment.model_dump(exclude_none=True), on_device=True),
             "optim": {**optim, "lr": stage.lr.peak(stage.batch_size), "eps": 1e-8},
             "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
             "log_interval": self.config.log_interval,
@@ -100,7 +109,7 @@ class Jobs:
             "epochs": stage.epochs,
             "encoder": self._encoder(run, drop_path=0.0),
             "probe": {**stage.probe.model_dump(), "layer": layer},
-            "data": self._train_data(run, augment),
+            "data": self._train_data(run, augment, on_device=True),
             "optim": {**optim, "kind": stage.optimizer, "lr": stage.lr.peak(stage.batch_size)},
             "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
             "eval_interval": self.config.eval_interval,

@@ -91,6 +91,7 @@ VALUES = [
     ("31", "datasets.imagenet.cache", {"side": 200}, ["datasets.imagenet.cache.side 200", "at least img_size, 224"]),
     ("31", "scales.demo.baselines", ["mae"], ["scales.demo.baselines", "mapping"]),
     ("31", "datasets.imagenet.cache", 256, ["datasets.imagenet.cache"]),
+    ("-", "datasets.imagenet.decode", "gpu", ["datasets.imagenet.decode", "'workers' or 'device'"]),
     ("-", "datasets.imagenet.verify", "slow", ["datasets.imagenet.verify", "'fast' or 'full'"]),
     ("-", "datasets.imagenet.bad_files", "ignore", ["datasets.imagenet.bad_files", "'stop' or 'skip'"]),
 ]
@@ -106,6 +107,16 @@ def test_a_value_that_cannot_be(row: str, key: str, value: Any, expected: list[s
     assert "config.yaml" in line or "no such run" in line
     for part in expected:
         assert part in line
+
+
+def test_a_cache_is_not_decoded() -> None:
+    source = changed("datasets.imagenet.decode", "device")
+    source["datasets"]["imagenet"]["cache"] = {"side": 256}
+    (line,) = refusal(source, scale="paper")
+    assert "datasets.imagenet" in line
+    assert "decode: device wants files, and cache holds pixels: set decode: workers, or cache: null" in line
+    (line,) = refusal(changed("scales.demo.datasets.imagenet.decode", "device"), scale="demo")  # which has a cache
+    assert "set decode: workers, or cache: null" in line
 
 
 def test_batch_norms_of_one_image() -> None:

@@ -8,7 +8,7 @@ from round_numbers import count
 
 from mto.bench.cli import WITH_LOADER
 from mto.errors import UserError
-from mto.plan.amounts import amount, evaluations, size_of, work_key
+from mto.plan.amounts import amount, evaluations, loading_rates, size_of, work_key
 from mto.plan.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED
 from mto.plan.measured import is_card
 from mto.plan.parts import longest, needed, parts, row, running
@@ -101,6 +101,19 @@ def test_a_cache_spares_the_decoding(study, costs):
     assert cost.read_bytes == pytest.approx(cost.amount.trained * 256 * 256 * 4)
     with pytest.raises(UserError, match="decoded_per_core: must be above"):
         study(plan={"decoded_per_core": 200})
+
+
+def test_files_for_the_device_are_read_at_a_rate_of_their_own(study, costs):
+    """Of pre-training and probes; an evaluation's images are decoded as ever, and so are fine-tuning's."""
+    cards = {"a100": {"tflops": 100_000, "utilisation": 1.0, "price_per_gpu_hour": 1.0}}
+    plan = {"cards": cards, "files_per_core": 900}
+    chosen = study(plan=plan, datasets={"imagenet": {"decode": "device"}})
+    cost = costs(chosen)[MAE]
+    assert cost.wall_hours == pytest.approx(cost.amount.trained / (88 * 900) / 3600 + 0.05)
+    assert cost.read_bytes == pytest.approx(cost.amount.trained * 108e3)
+    rates = chosen.config.plan.images_per_core
+    assert loading_rates(chosen.config, chosen.job(MAE._replace(task="linear"))) == (900, rates["linear"])
+    assert loading_rates(chosen.config, chosen.job(MAE._replace(task="finetune"))) == 2 * (rates["finetune"],)
 
 
 def test_mtos_share_is_what_the_run_without_it_would_not_take(study, costs):

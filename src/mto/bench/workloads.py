@@ -144,7 +144,7 @@ def batch_of(job: Job, images: int) -> dict[str, Any]:
     """A micro-batch as the loader of the job's task would give it, on the CPU."""
     if job["task"] in _VIEWS:
         made_up = np.random.randint(256, size=(images, *2 * [image_size(job)], 3), dtype=np.uint8)  # noqa: NPY002
-        view = _VIEWS[job["task"]](job)
+        view = _VIEWS[job["task"]](job | {"data": {**job["data"], "decode": "workers"}})  # there is no file to decode
         batch = collate([view(image) for image in made_up])
         if "mask" in job:
             return batch | {"mask": _masks(job, images)}

@@ -33,6 +33,7 @@ class Plan(Model):
         startup_minutes: of a job, before its first step.
         images_per_core: read, decoded and augmented by one core in a second.
         decoded_per_core: read and decoded alone, which a cache of images spares the jobs that train on it.
+        files_per_core: read and handed over for the device to decode; what that costs the device is not reckoned with.
     """
 
     card: str
@@ -42,6 +43,7 @@ class Plan(Model):
     cards: Annotated[dict[str, Card], Field(min_length=1)]
     images_per_core: dict[Rate, Positive]
     decoded_per_core: Positive
+    files_per_core: Positive
 
     @model_validator(mode="after")
     def _complete(self) -> Plan:

@@ -178,11 +178,12 @@ class ImageNet(Dataset):
     """`classes` names the class folders that are looked at, null: all. The others may be there, and are passed over.
 
     It alters what is trained and measured, and so it is a part of every job that reads images. `cache.side` alters what
-    is trained on, and is a part of the jobs that train.
+    is trained on, and is a part of the jobs that train; so is `decode: device`, of those that it alters.
     """
 
     classes: Classes | None = None
     cache: Cache | None = None
+    decode: Literal["workers", "device"] = "workers"
 
     @model_validator(mode="after")
     def _classes_are_there(self) -> ImageNet:
@@ -190,6 +191,12 @@ class ImageNet(Dataset):
             raise ValueError("classes: must be null where the dataset is made, which has classes of its own")
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f"num_classes {self.num_classes} must be {len(self.classes)}, as many as classes names")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> ImageNet:
+        if self.cache is not None and self.decode == "device":
+            raise ValueError("decode: device wants files, and cache holds pixels: set decode: workers, or cache: null")
         return self
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from mto.data import encoded
 from mto.data.bad_files import policy
 from mto.data.cache import Cache
 from mto.data.colours import blurred, by_place
@@ -34,6 +35,7 @@ class ImageFolder:
         listing: of the dataset's job (`mto.data.listing`); without a file there the folder is listed here.
         classes: the class folders that count, where it is not all of them; a label is a place among these.
         cache: folder of the images as bytes (`mto.data.cache`), to be read instead of their files.
+        decode: every image; else files stay as they are, where the device can decode them (`mto.data.encoded`).
 
     Raises:
         UserError: the folder is missing, or holds another number of classes or no image; the cache is of other images.
@@ -47,6 +49,7 @@ class ImageFolder:
         listing: str | Path = "",
         classes: Sequence[str] | None = None,
         cache: str | Path | None = None,
+        decode: bool = True,
     ) -> None:
         self.split = split
         self.policy = policy  # travels with the dataset into the loader's workers
@@ -63,12 +66,13 @@ class ImageFolder:
         self.names = found.names
         self.labels = found.labels()
         self.cache = None if cache is None else Cache(Path(cache), found)
+        self.decode = decode
 
     @classmethod
     def of(cls, job: dict[str, Any], split: str) -> "ImageFolder":
-        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``.
+        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``, ``decode``.
 
-        A cache is of the training images alone.
+        A cache is of the training images alone, and the device decodes no others.
 
         Raises:
             UserError: as the class; or the job wants a cache that its dataset has not.
@@ -80,7 +84,8 @@ class ImageFolder:
                 f"data.cache: trained on are images of {data['cache']} pixels; its dataset has no cache of them; "
                 "give --inputs data=manifest.json of a dataset's job that made one"
             )
-        return cls(data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes"), cache)
+        place = data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes")
+        return cls(*place, cache=cache, decode=split != "train" or data.get("decode") != "device")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,16 +93,16 @@ class ImageFolder:
     def path(self, index: int) -> str:
         return f"{self.folder}/{self.classes[self.labels[index]]}/{os.fsdecode(self.names[index])}"
 
-    def _read(self, index: int) -> np.ndarray:
+    def _read(self, index: int) -> np.ndarray | encoded.Jpeg:
         if self.cache is None:
-            return read(self.path(index))
+            return (read if self.decode else encoded.read)(self.path(index))
         pixels = self.cache[index]
         if pixels is None:
             raise UserError(f"{self.path(index)}: could not be read when {self.cache.folder} was made")
         return pixels
 
-    def sample(self, index: int) -> tuple[np.ndarray, int]:
-        """The image, (H, W, 3) uint8 in RGB, and its label.
+    def sample(self, index: int) -> tuple[Any, int]:
+        """The image, (H, W, 3) uint8 in RGB, or its file for the device (`mto.data.encoded.Jpeg`); and its label.
 
         Of an unreadable training image, where the config passes over those, the next one's (`mto.data.bad_files`).
 
@@ -114,22 +119,23 @@ class ImageFolder:
                 self.policy.pass_over("imagenet", self.path(at), error)
         raise UserError(f"{self.folder}: no image can be read")
 
-    def image(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> Any:
         """The image of a `sample`."""
         return self.sample(index)[0]
 
 
-def pixel_bytes(job: dict[str, Any]) -> int:
-    """Of one view of an image."""
-    return 3 * image_size(job) ** 2
+def sample_bytes(job: dict[str, Any], images: ImageFolder) -> int:
+    """Of one view of an image, or of its file on average."""
+    return 3 * image_size(job) ** 2 if images.decode else encoded.FILE_BYTES
 
 
 class PretrainDataset(Dataset):
     """Samples for masked image modeling: ``dataset[epoch, index]`` -> dict.
 
-    ``image`` (H, W, 3) uint8; ``mask`` (N,) bool, True = masked; ``colours`` of the teacher's view (`mto.data.colours`)
-    where the job's data has ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend
-    on the mask: the runs of one seed and one crop recipe see the same crops.
+    ``image`` (H, W, 3) uint8, or ``encoded`` (`mto.data.encoded.Cut`) where the device decodes; ``mask`` (N,) bool,
+    True = masked; ``colours`` of the teacher's view (`mto.data.colours`) where the job's data has ``teacher``. All of
+    it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of one seed and one
+    crop recipe see the same crops.
 
     Args:
         job: a pre-training (or heterogeneity) job: ``seed``, ``data``, ``method``, ``mask``.
@@ -143,7 +149,7 @@ class PretrainDataset(Dataset):
         self.images = ImageFolder.of(job, split)
         self.seed = job["seed"]
         self.transform = pretrain_transform(job) if transform is None else transform
-        self.sample_bytes = pixel_bytes(job)
+        self.sample_bytes = sample_bytes(job, self.images)
         self.mask_sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
 
     def __len__(self) -> int:
@@ -170,7 +176,7 @@ class ClassificationDataset(Dataset):
         self.images = ImageFolder.of(job, split)
         self.seed = job["seed"]
         self.transform = transform
-        self.sample_bytes = pixel_bytes(job)
+        self.sample_bytes = sample_bytes(job, self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -185,12 +191,12 @@ class ClassificationDataset(Dataset):
 def collate(samples: list[Any]) -> Any:
     """torch's, and what has another length in each batch, which a GPU would be waited for to know.
 
-    ``noise`` is that of the samples, joined end to end; ``moves`` are theirs by turns; ``jittered`` and ``blurred`` are
-    the places of those whose ``colours`` are so.
+    ``noise`` is that of the samples, joined end to end, and so are the files of ``encoded``; ``moves`` are theirs by
+    turns; ``jittered`` and ``blurred`` are the places of those whose ``colours`` are so.
     """
     if not isinstance(samples[0], dict):
         return default_collate(samples)
-    ragged: dict[str, Callable] = {"noise": torch.cat, "moves": by_turns}
+    ragged: dict[str, Callable] = {"noise": torch.cat, "moves": by_turns, "encoded": encoded.join}
     batch = default_collate([{name: sample[name] for name in sample if name not in ragged} for sample in samples])
     for name, join in ragged.items():
         if name in samples[0]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,34 @@ def read(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is no whole image.
     """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read()
+    return decode(contents(path), path)
+
+
+def contents(path: str | Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _readable(path), open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def decode(data: bytes, path: str | Path) -> np.ndarray:
+    """`read`, of a file's bytes.
+
+    Raises:
+        UserError: they are no whole image; it names ``path``.
+    """
+    with _readable(path):
         pixels = _decode_jpeg(data) if is_ordinary_jpeg(data) else None
         return _decode_with_pillow(data) if pixels is None else pixels
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         raise UserError(
             f"{path}: not readable as an image ({_words(error)}); copy it again from the dataset"
@@ -44,21 +69,28 @@ FRAMES = {0xC0, 0xC1, 0xC2}
 NO_LENGTH = {0x01, *range(0xD0, 0xD8)}
 
 
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Of a JPEG's head, in order: a marker, where its segment begins, and where it ends."""
+    place = 2
+    while place + 10 < len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a filling byte
+            place += 1
+            continue
+        end = place + 2
+        if marker not in NO_LENGTH:
+            end += int.from_bytes(data[place + 2 : place + 4], "big")
+        yield marker, place, end
+        place = end
+
+
 def is_ordinary_jpeg(data: bytes) -> bool:
     """A JPEG of 8-bit grey or three-channel pixels with its end in place, by its markers."""
     if not (data.startswith(b"\xff\xd8\xff") and data.endswith(ENDS["JPEG"])):
         return False
-    place = 2
-    while place + 10 < len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    for marker, place, _ in segments(data):
         if marker in FRAMES:
             return data[place + 4] == 8 and data[place + 9] in (1, 3)  # bits, channels
-        if marker == 0xFF:  # a filling byte
-            place += 1
-        elif marker in NO_LENGTH:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return False
 
 

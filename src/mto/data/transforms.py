@@ -22,10 +22,11 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from mto.data.colours import TeacherColours
+from mto.data.encoded import Cut, Jpeg
 from mto.data.moves import View, on_views
 
-Sample = dict[str, Tensor]
-Transform = Callable[[np.ndarray], Sample]
+Sample = dict[str, Any]
+Transform = Callable[[Any], Sample]
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop, the same in all four repositories
 INCEPTION_CROP = (0.08, 1.0)  # areas, for fine-tuning and linear probes
 
@@ -83,19 +84,33 @@ class CropAndFlip:
         self.draw_box: Callable[..., Box]
         self.draw_box = no_retry_box if data.get("crop") == "no_retry" else RandomResizedCrop.get_params
 
+    def draw(self, height: int, width: int) -> tuple[Box, bool]:
+        """The box of an image of that size, and whether it is flipped."""
+        if height == width and self.scale == (1.0, 1.0):
+            box = 0, 0, height, width  # no other has this area and fits, as ten draws of each sampler would find
+        else:
+            of_that_size = torch.empty(1).expand(3, height, width)  # without pixels
+            box = self.draw_box(of_that_size, self.scale, RATIO)
+        return box, bool(torch.rand(()) < self.hflip)
+
     def __call__(self, image: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(image)
-        height, width = pixels.shape[:2]
-        if height == width and self.scale == (1.0, 1.0):
-            top = left = 0  # no other box has this area and fits, as ten draws of each sampler would find
-        else:
-            top, left, height, width = self.draw_box(pixels.permute(2, 0, 1), self.scale, RATIO)
+        (top, left, height, width), flipped = self.draw(*image.shape[:2])
         crop = resize(pixels[top : top + height, left : left + width], self.size, self.interpolation)
-        return crop.flip(1) if torch.rand(()) < self.hflip else crop
+        return crop.flip(1) if flipped else crop
+
+    def cut(self, image: Jpeg | np.ndarray) -> Cut:
+        """The same, as far as it is not left to the device."""
+        if not isinstance(image, Jpeg):
+            return Cut(self(image).flatten(), None, "")
+        box, flipped = self.draw(image.height, image.width)
+        return Cut(torch.from_numpy(image.data), (image.height, image.width, *box, int(flipped)), image.path)
 
 
 class PretrainTransform:
     """An image -> ``image`` (size, size, 3) uint8, and ``colours`` where the job's data has ``teacher``.
+
+    Where the device decodes: an image or its file (`mto.data.encoded.Jpeg`) -> ``encoded`` instead of ``image``.
 
     The teacher sees the same crop and flip in other colours (ConMIM:datasets.py:22-54), which are drawn here and given
     to it on the device. ConMIM flips before it crops; the distribution of crops is the same either way, and flipping
@@ -105,9 +120,10 @@ class PretrainTransform:
     def __init__(self, data: dict[str, Any], size: int) -> None:
         self.crop = CropAndFlip(data, size)
         self.colours = TeacherColours(data["teacher"]) if data.get("teacher") else None
+        self.decodes = data.get("decode") != "device"
 
-    def __call__(self, image: np.ndarray) -> Sample:
-        sample = {"image": self.crop(image)}
+    def __call__(self, image: Any) -> Sample:
+        sample = {"image": self.crop(image)} if self.decodes else {"encoded": self.crop.cut(image)}
         return sample if self.colours is None else {**sample, "colours": self.colours()}
 
 

@@ -132,10 +132,13 @@ def without_mto(job: Job) -> Job | None:
 def loading_rates(config: Config, job: Job) -> tuple[float, float]:
     """Images a second that one core reads for the job, as config.yaml has it: to train on, and to evaluate.
 
-    A cache is of training images alone.
+    A cache is of training images alone, and so is what a device decodes, which takes the device's time: that is in no
+    rate here, but in what the preflight measures.
     """
     rates = cast("dict[str, float]", config.plan.images_per_core)
     task: str = job["task"]
     rate = rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
+    if job["data"].get("decode") == "device":
+        return config.plan.files_per_core, rate
     cached = job["data"].get("cache")
     return (1 / (1 / rate - 1 / config.plan.decoded_per_core) if cached else rate), rate

@@ -98,7 +98,7 @@ class StepLoop(BaseLoop):
             if not self.round_open:
                 if batches is None or (self.epoch_steps and self.step % self.epoch_steps == 0):
                     runner.call_hook("before_train_epoch")
-                batches = batches or iter(self.dataloader)
+                batches = batches or runner.batches(self.dataloader)
                 self._run_step(batches)
             if self.round_open:
                 if runner.val_loop is not None and self._validation_is_due():

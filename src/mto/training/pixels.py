@@ -7,6 +7,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from mto.training.decode import Decode
 from mto.training.recolour import Recolour
 from mto.training.warp import warp
 
@@ -16,29 +17,39 @@ IMAGES = ("image", "teacher_image")
 class Pixels(BaseDataPreprocessor):
     """Moves a batch to the device; images, (B, H, W, 3) uint8, become (B, 3, H, W) float32, normalised by channel.
 
-    What workers leave to the device is done here (`mto.data.imagenet.collate`): ``moves`` of the images; ``colours``,
+    What workers leave to the device is done here (`mto.data.imagenet.collate`): ``encoded``, the files that become
+    ``image`` (their bytes stay on the host, where the decoder reads them); ``moves`` of the images; ``colours``,
     which become ``teacher_image``, the image in those colours; ``noise`` and ``box`` (`mto.data.transforms.Erasing`),
     where the noise replaces the normalised pixels of each image's box. Images that are floats already are left as they
     are.
 
     Args:
         mean, std: of the channels, in units of 255 grey levels.
+        decode: of ``encoded``.
     """
 
-    def __init__(self, mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        decode: Decode | None = None,
+    ) -> None:
         super().__init__(non_blocking=True)
         # Not buffers: those are a model's state, and a probe's are averaged over ranks.
         self.mean = torch.tensor(mean).view(3, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std).view(3, 1, 1) * 255)
         self.recolour = Recolour()
+        self.decode = decode
 
     @classmethod
     def of(cls, job: dict[str, Any]) -> "Pixels":
-        """As the job's ``data`` says: ``mean``, ``std``."""
-        return cls(job["data"]["mean"], job["data"]["std"])
+        """As the job's ``data`` says: ``mean``, ``std``, maybe ``decode``."""
+        return cls(job["data"]["mean"], job["data"]["std"], Decode.of(job))
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        batch: Any = self.cast_data(data)
+        batch: Any = self.cast_data({name: value for name, value in data.items() if name != "encoded"})
+        if self.decode is not None and "encoded" in data:
+            batch["image"] = self.decode(data["encoded"], self.device)
         if "moves" in batch:
             batch["image"] = warp(batch["image"], batch.pop("moves"))
         if "colours" in batch:
