@@ -21,9 +21,8 @@ from mto.data.imagenet import ClassificationDataset, PretrainDataset, build_load
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, linear_train_transform, resize
 from mto.errors import UserError
-from mto.training import engine
+from mto.training import decode as decoding
 from mto.training.decode import Decode, ahead, on_own_stream, resize_in_floats
-from mto.training.hardware import Hardware
 from mto.training.pixels import Pixels
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -165,13 +164,29 @@ def test_a_file_that_the_decoder_refuses_is_decoded_by_the_cpu_and_the_others_as
     def picky(source, **options):
         every = source if isinstance(source, list) else [source]
         if any(torch.equal(each, files[1].data) for each in every):
-            raise RuntimeError("nvjpegDecode failed: 5\nand where")
+            raise RuntimeError("decode_software, /__w/_core/DecodeJpegCuda.cpp:397, nvjpegDecode failed: 4")
         return whole(source, **options)
 
     monkeypatch.setattr(torchcodec.decoders, "decode_jpeg", picky)
     assert torch.equal(Decode(16, "bicubic")(join(files), CPU), expected)
-    told = "1.JPEG: decoded by the CPU, since the device's decoder refused it (nvjpegDecode failed: 5)\n"
+    told = "1.JPEG: decoded by the CPU, since the device's decoder refused it (nvjpegDecode failed: 4)\n"
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 2.00 GiB", "x.cpp:9, nvjpegDecode failed: 5"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_too_little_memory_is_no_files_fault(monkeypatch, words, at_once):
+    """Else the pixels would depend on what else is on the GPU."""
+    import torchcodec.decoders
+
+    def full(source, **options):
+        if isinstance(source, list) and source[0].numel() < 700:  # the small one that it is tried on
+            return [torch.zeros(3, 16, 16)]
+        raise RuntimeError(words if at_once or not isinstance(source, list) else "nvjpegDecode failed: 4")
+
+    monkeypatch.setattr(torchcodec.decoders, "decode_jpeg", full)
+    with pytest.raises(RuntimeError, match=words.split(", ")[-1]):
+        Decode(16, "bicubic")(join([cut(jpeg(n), f"{n}.JPEG") for n in range(3)]), CPU)
 
 
 def test_a_file_that_nobody_decodes_is_named():
@@ -338,15 +353,15 @@ def test_what_another_stream_made_is_kept_until_this_one_has_used_it(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("gpus", "decode", "threaded"), [(1, "device", True), (0, "device", False), (1, "workers", False)]
+    ("device", "decode", "threaded"), [("cuda", "device", True), ("cpu", "device", False), ("cuda", "workers", False)]
 )
-def test_only_a_gpu_decodes_ahead(photographs, monkeypatch, gpus, decode, threaded):
-    monkeypatch.setattr(engine, "on_own_stream", lambda decode, device: lambda cuts: decode(cuts, torch.device("cpu")))
+def test_only_a_gpu_decodes_ahead(photographs, monkeypatch, device, decode, threaded):
+    monkeypatch.setattr(decoding, "on_own_stream", lambda decode, device: lambda cuts: decode(cuts, CPU))
     job = job_of(photographs, "mae", decode)
     data = PretrainDataset(job)
     loader = build_loader(data, EpochSampler(len(data), seed=0, shuffle=True, drop_last_to=8), 8)
-    runner = SimpleNamespace(model=SimpleNamespace(data_preprocessor=Pixels.of(job)), hardware=Hardware(gpus=gpus))
-    batches = list(engine.Engine.batches(runner, loader))
+    model = SimpleNamespace(data_preprocessor=Pixels.of(job))
+    batches = list(decoding.batches(loader, model, torch.device(device)))
     assert len(batches) == 3
     assert all(("image" in batch) == (threaded or decode == "workers") for batch in batches)
     assert all(("encoded" in batch) == (decode == "device" and not threaded) for batch in batches)

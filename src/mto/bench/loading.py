@@ -60,43 +60,48 @@ def loader_of(job: Job, folder: Folder, images: int, workers: int, pin_memory: b
     return build_loader(dataset, sampler, images, workers, pin_memory=pin_memory)
 
 
-def steady(loader: DataLoader, batches: int, use: Callable[[Any], object]) -> tuple[Iterator[Any], int]:
-    """A loader's iterator when nothing is ready ahead any more, and how many batches to measure from there.
+def steady(loader: DataLoader, source: Iterator[Any], batches: int, use: Callable[[Any], object]) -> int:
+    """Take batches until nothing of the loader's is ready ahead any more; how many to measure from there.
 
     While the first batch is waited for and used, the workers fill their queues. Timed from there, all that was ready
     would count as if it took no time. Batches come in bursts, one of each worker: after one more, whoever is slower,
     the workers or the use of their batches, sets the pace.
 
     Args:
+        source: the loader's batches.
         batches: to measure at the least; so are three of each worker, and as many of one as of another.
         use: of a batch; the first time it may take long.
     """
-    source, workers = iter(loader), max(loader.num_workers, 1)
+    workers = max(loader.num_workers, 1)
     use(next(source))
     for _ in range(loader.num_workers * (loader.prefetch_factor or 0)):
         next(source)
     for _ in range(loader.num_workers):
         use(next(source))
-    return source, -(-max(batches, 3 * workers) // workers) * workers
+    return -(-max(batches, 3 * workers) // workers) * workers
 
 
 def rate(loader: DataLoader, images: int, batches: int) -> float:
     """Images a second of the loader alone, over ``batches`` or some more (`steady`)."""
-    source, batches = steady(loader, batches, use=id)
+    source = iter(loader)
+    batches = steady(loader, source, batches, use=id)
     start = time.perf_counter()
     for _ in range(batches):
         next(source)
     return batches * images / (time.perf_counter() - start)
 
 
-def together(loader: DataLoader, train: Any, images: int, batches: int, device: torch.device) -> dict[str, float]:
+def together(
+    loader: DataLoader, source: Iterator[Any], train: Any, images: int, batches: int, device: torch.device
+) -> dict[str, float]:
     """Images a second of training from the loader, and the share of the time spent waiting for it.
 
     Args:
+        source: the loader's batches.
         train: of a batch.
         batches: as of `rate`.
     """
-    source, batches = steady(loader, batches, use=train)
+    batches = steady(loader, source, batches, use=train)
     waited, start = 0.0, time.perf_counter()
     for _ in range(batches):
         asked = time.perf_counter()

@@ -24,6 +24,7 @@ from mto.plan.counting import count
 from mto.study import Study
 from mto.tasks.provenance import device_name
 from mto.training.compiled import Compiled, forget
+from mto.training.decode import batches
 from mto.training.hardware import Hardware
 from mto.training.optim import AUTOCAST, StepWrapper, build_optimizer, parameter_groups
 
@@ -152,7 +153,9 @@ class Bench:
         if "data" in what:
             row["data_images_per_second"] = loading.rate(loader("data"), work.images, self.steps)
         if "both" in what:
-            both = loading.together(loader("both"), trained.train, work.images, self.steps, self.device)
+            data = loader("both")
+            source = batches(data, work.model, self.device)
+            both = loading.together(data, source, trained.train, work.images, self.steps, self.device)
             row |= {"both_images_per_second": both["images_per_second"], "waiting_share": both["waiting_share"]}
         return row
 

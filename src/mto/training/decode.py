@@ -6,7 +6,8 @@ are not libjpeg's to the last bit, nor is a GPU's resizing a CPU's: so this is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -80,19 +81,22 @@ class Decode:
         return view.flip(1) if flipped else view
 
     def _decode(self, files: list[Tensor], paths: list[str], device: torch.device) -> list[Tensor]:
-        """(3, H, W) uint8 each; a file that the device's decoder refuses is decoded on the host, by itself alone."""
+        """(3, H, W) uint8 each. Who decodes a file depends on nothing but the file: where the device's decoder refuses
+        some of a batch, it is asked for each by itself, and the host decodes those alone that it refuses again."""
         if not files:
             return []
         codec = self._codec(device)
         try:
             return codec(files, mode="RGB", device=device)
-        except RuntimeError:
-            return [self._one(file, path, device) for file, path in zip(files, paths, strict=True)]
-
-    def _one(self, file: Tensor, path: str, device: torch.device) -> Tensor:
-        try:
-            return self._codec(device)(file, mode="RGB", device=device)
         except RuntimeError as error:
+            _only_refusals(error)
+            return [self._one(codec, file, path, device) for file, path in zip(files, paths, strict=True)]
+
+    def _one(self, codec: Callable[..., Any], file: Tensor, path: str, device: torch.device) -> Tensor:
+        try:
+            return codec(file, mode="RGB", device=device)
+        except RuntimeError as error:
+            _only_refusals(error)
             pixels = images.decode(file.numpy().tobytes(), path)
             print(f"{path}: decoded by the CPU, since the device's decoder refused it ({_words(error)})", flush=True)
             return torch.from_numpy(pixels).permute(2, 0, 1).to(device)
@@ -124,8 +128,16 @@ def _small() -> Tensor:
     return torch.from_numpy(cv2.imencode(".jpg", np.full((16, 16, 3), 128, np.uint8))[1].ravel())
 
 
+def _only_refusals(error: RuntimeError) -> None:
+    """Raise what has nothing to do with a file: too little memory, which nvJPEG calls status 5."""
+    if re.search(r"out of memory|: 5$", _words(error)):
+        raise error
+
+
 def _words(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The error's first line, without the place in TorchCodec that it begins with."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^.*\.(cpp|h):\d+, ", "", line)
 
 
 def resize_in_floats(pixels: Tensor, size: list[int], interpolation: InterpolationMode) -> Tensor:
@@ -133,6 +145,14 @@ def resize_in_floats(pixels: Tensor, size: list[int], interpolation: Interpolati
     planes = pixels.permute(2, 0, 1)[None].float()
     view = interpolate(planes, size, mode=interpolation.value, align_corners=False, antialias=True)
     return view[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+
+
+def batches(loader: Iterable[Batch], model: Any, device: torch.device) -> Iterator[Batch]:
+    """A loader's, for a model; where a GPU decodes their images, the next batch's meanwhile."""
+    decode: Decode | None = getattr(model.data_preprocessor, "decode", None)
+    if decode is None or device.type != "cuda":
+        return iter(loader)
+    return ahead(iter(loader), on_own_stream(decode, device))
 
 
 def ahead(batches: Iterator[Batch], decode: Callable[[Cuts], Tensor]) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 from mto.lock import Lock
-from mto.training.decode import Decode, ahead, on_own_stream
+from mto.training.decode import batches
 from mto.training.finite import FiniteHook
 from mto.training.hardware import Hardware
 from mto.training.hooks import CheckpointHook, ScheduleHook, SeedHook
@@ -74,11 +74,8 @@ class Engine(Runner):
         return wrapped
 
     def batches(self, loader: DataLoader) -> Iterator[Any]:
-        """Those of a loader; where a GPU decodes their images, the next batch's meanwhile."""
-        decode: Decode | None = getattr(unwrap(self.model).data_preprocessor, "decode", None)
-        if decode is None or not self.hardware.gpus:
-            return iter(loader)
-        return ahead(iter(loader), on_own_stream(decode, self.hardware.device))
+        """As the model wants them (`mto.training.decode.batches`)."""
+        return batches(loader, unwrap(self.model), self.hardware.device)
 
     def state(self) -> State:
         """All that it takes to go on from here; every rank must ask. Complete on rank 0 alone."""
