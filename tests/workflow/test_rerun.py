@@ -41,7 +41,6 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     finished.set("scales.demo.resources.pretrain.micro_batch", 16)
     finished.set("scales.demo.resources.linear.gpu", 1)
     finished.set("scales.demo.resources.finetune.deterministic", False)
-    finished.set("scales.demo.datasets.imagenet.decode", "workers")
     finished.set("mto.guard", None)
     finished.set("mto.gradient_interval", 3)
     for file in (finished.path / "rules").iterdir():
