@@ -110,6 +110,19 @@ def test_every_bit_is_a_workers(photographs, kind, crop):
     assert 0 < flipped < 2 * 18
 
 
+def test_whole_squares_too(tmp_path):
+    """Of which no box is drawn."""
+    (tmp_path / "train" / "class0").mkdir(parents=True)
+    Image.effect_noise((40, 40), 60).save(tmp_path / "train" / "class0" / "0.JPEG")
+    views = []
+    for decode in ("workers", "device"):
+        job = job_of(tmp_path, "mae", decode)
+        job["data"] |= {"num_classes": 1, "crop_scale": [1.0, 1.0]}
+        data = PretrainDataset(job)
+        views.append(Pixels.of(job)(collate([data[epoch, 0] for epoch in range(8)]))["image"])
+    assert torch.equal(*views)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_through_a_loader(photographs, workers):
     """The files are one piece of memory, which crosses from the workers in one go."""
