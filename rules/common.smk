@@ -260,7 +260,7 @@ TRAINED = [stage for stage in STAGES if stage != "heterogeneity"]
 
 
 def hardware_of_stage():
-    """What a job of the stage gets that a wildcard names, on one of its nodes; an hour is enough to measure it."""
+    """What a job of the stage gets that a wildcard names, on one of its nodes; two hours, for dozens of compilations."""
 
     def asked(name):
         def of_stage(wildcards):
@@ -268,7 +268,7 @@ def hardware_of_stage():
             one_node = {
                 "gpu": each["gpu"] // each["nodes"],
                 "gpus_in_all": each["gpu"],
-                "runtime": min(each["runtime"], 60),
+                "runtime": min(each["runtime"], 120),
             }
             return {**each, **one_node, "mem_mb": study.resources(wildcards.stage).mem_mb}[name]
 

@@ -16,8 +16,10 @@ BACKEND = "inductor"
 class Compiled:
     """``function``, compiled at its first call; a compiler that fails is reported in one line, and left alone.
 
-    The function is one graph: whatever would split it is an error here, not a slower run that nobody notices. It must
-    depend on tensors, and on Python values that change rarely: each new value compiles it again.
+    The function is one graph: whatever would split it is an error here, not a slower run that nobody notices. (Where
+    several processes share a step, torch itself cuts the graph at the buckets of gradients, which are exchanged while
+    the rest of the backward pass runs.) It must depend on tensors, and on Python values that change rarely: each new
+    value compiles it again.
 
     Args:
         backend: of torch.compile; `BACKEND` by default.
@@ -40,7 +42,7 @@ class Compiled:
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
-            with _reproducible():
+            with _backward_too():
                 return self._compiled(*args, **kwargs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             told = error if isinstance(error, TorchDynamoException) else error.__cause__ or error
@@ -51,17 +53,15 @@ class Compiled:
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
-    """Nothing of the compiler's may depend on timings, or a resumed run would differ; and the backward pass is compiled
-    with the forward pass, so that a failure of either is known before a step is taken.
+def _backward_too() -> Iterator[None]:
+    """The backward pass is compiled with the forward pass: a failure of either is known before a step is taken.
+
+    That nothing of the compiler's depends on timings, or a resumed run would differ, is a part of torch's deterministic
+    modes (`Hardware.deterministic`).
     """
     import torch._functorch.config
-    import torch._inductor.config
 
-    with (
-        torch._inductor.config.patch(deterministic=True),
-        torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
-    ):
+    with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
         yield
 
 
