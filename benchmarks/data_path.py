@@ -71,17 +71,9 @@ def job_of(study: Study, baseline: str, stage: str, root: Path) -> Job:
 
 def compare(job: Job, name: str, rounds: int) -> None:
     """Print one row."""
-    sides = {"ours": Side(ours, job), "official": Side(official, job)}
-    taken: dict[str, list[tuple[float, int]]] = {side: [] for side in sides}
-    for turn in range(rounds + 1):
-        for side, process in sides.items():
-            result = process.batch(turn)
-            if turn:
-                taken[side].append(result)
+    taken = by_turns({"ours": Side(ours, job), "official": Side(official, job)}, rounds)
     seconds = {side: statistics.median(s for s, _ in results) / BATCH for side, results in taken.items()}
     faults = {side: statistics.median(f for _, f in results) / BATCH for side, results in taken.items()}
-    for process in sides.values():
-        process.end()
     print(
         f"| {name} | {1 / seconds['ours']:.0f} | {1 / seconds['official']:.0f} | "
         f"{seconds['official'] / seconds['ours']:.2f} | {faults['ours']:.0f} | {faults['official']:.0f} |",
@@ -106,6 +98,20 @@ class Side:
     def end(self) -> None:
         self.pipe.send(None)
         self.process.join()
+
+
+def by_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[float, int]]]:
+    """Of each side its batches' results, after a first one that does not count. The sides end with it."""
+    taken = [{name: side.batch(turn) for name, side in sides.items()} for turn in range(rounds + 1)][1:]
+    for side in sides.values():
+        side.end()
+    return {name: [results[name] for results in taken] for name in sides}
+
+
+def rates_by_turns(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    """Images a second of each side, by the median of its batches."""
+    taken = by_turns(sides, rounds)
+    return {name: BATCH / statistics.median(s for s, _ in results) for name, results in taken.items()}
 
 
 def serve(pipe: Any, path: Callable[[Job], tuple[Sampled, Callable]], job: Job) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data_path import BATCH, CASES, Sampled, Side, job_of, ours, pieces
+from data_path import BATCH, CASES, Sampled, Side, job_of, ours, pieces, rates_by_turns
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
@@ -53,13 +53,7 @@ def rates(job: dict, name: str, rounds: int) -> None:
     """Print one row."""
     ways = {"workers": ours, "device": files}
     sides = {how: Side(way, job | {"data": job["data"] | {"decode": how}}) for how, way in ways.items()}
-    taken: dict[str, list[float]] = {how: [] for how in sides}
-    for turn in range(rounds + 1):
-        for how, side in sides.items():
-            taken[how].append(side.batch(turn)[0])
-    rate = {how: BATCH / statistics.median(seconds[1:]) for how, seconds in taken.items()}
-    for side in sides.values():
-        side.end()
+    rate = rates_by_turns(sides, rounds)
     ratio = rate["device"] / rate["workers"]
     print(f"| {name} | {rate['workers']:.0f} | {rate['device']:.0f} | {ratio:.1f} |", flush=True)
 

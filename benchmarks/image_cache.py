@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from data_path import BATCH, CASES, Side, job_of, ours, pieces
+from data_path import BATCH, CASES, Side, job_of, ours, pieces, rates_by_turns
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from mto.bench.loading import photographs
@@ -46,14 +46,7 @@ def main() -> None:
         for baseline, stage in CASES:
             job = job_of(study, baseline, stage, root)
             there = job | {"data": job["data"] | {"cache": args.side, "cache_folder": folder}}
-            sides = {"files": Side(ours, job), "cache": Side(ours, there)}
-            taken: dict[str, list[float]] = {name: [] for name in sides}
-            for turn in range(args.rounds + 1):
-                for name, side in sides.items():
-                    taken[name].append(side.batch(turn)[0])
-            rates = {name: BATCH / statistics.median(seconds[1:]) for name, seconds in taken.items()}
-            for side in sides.values():
-                side.end()
+            rates = rates_by_turns({"files": Side(ours, job), "cache": Side(ours, there)}, args.rounds)
             ratio = rates["cache"] / rates["files"]
             print(f"| {baseline}, {stage} | {rates['files']:.0f} | {rates['cache']:.0f} | {ratio:.2f} |", flush=True)
 

@@ -191,7 +191,9 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
                 run = import_module(f"mto.tasks.{arguments.task}").run
             run(task)
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            from torch import OutOfMemoryError
+
+            if isinstance(error, OutOfMemoryError):
                 now = hardware.micro_batch or "a GPU's whole share of the batch"
                 raise UserError(
                     f"{str(error).split('. ')[0]}; set a smaller resources.{arguments.task}.micro_batch in config.yaml "
@@ -203,12 +205,6 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         finally:
             hardware.close()
     return 0
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
 
 
 def _inputs(pairs: Sequence[str]) -> dict[str, Path]:

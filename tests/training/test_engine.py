@@ -1,5 +1,9 @@
 """The engine trains the weights that it is given."""
 
+import contextlib
+import gc
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -10,6 +14,8 @@ from toy import ToyData, ToyModel, fit
 from mto.data.imagenet import build_loader
 from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_classifier
+from mto.training.hooks import SeedHook
+from mto.training.startup import uncollected
 
 
 class Classifier(BaseModel):
@@ -68,3 +74,28 @@ def test_training_goes_on_in_training_mode_after_a_validation(tmp_path):
     loader = build_loader(ToyData(), EpochSampler(24, seed=0, shuffle=True), 8)
     fit(tmp_path, model=model, epochs=3, hooks=[hook], val_loader=loader, val_evaluator=Evaluator([Nothing()]))
     assert hook.seen == [True] * 9
+
+
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_every_step_seeds_the_generator_that_the_model_draws_from(monkeypatch, on_a_gpu):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_a_gpu)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    drawn = []
+    for step in (3, 4, 3):
+        SeedHook(0).before_train_iter(SimpleNamespace(step=step, rank=0), 0)
+        drawn.append(torch.rand(()).item())
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert len(seeds) == (3 if on_a_gpu else 0)
+    assert not on_a_gpu or seeds[0] == seeds[2] != seeds[1]
+
+
+def test_imports_are_not_collected_and_what_follows_is():
+    try:
+        with contextlib.suppress(ImportError), uncollected():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
