@@ -158,6 +158,41 @@ def test_the_whole_list_on_small_shapes(tmp_path, capsys):
     assert found["machine"]["peak_tflops"] > 0
 
 
+def test_a_stage_that_does_not_fit_is_said_in_its_row_and_nothing_else_is_lost(tmp_path, monkeypatch, capsys):
+    def prepare(bench, job, images):
+        if job["task"] == "pretrain" and job["mto"]["terms"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(bench, job, images)
+
+    real = run.Bench.prepare
+    monkeypatch.setattr(run.Bench, "prepare", prepare)
+    out = tmp_path / "bench.json"
+    stages = ["pretrain", "pretrain-mto", "finetune"]
+    main(
+        [
+            "--scale",
+            "demo",
+            "--baseline",
+            "mae",
+            "--stage",
+            *stages,
+            "--images",
+            "2",
+            "--steps",
+            "1",
+            "--json",
+            str(out),
+        ]
+    )
+    plain, with_mto, finetune = json.loads(out.read_text())["rows"]
+    assert plain["seconds"] > 0
+    assert finetune["seconds"] > 0
+    assert with_mto == {
+        "baseline": "mae", "stage": "pretrain-mto", "images": 2, "error": "out of memory at micro-batch 2"
+    }  # fmt: skip
+    assert "| out of memory at micro-batch 2 |" in capsys.readouterr().out
+
+
 def test_the_table_leaves_blank_what_was_not_measured():
     rows = [{"baseline": "mae", "stage": "coco", "operators": 7}, {"baseline": "mae", "stage": "linear", "images": 3}]
     assert table(rows, COLUMNS).splitlines()[2:] == ["| mae | coco |  | 7 |", "| mae | linear | 3 |  |"]

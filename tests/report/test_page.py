@@ -165,6 +165,23 @@ def test_a_partial_study_names_what_is_missing(complete, tmp_path):
     assert "3 more are not measured yet." in words
 
 
+def test_steps_whose_compiler_failed_are_named(complete, tmp_path):
+    study, whole = complete
+    results = tmp_path / "demo"
+    for path in whole.glob("finetune/mae-vitb/*"):
+        shutil.copytree(path, results / path.relative_to(whole))
+    assert "torch.compile failed" not in rendered(study, results, tmp_path / "page.html").words()
+    for epoch in (2, 4):
+        path = folder(results, "finetune", "mae-vitb", 0, epoch) / "metrics.json"
+        record = json.loads(path.read_text())
+        record["provenance"]["eager_images"] = 7
+        path.unlink()  # copied
+        path.write_text(json.dumps(record))
+    words = rendered(study, results, tmp_path / "page.html").words()
+    assert "torch.compile failed in 2 of the steps" in words
+    assert "first of finetune/mae-vitb/seed0/epoch0002" in words
+
+
 def test_a_reason_is_shown(complete, tmp_path):
     study, _ = complete
     (tmp_path / "demo").mkdir()

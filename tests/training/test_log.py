@@ -4,9 +4,12 @@ import re
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import fit
+from toy import ToyModel, fit
 
+from mto.training.compiled import Compiled
+from mto.training.hardware import Hardware
 from mto.training.log import Averages, _clock, read_history
 
 
@@ -33,6 +36,32 @@ def test_a_resumed_run_has_each_step_once_in_its_curves(tmp_path):
     fit(tmp_path)
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in curves.Scalars("loss")] == [2, 3, 4, 6, 8, 9, 10, 12]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_images_of_a_step_whose_compiler_failed_are_counted(tmp_path, works, monkeypatch):
+    """Over all attempts of the segment: here the second attempt's alone, or none."""
+
+    class Compiling(ToyModel):
+        def compile_step(self):
+            self.step = Compiled(super().forward, backend="eager" if works else broken)
+
+        def forward(self, x, y, mode="tensor"):
+            return self.step(x, y)
+
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    class Killed(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.step == 7:
+                raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path, hooks=[Killed()])
+    monkeypatch.setattr(Hardware, "compiles", True)
+    usage = fit(tmp_path, model=Compiling()).log_hook.usage
+    assert (usage["images"], usage["eager_images"]) == (96, 0 if works else 48)
 
 
 def test_averages_count_each_name_by_itself():

@@ -45,6 +45,7 @@ COLUMNS = {
     "data_images_per_second": "data images/s",
     "both_images_per_second": "both images/s",
     "waiting_share": "waiting",
+    "error": "not measured",
 }
 
 

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,13 +24,15 @@ from mto.errors import UserError
 from mto.plan.counting import count
 from mto.study import Study
 from mto.tasks.provenance import device_name
-from mto.training.compiled import Compiled, forget
+from mto.training.compiled import fell_back, forget, parts
 from mto.training.decode import batches
-from mto.training.hardware import Hardware
+from mto.training.hardware import Hardware, without_deterministic_form
 from mto.training.optim import AUTOCAST, StepWrapper, build_optimizer, parameter_groups
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
+#: How the ``error`` of a row begins whose step does not fit the device.
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,11 @@ class Bench:
         """Kernels as a job has them (`Hardware.deterministic`)."""
         Hardware(gpus=int(self.on_gpu), deterministic=deterministic).setup()
 
-    def prepare(self, job: Job, images: int, name: str = "") -> Trained:
+    def prepare(self, job: Job, images: int) -> Trained:
         """A job's workload on the device, and its training step."""
         if self.precision:
             job = job | {"precision": self.precision}
-        work = build(job, images, name=name)
+        work = build(job, images)
         model = work.model.to(self.device)
         if self.compile and callable(compile_step := getattr(model, "compile_step", None)):
             compile_step()
@@ -184,8 +187,8 @@ class Trained:
     @property
     def compiled(self) -> str:
         """How the step ran: `yes`; `no: fell back`, as the compiler failed; `-` where it was not to be compiled."""
-        parts = self._compiled().values()
-        return "-" if not parts else "no: fell back" if any(part.fell_back for part in parts) else "yes"
+        model = self.work.model
+        return "-" if not parts(model) else "no: fell back" if fell_back(model) else "yes"
 
     def numbers(self, device: torch.device, seconds: float, peak_tflops: float, beside: int = 0) -> Row:
         """What a step that takes so many seconds amounts to.
@@ -217,15 +220,10 @@ class Trained:
             **counted,
         }
 
-    def _compiled(self) -> dict[str, Compiled]:
-        """By the name of the model's attribute."""
-        found = ((part, getattr(self.work.model, part, None)) for part in ("compiled", "loss"))
-        return {part: value for part, value in found if isinstance(value, Compiled)}
-
     @contextmanager
     def _eager(self) -> Iterator[None]:
         """Operators and their FLOPs are those of the eager step: compiled code shows none."""
-        model, kept = self.work.model, self._compiled()
+        model, kept = self.work.model, parts(self.work.model)
         for part, value in kept.items():
             setattr(model, part, value.eager if part == "loss" else None)
         try:
@@ -233,6 +231,37 @@ class Trained:
         finally:
             for part, value in kept.items():
                 setattr(model, part, value)
+
+
+def side_by_side(
+    bench: Bench, jobs: Sequence[Job], images: int, measured: Callable[[Sequence[Job]], list[Row]]
+) -> list[Row]:
+    """A row for each job. Their steps take turns; where that fails, as for want of memory for all, each is alone.
+
+    What fails alone has the reason as its ``error``, and no numbers: whatever is measured after it, is.
+
+    Args:
+        images: of the micro-batch.
+        measured: the rows of jobs whose models are on the device together, and gone with the function's variables.
+    """
+    try:
+        return measured(jobs)
+    except torch.OutOfMemoryError:
+        reason = f"{OUT_OF_MEMORY} at micro-batch {images}"
+    except (RuntimeError, UserError) as error:
+        reason = without_deterministic_form(error, jobs[0]["task"]) or (str(error) or repr(error)).partition("\n")[0]
+    finally:  # after the handlers: an error holds the frames that it came through, and so the models
+        bench.free()
+    if len(jobs) == 1:
+        return [{"error": reason}]
+    print(f"not together, so one after the other: {reason}", flush=True)
+    return [row for job in jobs for row in side_by_side(bench, [job], images, measured)]
+
+
+def mto_ratio(without: Row, with_mto: Row) -> Row:
+    """Of the seconds of a step, where both were measured."""
+    both = "seconds" in without and "seconds" in with_mto
+    return {"mto_ratio": with_mto["seconds"] / without["seconds"]} if both else {}
 
 
 def measure(
@@ -247,31 +276,33 @@ def measure(
         say(f"{baseline}: {', '.join(group)}")
         task = STAGES[group[0]][0]
         bench.setup(study.resources(task).kernels)
-        trained = {stage: _prepare(args, bench, study, stage, baseline) for stage in group}
+        jobs = [job_of(study, stage, baseline, args.depth or (None if bench.on_gpu else 4)) for stage in group]
+        configured = study.resources(task).micro_batch or jobs[0]["optim"]["batch_size"]
+        images = args.images or (configured if bench.on_gpu else 2)
+        together = partial(_measured, args, bench, images, _workers(args, bench, study, task), peak_tflops)
+        measured = side_by_side(bench, jobs, images, together)
         found = {
-            stage: {"baseline": baseline, "stage": stage, "images": each.work.images} for stage, each in trained.items()
+            stage: {"baseline": baseline, "stage": stage, "images": images, **row}
+            for stage, row in zip(group, measured, strict=True)
         }
-        if {"step", "both"} & set(args.what):
-            for row, numbers in zip(found.values(), bench.numbers(list(trained.values()), peak_tflops), strict=True):
-                row |= numbers
-            if {"pretrain", "pretrain-mto"} <= found.keys():
-                found["pretrain-mto"]["mto_ratio"] = found["pretrain-mto"]["seconds"] / found["pretrain"]["seconds"]
-        if {"data", "both"} & set(args.what) and task in WITH_LOADER:
-            workers = _workers(args, bench, study, task)
-            for stage, row in found.items():
-                with loading.photographs(512 if bench.on_gpu else 64) as root:
-                    row |= bench.loading(trained[stage], loading.of_one_class(root), workers, tuple(args.what))
+        if {"pretrain", "pretrain-mto"} <= found.keys():
+            found["pretrain-mto"] |= mto_ratio(found["pretrain"], found["pretrain-mto"])
         rows += found.values()
-        trained.clear()
-        bench.free()
     return rows
 
 
-def _prepare(args: argparse.Namespace, bench: Bench, study: Study, stage: str, baseline: str) -> Trained:
-    small = not bench.on_gpu
-    job = job_of(study, stage, baseline, args.depth or (4 if small else None))
-    configured = study.resources(STAGES[stage][0]).micro_batch or job["optim"]["batch_size"]
-    return bench.prepare(job, args.images or (2 if small else configured), name=stage)
+def _measured(
+    args: argparse.Namespace, bench: Bench, images: int, workers: int, peak_tflops: float, jobs: Sequence[Job]
+) -> list[Row]:
+    trained = [bench.prepare(job, images) for job in jobs]
+    rows: list[Row] = [{} for _ in jobs]
+    if {"step", "both"} & set(args.what):
+        rows = bench.numbers(trained, peak_tflops)
+    if {"data", "both"} & set(args.what) and jobs[0]["task"] in WITH_LOADER:
+        for one, row in zip(trained, rows, strict=True):
+            with loading.photographs(512 if bench.on_gpu else 64) as root:
+                row |= bench.loading(one, loading.of_one_class(root), workers, tuple(args.what))
+    return rows
 
 
 def _workers(args: argparse.Namespace, bench: Bench, study: Study, task: str) -> int:

@@ -31,7 +31,6 @@ Job = dict[str, Any]
 class Workload:
     """A model, and a micro-batch for it as the loader would give it."""
 
-    name: str
     job: Job
     model: BaseModel
     batch: Any
@@ -59,13 +58,13 @@ def job_of(study: Study, stage: str, baseline: str, depth: int | None = None) ->
     return job
 
 
-def build(job: Job, images: int, *, name: str = "") -> Workload:
+def build(job: Job, images: int) -> Workload:
     """The model of a job with fresh weights, and a micro-batch of made-up images on the CPU."""
     with seeded(job["seed"], "init"):
         model = model_of(job)
         if job["task"] in ("ade20k", "coco"):
             _initialise(model)
-        return Workload(name or job["task"], job, model.train(), batch_of(job, images), images)
+        return Workload(job, model.train(), batch_of(job, images), images)
 
 
 # ------------------------------------------------------------------------------------------------------------- models

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -13,17 +14,15 @@ import torch
 
 from mto.bench import loading
 from mto.bench.cli import WITH_LOADER
-from mto.bench.run import Bench, Trained
+from mto.bench.run import OUT_OF_MEMORY, Bench, Trained, mto_ratio, side_by_side
 from mto.data.layout import check
 from mto.data.listing import NAME, save
 from mto.errors import UserError
 from mto.plan.amounts import work_key
 from mto.plan.counting import count
-from mto.training.hardware import without_deterministic_form
 
 Job = dict[str, Any]
 Row = dict[str, Any]
-OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
 def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
     """The rows of one baseline and backbone, without and with MTO; of the last one also the micro-batch that fits."""
     rows = _rows(bench, asked, pair, peak, folder)
-    if len(rows) == 2 and all("error" not in row for row in rows):
-        rows[1]["mto_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+    if len(rows) == 2:
+        rows[1] |= mto_ratio(*rows)
     last = rows[-1]
     if "error" not in last:
         fitted = {"micro_batch": last["micro_batch"], "images_per_second": last["step_images_per_second"]}
@@ -106,26 +105,12 @@ def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: load
 
 
 def _rows(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
-    """A row for each job. Their steps take turns; where that fails, as for want of memory for both, each is alone.
-
-    What fails alone has the reason as its ``error``, and no numbers.
-    """
-    try:
-        found = _measured(bench, asked, jobs, peak, folder)
-        return [_described(job, asked) | numbers for job, numbers in zip(jobs, found, strict=True)]
-    except torch.OutOfMemoryError:
-        reason = f"{OUT_OF_MEMORY} at micro-batch {asked.micro(jobs[0])}"
-    except (RuntimeError, UserError) as error:
-        reason = without_deterministic_form(error, jobs[0]["task"]) or (str(error) or repr(error)).partition("\n")[0]
-    finally:  # after the handlers: an error holds the frames that it came through, and so the models
-        bench.free()
-    if len(jobs) == 1:
-        return [_described(jobs[0], asked) | {"error": reason}]
-    print(f"not together, so one after the other: {reason}", flush=True)
-    return [row for job in jobs for row in _rows(bench, asked, [job], peak, folder)]
+    """A row for each job: what it is, and its numbers or its ``error``."""
+    measured = side_by_side(bench, jobs, asked.micro(jobs[0]), partial(_measured, bench, asked, peak, folder))
+    return [_described(job, asked) | row for job, row in zip(jobs, measured, strict=True)]
 
 
-def _measured(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, jobs: Sequence[Job]) -> list[Row]:
     """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
     trained = [_prepared(bench, job, asked.micro(job)) for job in jobs]
     rows = bench.numbers(trained, peak)

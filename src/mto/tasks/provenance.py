@@ -62,7 +62,7 @@ def provenance(hardware: Hardware, attempts: Attempts, usage: dict[str, float]) 
         usage: of the engine (`LogHook.usage`), or nothing.
 
     ``wall_seconds`` and ``gpu_hours`` are all attempts' together, each with its own number of GPUs (0 on the CPU);
-    ``images_per_second`` is that of training alone.
+    ``images_per_second`` is that of training alone; ``eager_images`` are there where the compiler failed.
     """
     attempts.note()
     wall, gpu_seconds = attempts.paid()
@@ -75,6 +75,7 @@ def provenance(hardware: Hardware, attempts: Attempts, usage: dict[str, float]) 
         "wall_seconds": round(wall, 2),
         "gpu_hours": round(gpu_seconds / 3600, 4),
         "images_per_second": round(usage["images"] / train, 2) if train else None,
+        **({"eager_images": usage["eager_images"]} if usage.get("eager_images") else {}),
     }
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 #: Of torch.compile.
 BACKEND = "inductor"
@@ -63,6 +64,16 @@ def _backward_too() -> Iterator[None]:
 
     with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
         yield
+
+
+def parts(model: nn.Module) -> dict[str, Compiled]:
+    """What of a model's step is compiled, by the name of its attribute."""
+    return {name: value for name, value in vars(model).items() if isinstance(value, Compiled)}
+
+
+def fell_back(model: nn.Module) -> bool:
+    """Whether the model trains eagerly though it was to be compiled."""
+    return any(part.fell_back for part in parts(model).values())
 
 
 def forget() -> None:

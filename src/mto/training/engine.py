@@ -19,6 +19,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 from mto.lock import Lock
+from mto.training.compiled import fell_back
 from mto.training.decode import batches
 from mto.training.finite import FiniteHook
 from mto.training.hardware import Hardware
@@ -72,6 +73,11 @@ class Engine(Runner):
         if not self.find_unused_parameters:
             settle_buckets(wrapped)
         return wrapped
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether training is eager though it was to be compiled."""
+        return fell_back(unwrap(self.model))
 
     def batches(self, loader: DataLoader) -> Iterator[Any]:
         """As the model wants them (`mto.training.decode.batches`)."""

@@ -110,8 +110,9 @@ class LogHook(Hook):
         self.averages = Averages()
         #: What was last logged of training, on every rank.
         self.row: dict[str, float] = {}
-        #: Seconds of training and images seen in them, over all attempts of this segment.
-        self.usage = {"train_seconds": 0.0, "images": 0}
+        #: Seconds of training and images seen in them, over all attempts of this segment; of the images those that
+        #: were trained on eagerly, since the compiler had failed.
+        self.usage = {"train_seconds": 0.0, "images": 0, "eager_images": 0}
         self._since: float | None = time.perf_counter()  # None while validating
         self._done = 0
         self._writer: Any = None
@@ -128,7 +129,7 @@ class LogHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self.averages.load(checkpoint["averages"], runner.rank, runner.world_size)
         if checkpoint["usage"]["stop_step"] == self.stop_step:  # the same segment goes on
-            self.usage = {name: checkpoint["usage"][name] for name in self.usage}
+            self.usage |= {name: value for name, value in checkpoint["usage"].items() if name in self.usage}
 
     def before_train(self, runner) -> None:
         self._done = runner.step
@@ -181,6 +182,7 @@ class LogHook(Hook):
         self._since, self._done = now, step
         self.usage["train_seconds"] += seconds
         self.usage["images"] += images
+        self.usage["eager_images"] += images if runner.fell_back else 0
         lr = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         self.row = {"step": step, "epoch": self._epoch(step), "lr": lr} | scalars
         self._write(runner, self.row | {"images_per_second": images / seconds})

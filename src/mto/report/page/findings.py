@@ -131,6 +131,12 @@ class Findings:
         return listed(_device(self._provenance(step)) for step in self.records)
 
     @cached_property
+    def eager(self) -> list[str]:
+        """Folders of steps that trained on some images eagerly, since torch.compile had failed."""
+        done = sorted(step for step in self.records if self._provenance(step).get("eager_images"))
+        return [str(metrics.folder(Path(), *step)) for step in done]
+
+    @cached_property
     def versions(self) -> dict[str, str]:
         """Package to its version; to all of them where steps differ."""
         found: dict[str, list[str]] = {}
