@@ -1,4 +1,4 @@
-"""Masked Token Optimization: data singularity (heterogeneity) and the losses L_spa, L_e and L_r.
+"""Masked Token Optimization: data distinctiveness (heterogeneity) and the losses L_spa, L_e and L_r.
 
 One image has N patch tokens, M of them masked and V = N - M visible; X^l are the tokens after layer l, X^0 the initial
 embedding. With natural logarithms, per image::
@@ -9,9 +9,9 @@ embedding. With natural logarithms, per image::
     Eq. 5   L_r   = sum_{l = 1..L} softplus(H^{l-1} - H^l)                 as printed; its text asks for the other sign
 
 The printed sign of Eq. 5 makes heterogeneity grow with depth, against the whole text, so the default is
-``softplus(H^l - H^{l-1})``. Raw dot products with weights of 1 make the masked tokens of SimMIM and ConMIM one, so the
-default is a cosine over 0.1 and a tenth of each weight. Every such choice is a keyword of
-:class:`MaskedTokenOptimization`; :meth:`~MaskedTokenOptimization.text` has the paper's own.
+``softplus(H^l - H^{l-1})``. With it, raw dot products and weights of 1 make the masked tokens of small SimMIM
+and ConMIM networks one, so the default is a cosine over 0.1 and a tenth of each weight. Every such choice is a keyword
+of :class:`MaskedTokenOptimization`; :meth:`~MaskedTokenOptimization.text` has the paper's own.
 
 Everything is computed in float32, also under autocast (see `mto.entropy`). Depends on torch alone.
 """

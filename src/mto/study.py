@@ -321,7 +321,10 @@ class Study:
         }
 
     def report_job(self, report: str) -> dict[str, Any]:
-        """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800."""
+        """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800.
+
+        ``mto`` is the preset of its runs with MTO that name none, since their numbers are that preset's.
+        """
         plan = {} if report == AUDIT else self._plan(report)
         cells, scratch = ([], []) if report == AUDIT else (self.cells(report), self.scratch(report))
         if report == PRESETS:
@@ -332,6 +335,7 @@ class Study:
                 "scale": self.config.scale,
                 "size": self._size_of_scale(),
                 "recipe": self.config.recipe,
+                "mto": self.config.mto.default if report != PRESETS and _of_the_default(cells) else None,
                 "seeds": self.config.seeds if cells else [],  # a drawing is not redrawn for another seed
                 "pretrain_epochs": self.config.study.pretrain_epochs,
                 "plan": plan,
@@ -354,6 +358,12 @@ class Study:
         sizes = {name: self.config.backbones[name] for name in used}  # type: ignore[index]
         networks = {name: [size.embed_dim, size.depth] for name, size in sizes.items()}
         return {"images": self.config.datasets.imagenet.title, "networks": networks}
+
+
+def _of_the_default(cells: Iterable[Cell]) -> bool:
+    """Whether a cell is of a run that has MTO's default preset."""
+    runs = [Run.parse(cell.run) for cell in cells]
+    return any(run.terms and run.preset is None for run in runs)
 
 
 def _curve(baselines: Iterable[str], epochs: list[int], task: str) -> Iterator[Cell]:

@@ -61,9 +61,11 @@ def test_results_of_the_steps_that_a_job_names(tmp_path):
     step = "finetune/mae-vitb-mto-depth2"
     for seed in (0, 1, 2):
         write(tmp_path / f"demo/{step}/seed{seed}/epoch0008/metrics.json", {**GOOD, "seed": seed})
-    job = {"seeds": [0, 2], "steps": [["finetune", "mae-vitb-mto-depth2", 8]]}
+    job = {"mto": "mine", "seeds": [0, 2], "steps": [["finetune", "mae-vitb-mto-depth2", 8]]}
     main(["results", "--out", str(tmp_path / "x.csv"), "--from-dir", str(tmp_path / "demo"), "--job", json.dumps(job)])
-    assert set(pd.read_csv(tmp_path / "x.csv").seed) == {0, 2}
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert set(table.seed) == {0, 2}
+    assert set(table.preset) == {"mine"}
 
 
 def test_a_job_of_results_is_short_and_names_every_step():
@@ -147,6 +149,11 @@ def test_how_a_run_is_called(run, name):
     assert run_name(run) == name
 
 
-def test_a_preset_is_a_column_of_its_own():
-    for run, preset in (("mae-vitb-mto@text", "text"), ("mae-vitb-mto", None), ("mae-vitb", None)):
-        assert {row["preset"] for row in metrics.rows(GOOD | {"run": run})} == {preset}
+@pytest.mark.parametrize(
+    ("run", "unknown", "known"),
+    [("mae-vitb-mto@text", "text", "text"), ("mae-vitb-mto", None, "cosine"), ("mae-vitb", None, None)],
+)
+def test_a_preset_is_a_column_of_its_own(run, unknown, known):
+    """That of a run whose name says none is the default, where a job tells it."""
+    assert {row["preset"] for row in metrics.rows(GOOD | {"run": run})} == {unknown}
+    assert {row["preset"] for row in metrics.rows(GOOD | {"run": run}, "cosine")} == {known}

@@ -56,6 +56,26 @@ def test_every_table_is_written_and_well_formed(tree, name, tmp_path):
     assert_balanced(latex)
 
 
+@pytest.mark.parametrize(
+    ("default", "said"),
+    [
+        ("cosine", "MTO by preset 'cosine', which is not the paper's."),
+        ("text", "MTO by preset 'text'."),
+        ("as_printed", "MTO by preset 'as_printed'."),
+    ],
+)
+def test_the_caption_says_which_reading_of_mto(tree, tmp_path, default, said):
+    """The numbers beside the paper's are those of the default preset."""
+    study, results = tree
+    mto = study.config.mto.model_copy(update={"default": default})
+    study = Study(study.config.model_copy(update={"mto": mto}))
+    for name in MEASURED:
+        _, markdown, latex = build((study, results), name, tmp_path)
+        assert markdown.splitlines()[2].endswith(f" {said}**"), name
+        assert f"preset '{default}'" in latex.replace("\\_", "_")
+    assert study.report_job("fig3_method")["mto"] is None
+
+
 def assert_balanced(latex):
     """What a LaTeX run would choke on: environments, braces, cells a row, characters outside ASCII."""
     assert latex.isascii()

@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mto.config.reading import Source, load, read
 from mto.errors import UserError
@@ -69,16 +70,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _results(args: argparse.Namespace) -> None:
-    paths = [*args.metrics, *(_below(args.from_dir, args.job) if args.from_dir else [])]
+    job = json_object(args.job, "--job") if args.job else None
+    paths = [*args.metrics, *(_below(args.from_dir, job) if args.from_dir else [])]
     if not paths:
         raise UserError(f"{args.from_dir or 'report results'}: no metrics.json given or found; run `snakemake` first")
-    print(f"{args.out}: {metrics.write_results(paths, args.out)} values of {len(paths)} steps", file=sys.stderr)
+    values = metrics.write_results(paths, args.out, (job or {}).get("mto"))
+    print(f"{args.out}: {values} values of {len(paths)} steps", file=sys.stderr)
 
 
-def _below(results: Path, job: str | None) -> list[Path]:
-    if job is None:
+def _below(results: Path, wanted: dict[str, Any] | None) -> list[Path]:
+    if wanted is None:
         return metrics.finished(results)
-    wanted = json_object(job, "--job")
     return [
         metrics.folder(results, task, run, seed, epoch) / "metrics.json"
         for seed in wanted["seeds"]
@@ -133,7 +135,7 @@ def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
     """Make results.csv and every table and figure as far as their cells are there; the reasons where that fails."""
     problems = {}
     if finished := metrics.finished(results):
-        metrics.write_results(finished, results / "results.csv")
+        metrics.write_results(finished, results / "results.csv", study.config.mto.default)
     for name in (*study.tables, *study.figures):
         report = metrics.Report(jobs.report_job(study, source, name), results)
         try:

@@ -12,7 +12,6 @@ from mto.report.metrics import Cell, Report, mean, std
 from mto.report.sheet import UNKNOWN, Column, Sheet
 
 MISSING = "missing"  # a value of ours that no job has made yet
-WHOLE = "Elsewhere, fewer than 800 epochs are a whole schedule of that length; here they are the middle of one of 800."
 FLAT = "† The baseline gains nothing over these epochs: the ratio of Eq. 6 is undefined (—) or meaningless."
 
 
@@ -90,13 +89,20 @@ class Comparison:
         """What others report for this run and epoch, each with its source; the notes add those of other epochs."""
         found = [r for r in printed.elsewhere() if (r.row, r.task, r.metric) == (cell.run, cell.task, cell.metric)]
         here = [f"{r.value} ({r.source})" for r in found if r.epoch == epoch]
-        if any(r.epoch == epoch and "a schedule of" in r.note for r in found) and WHOLE not in self.sheet.notes:
-            self.sheet.notes.append(WHOLE)
+        if any(r.epoch == epoch and "a schedule of" in r.note for r in found):
+            ours = "" if self.report.is_paper_scale else f"{self.report.job['pretrain_epochs']}, which stand for "
+            self._note(
+                "Elsewhere, fewer than 800 epochs are a whole schedule of that length; here they are the middle of one "
+                f"of {ours}800."
+            )
         others = [f"{r.value} at {r.epoch} ({r.source})" for r in found if r.epoch not in self._epochs()]
-        note = f"{baseline_name(cell.run)}, {cell.metric} elsewhere at other epochs: {'; '.join(others)}."
-        if others and note not in self.sheet.notes:
-            self.sheet.notes.append(note)
+        if others:
+            self._note(f"{baseline_name(cell.run)}, {cell.metric} elsewhere at other epochs: {'; '.join(others)}.")
         return "; ".join(here) or UNKNOWN
+
+    def _note(self, text: str) -> None:
+        if text not in self.sheet.notes:
+            self.sheet.notes.append(text)
 
     def _epochs(self) -> set[int]:
         return {self.report.paper_epoch(cell.epoch) for cell in self.report.cells}
@@ -115,8 +121,7 @@ class Comparison:
         texts = self.quantity(run, metric, [rauc(base, mto, window, level) for base, mto in pairs], column)
         if any(gains(base, mto, window, level)[0] <= 0 for base, mto in pairs):
             texts[0] += "†"
-            if FLAT not in self.sheet.notes:
-                self.sheet.notes.append(FLAT)
+            self._note(FLAT)
         return texts
 
     def saving(self, plain: str, run: str) -> list[str]:

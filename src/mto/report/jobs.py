@@ -10,9 +10,12 @@ from mto.study import AUDIT, Study
 
 
 def results_job(study: Study) -> dict[str, Any]:
-    """The steps of results.csv, [task, run, epoch], and the seeds of each: every path would not fit a command line."""
+    """The steps of results.csv, [task, run, epoch], and the seeds of each: every path would not fit a command line.
+
+    ``mto`` is the preset that a run has whose name says none.
+    """
     steps = dict.fromkeys((step.task, step.run, step.epoch) for step in study.segments() + study.steps())
-    return {"seeds": study.config.seeds, "steps": [list(step) for step in steps]}
+    return {"mto": study.config.mto.default, "seeds": study.config.seeds, "steps": [list(step) for step in steps]}
 
 
 def report_job(study: Study, source: Source, name: str) -> dict[str, Any]:

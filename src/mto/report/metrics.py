@@ -26,6 +26,8 @@ COLUMNS = (
 )
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
 PAPER_EPOCHS = 800
+#: Presets of MTO that are readings of the paper; any other is somebody's own.
+READINGS = ("text", "as_printed")
 PERCENT = re.compile(r"top[15]|mIoU|mAcc|aAcc|(box|mask)_ap")
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
 NOT_THERE = "Not there yet, and left out"
@@ -74,8 +76,12 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
 
 
-def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tidy rows of one metrics.json, a row a metric."""
+def rows(record: dict[str, Any], default: str | None = None) -> list[dict[str, Any]]:
+    """The tidy rows of one metrics.json, a row a metric.
+
+    Args:
+        default: the preset of MTO that a run has whose name says none, if known.
+    """
     run = Run.parse(record["run"])
     given = record.get("provenance") or {}
     shared = {
@@ -84,7 +90,7 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         "backbone": run.backbone,
         "mto": bool(run.terms),
         "terms": "+".join(run.terms),
-        "preset": run.preset,
+        "preset": (run.preset or default) if run.terms else None,
         "decoder_depth": run.decoder_depth,
         **{key: given.get(key) for key in PROVENANCE},
     }
@@ -97,9 +103,13 @@ def finished(results: Path) -> list[Path]:
     return sorted(found)
 
 
-def write_results(paths: Iterable[Path], out: Path) -> int:
-    """Write results.csv, sorted by identity so that equal inputs give equal bytes; return its number of rows."""
-    tidy = [row for path in paths for row in rows(read(path))]
+def write_results(paths: Iterable[Path], out: Path, default: str | None = None) -> int:
+    """Write results.csv, sorted by identity so that equal inputs give equal bytes; return its number of rows.
+
+    Args:
+        default: as of `rows`.
+    """
+    tidy = [row for path in paths for row in rows(read(path), default)]
     tidy.sort(key=lambda row: (*(row[key] for key in IDENTITY), row["metric"]))
     write_csv(out, COLUMNS, tidy)
     return len(tidy)
@@ -144,15 +154,22 @@ class Report:
 
     @property
     def scale_line(self) -> str:
-        """What every caption says of the scale."""
+        """What every caption says of the scale, and of the reading of MTO."""
         if self.is_paper_scale:
-            return f"Paper scale, recipe '{self.job['recipe']}'."
+            return f"Paper scale, recipe '{self.job['recipe']}'.{self._reading}"
         size = self.job["size"]
         networks = [
             f"{BACKBONES[name]} of width {width} and depth {depth}" for name, (width, depth) in size["networks"].items()
         ]
         what = "; ".join([size["images"], *networks])
-        return f"{self.job['scale'].capitalize()} scale: {what}; not comparable with the paper."
+        return f"{self.job['scale'].capitalize()} scale: {what}; not comparable with the paper.{self._reading}"
+
+    @property
+    def _reading(self) -> str:
+        preset = self.job.get("mto")
+        if preset is None:
+            return ""
+        return f" MTO by preset '{preset}'" + ("." if preset in READINGS else ", which is not the paper's.")
 
     @property
     def footer(self) -> str:

@@ -92,10 +92,13 @@ def table2_linear(report: Report) -> Sheet:
     table.sheet.notes.append(BEST)
     if tuple(map(report.paper_epoch, window)) == PRINTED:
         table.sheet.notes.append(
-            "The RAUC that the paper prints does not follow from its own printed accuracies by Eq. 6; both are shown."
+            "The RAUC that the paper prints does not follow from its own printed accuracies by Eq. 6; both are shown, "
+            "where all of those are known."
         )
+    (lost,) = printed.unassigned("table2_linear")
     table.sheet.notes.append(
-        "Of BootMAE's two 400-epoch accuracies the paper's text gives one, 63.8, without saying which."
+        f"Of BootMAE's two 400-epoch accuracies one is lost in the text that we read, and it does not tell whether the "
+        f"other, {lost['value']}, is without or with MTO."
     )
     return table.done()
 

@@ -22,6 +22,12 @@ LOOKS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
 )
 
 
+def footer(report: Report) -> str:
+    """What stands below a figure of such panels."""
+    averaged = " The epochs saved are those of the mean curves; Table 1 has the mean of each seed's."
+    return report.footer + (averaged if len(report.seeds) > 1 else "")
+
+
 def panel(axes: Axes, report: Report, baseline: str) -> None:
     """Both curves of a baseline: the mean over seeds, a band of one standard deviation, and the epochs saved."""
     drawn = [_curve(axes, report, baseline, *look) for look in LOOKS]
@@ -40,7 +46,7 @@ def panel(axes: Axes, report: Report, baseline: str) -> None:
         points = [(r.epoch, float(r.value)) for r in found if r.epoch in report.plan["epochs"]]
         if points:
             look: dict[str, Any] = {"markerfacecolor": "white", "color": style.PLAIN, "linestyle": "none"}
-            axes.plot(*zip(*points, strict=True), marker="D", label="reported elsewhere, without MTO", **look)
+            axes.plot(*zip(*points, strict=True), marker="D", label="reported elsewhere, each a whole schedule", **look)
 
 
 def from_scratch(axes: Axes, report: Report, task: str, run: str) -> None:

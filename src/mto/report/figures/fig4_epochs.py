@@ -16,7 +16,7 @@ def draw(report: Report) -> Figure:
     baselines = report.plan["baselines"]
     cells = len(baselines) + 1 if len(baselines) % COLUMNS else len(baselines)  # a free cell holds the legend
     rows = -(-cells // COLUMNS)
-    figure = style.new(2.15 * rows + 0.3, report.footer)
+    figure = style.new(2.15 * rows + 0.3, accuracy.footer(report))
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for index, (axes, baseline) in enumerate(zip(grid, baselines, strict=False)):
         accuracy.panel(axes, report, baseline)

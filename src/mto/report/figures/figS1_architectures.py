@@ -13,7 +13,7 @@ from mto.run import ENCODER_STYLE, Run
 def draw(report: Report) -> Figure:
     """A panel a method, on one scale of accuracy, so that they can be compared."""
     baselines = report.plan["baselines"]
-    figure = style.new(2.9, report.footer)
+    figure = style.new(2.9, accuracy.footer(report))
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False).ravel()
     for axes, baseline in zip(panels, baselines, strict=True):
         accuracy.panel(axes, report, baseline)

@@ -17,7 +17,7 @@ CHOICES = {
     "rank_reduction": ("Eq. 5 over the layers", "A sum is printed; a mean would compare decoders of unequal depth."),
     "sparsity_reduction": (
         "Eq. 3 over the visible rows",
-        "The printed sum is 50 to 65 times the other losses at ViT-B; Eq. 2 carries a mean too.",
+        "By the printed sum L_spa's gradient is 50 to 65 times the reconstruction's at ViT-B; Eq. 2 has a mean too.",
     ),
     "sparsity_columns": ("The columns of Eq. 3", "p is an element of the softmax over all tokens, masked and visible."),
     "sparsity_self": ("A token's affinity to itself in Eq. 3", "The printed formula keeps it."),
@@ -31,7 +31,7 @@ CHOICES = {
     ),
     "affinity": (
         "Scaling inside the softmax of Eq. 2",
-        "None is mentioned; D^-1/2 or cosine leave L_e and L_r without effect in SimMIM.",
+        "None is mentioned; at temperature 1, D^-1/2 or cosine leave L_e and L_r without effect at SimMIM's start.",
     ),
     "temperature": ("A temperature in Eq. 2", "None is mentioned."),
     "tokens": ("Normalisation of the tokens in Eq. 2", "None is mentioned."),
