@@ -20,9 +20,6 @@ include: "rules/paths.smk"
 
 wildcard_constraints:
     dataset="imagenet|ade20k|coco",
-    run="[a-z]+-vit[bl][a-z0-9_@-]*",
-    seed="[0-9]+",
-    epoch="[0-9]{4,}",
 
 
 include: "rules/data.smk"

@@ -1,6 +1,8 @@
 """Functions that the rules use: what a step reads, what it is told, the hardware it gets. No rule is here."""
 
+import hashlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -16,6 +18,7 @@ from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
+from mto.files import replacing
 from mto.plan import preflight
 from mto.report import jobs as report_jobs
 from mto.report import page
@@ -32,10 +35,33 @@ def read_study():
     if {"{", "}"} & set(workflow.basedir):
         sys.exit(f"{workflow.basedir}: Snakemake takes braces in a path for wildcards; move the clone to one without")
     try:
-        source = read("config.yaml", config)
+        source = read(settings_file(), config)
         return Study(load(source)), source
     except UserError as error:
         sys.exit(f"{error}")
+
+
+#: Names the kept copy of config.yaml to the jobs of a start.
+SETTINGS = "MTO_SETTINGS"
+
+
+def settings_file():
+    """config.yaml; on a cluster's node as it was when the study was started, of which a copy is kept for that.
+
+    A job there reads the rules and the settings anew, maybe days later, while Snakemake files it under the settings of
+    its start: an edit in between would give results under settings that they were not made with.
+    """
+    file = Path("config.yaml")
+    if workflow.remote_exec:
+        return os.environ.get(SETTINGS, file)
+    if workflow.is_main_process and not workflow.dryrun and file.is_file():
+        content = file.read_bytes()
+        kept = Path(".snakemake/mto", f"{hashlib.sha256(content).hexdigest()[:16]}.yaml").resolve()
+        if not kept.exists():
+            with replacing(kept) as temporary:
+                temporary.write_bytes(content)
+        os.environ[SETTINGS] = str(kept)
+    return file
 
 
 def prepare_shell():
@@ -136,7 +162,7 @@ def stage_of(rule):
 # ---------------------------------------------------------------------------------------- what a step reads and is told
 def step_of(task, wildcards):
     """The step of a job. A file asked for by name may be one that the study does not have: that is one line."""
-    step = Step(task, wildcards.run, int(wildcards.seed), int(wildcards.epoch))
+    step = Step(task, wildcards.run, *numbers(wildcards))
     known = {"seed": study.config.seeds, "epoch": study.epochs(task)}
     try:
         study.preset(Run.parse(step.run))
@@ -146,6 +172,17 @@ def step_of(task, wildcards):
     except UserError as error:
         sys.exit(f"{study.folder(step)}: {error}")
     return step
+
+
+def numbers(wildcards):
+    """Seed and epoch of a path. Another spelling than the study's is a folder that nothing else reads: that is one line."""
+    seed, epoch = wildcards.seed, wildcards.epoch
+    known = seed.isdecimal() and epoch.isdecimal() and (seed, epoch) == (str(int(seed)), f"{int(epoch):04d}")
+    if not known:
+        sys.exit(
+            f"{wildcards.run}/seed{seed}/epoch{epoch}: no step is called so; it is spelled as in {wildcards.run}/seed0/epoch0100"
+        )
+    return int(seed), int(epoch)
 
 
 def job(task):
@@ -158,7 +195,7 @@ def job(task):
 
 
 def pilot_job(wildcards):
-    return canonical(study.pilot_job(wildcards.run, int(wildcards.seed), int(wildcards.epoch)))
+    return canonical(study.pilot_job(wildcards.run, *numbers(wildcards)))
 
 
 def canonical(value):
@@ -211,7 +248,7 @@ def pretraining_data(wildcards):
 
 def encoder_of(wildcards):
     """The pre-trained encoder; nothing from scratch, which is epoch 0."""
-    step = Step("pretrain", wildcards.run, int(wildcards.seed), int(wildcards.epoch))
+    step = Step("pretrain", wildcards.run, *numbers(wildcards))
     return [] if step.epoch == 0 else f"{study.folder(step)}/encoder.safetensors"
 
 
@@ -219,8 +256,8 @@ def previous_state(wildcards):
     """The training state that a segment continues; nothing for the first segment."""
     if is_imported(wildcards):
         return []
-    epoch = study.previous(wildcards.run, int(wildcards.epoch))
     step = step_of("pretrain", wildcards)
+    epoch = study.previous(step.run, step.epoch)
     return [] if epoch is None else f"{study.folder(step._replace(epoch=epoch))}/state.pth"
 
 

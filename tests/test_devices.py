@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mto import devices
 from mto.devices import lease, visible
 
 # Takes devices, says which, and holds them until its input ends.
@@ -100,17 +101,25 @@ def test_only_visible_devices_are_leased(tmp_path: Path, monkeypatch: pytest.Mon
     holder.end()
 
 
+def test_slurm_has_parted_the_devices_of_a_job_but_not_those_of_an_allocation(tmp_path, monkeypatch) -> None:
+    """A batch job has just what it asked for; jobs that Snakemake starts inside of salloc share what that has."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    lease(2)
+    assert not list(tmp_path.iterdir())
+    folder = devices._folder()
+    assert folder.name.endswith("-77")
+    holder = Holder(folder, "0,1", 1)
+    assert holder.devices() == ["0"]
+    lease(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    holder.end()
+
+
 def test_too_few_devices_are_left_to_the_task_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     lease(2, tmp_path)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-    assert not list(tmp_path.iterdir())
-
-
-def test_under_slurm_nothing_is_leased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    lease(1, tmp_path)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert not list(tmp_path.iterdir())

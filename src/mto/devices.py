@@ -1,4 +1,4 @@
-"""Jobs on one machine never share a GPU: each holds a lock on every device that it uses. Slurm sees to it by itself.
+"""Jobs on one machine never share a GPU: each holds a lock on every device that it uses. Slurm parts its own jobs.
 
 A lock is the kernel's, on an open file: it ends with the process that took it, however that ends.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SLURM_JOB = "SLURM_JOB_ID"
 PAUSE = 1.0  # seconds between two looks
 
 
@@ -22,12 +23,13 @@ def lease(count: int, folder: Path | None = None) -> None:
     """Wait for ``count`` GPUs that no other job on this machine holds, and make only them visible to this process.
 
     Among those of ``CUDA_VISIBLE_DEVICES`` where it is set. Where there are fewer in all, nothing is done: see
-    `Hardware.setup`, which refuses. Call before CUDA starts.
+    `Hardware.setup`, which refuses. A Slurm job that was given just these has them to itself; in an allocation with
+    more, as `salloc` makes, several jobs may run. Call before CUDA starts.
     """
-    if not count or "SLURM_JOB_ID" in os.environ:
+    if not count:
         return
     devices = visible()
-    if len(devices) < count:
+    if len(devices) < count or (SLURM_JOB in os.environ and len(devices) == count):
         return
     os.environ[VISIBLE] = ",".join(take(devices, count, folder or _folder()))
 
@@ -85,4 +87,6 @@ def _open(file: Path) -> int:
 
 
 def _folder() -> Path:
-    return Path(tempfile.gettempdir()) / f"mto-devices-{getpass.getuser()}"
+    """One for each Slurm allocation: in two of them the same number may be two devices."""
+    allocation = f"-{job}" if (job := os.environ.get(SLURM_JOB)) else ""
+    return Path(tempfile.gettempdir()) / f"mto-devices-{getpass.getuser()}{allocation}"

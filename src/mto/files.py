@@ -83,7 +83,8 @@ def json_object(given: str, option: str) -> dict[str, Any]:
             given = Path(given).read_text()
         except (OSError, ValueError) as error:  # UnicodeDecodeError
             what = getattr(error, "strerror", None) or "not text"
-            raise UserError(f"{shown}: {what}; give a file of JSON, or JSON itself") from error
+            hint = """give a file of JSON, or JSON itself, as '{"scale": "paper"}'"""
+            raise UserError(f"{shown}: {what}; {hint}") from error
     try:
         value = json.loads(given)
     except ValueError as error:

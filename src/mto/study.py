@@ -220,8 +220,12 @@ class Study:
         return [step for step in every if step.task == target]
 
     def previous(self, run: str, epoch: int) -> int | None:
-        """The epoch before this one at which the run is measured: where the segment that ends here continues."""
-        return max((earlier for earlier in self._epochs[run] if earlier < epoch), default=None)
+        """The epoch before this one at which the run is measured: where the segment that ends here continues.
+
+        Of a run that no table or figure has, asked for by its name, any of `measured_epochs`.
+        """
+        measured = self._epochs.get(run, self.config.study.measured_epochs)
+        return max((earlier for earlier in measured if earlier < epoch), default=None)
 
     @cached_property
     def _epochs(self) -> dict[str, set[int]]:

@@ -332,6 +332,11 @@ def test_a_bad_job_is_named(job, message):
         main(["table", "--job", job, "--results", "x", "--out", "x"])
 
 
+def test_a_name_that_no_table_has_is_one_line():
+    with pytest.raises(UserError, match="no such table: 'table9'; its name must be one of table1_rauc, "):
+        main(["table", "table9", "--config", str(CONFIG)])
+
+
 def test_equal_inputs_give_equal_bytes(paper, tmp_path):
     one = build(paper, "table1_rauc", tmp_path / "one")
     two = build(paper, "table1_rauc", tmp_path / "two")

@@ -13,6 +13,7 @@ from tiny import finetune_job, linear_steps, pretrain_job, run
 import mto.__main__ as entry
 from mto.__main__ import main
 from mto.attempts import REFUSAL
+from mto.errors import UserError
 from mto.lock import Superseded
 from mto.tasks.task import read_job
 from mto.training.hardware import Hardware
@@ -75,6 +76,21 @@ def test_gpus_that_are_not_there(images, tmp_path, capsys, monkeypatch):
     job = json.dumps(pretrain_job(images, "mae"))
     assert main(["pretrain", "--job", job, "--out", str(tmp_path), "--gpus", "1"]) == 2
     assert "--gpus 1: 0 CUDA device(s) visible" in capsys.readouterr().err
+
+
+def test_a_driver_that_is_too_old_is_one_line(monkeypatch):
+    """Devices are counted without CUDA, and so are there."""
+
+    def refuse(device):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).\nPlease update")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    with pytest.raises(UserError, match=r"--gpus 1: CUDA does not start on .*; this torch needs a driver for CUDA "):
+        Hardware(gpus=1).setup()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(RuntimeError, match="too old"):  # of another fault, which may pass
+        Hardware(gpus=1).setup()
 
 
 @pytest.mark.parametrize(

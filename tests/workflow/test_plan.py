@@ -161,6 +161,13 @@ def test_every_mistake_in_the_config_is_one_line(clone: Clone) -> None:
         (["-n", "results/demo/finetune/mae-vitb/seed0/epoch0005/metrics.json"], "the study has no such epoch"),
         (["-n", "results/demo/finetune/mae-vitb/seed7/epoch0008/metrics.json"], "the study has no such seed"),
         (["-n", "results/demo/finetune/mae-vitb-mto-depth0/seed0/epoch0008/metrics.json"], "no such run: "),
+        (["-n", "results/demo/finetune/mae-vitb/seed0/epoch800/metrics.json"], "seed0/epoch800: no step is called so"),
+        (["-n", "results/demo/finetune/mae-vitb/seed00/epoch0008/metrics.json"], "seed00/epoch0008: no step is called"),
+        (
+            ["-n", "results/demo/pretrain/mae-vitb/seedx/epoch0008/metrics.json"],
+            "seedx/epoch0008: no step is called",
+        ),
+        (["-n", "results/demo/pilot/mae-vitb/seed0/epoch004x/metrics.json"], "seed0/epoch004x: no step is called so"),
         (["-n", "--config", "scale=[demo]"], "no such scale: ['demo']"),
         (["-n", "--config", "scale=mini", "seeds=[0]"], "scales.mini.seeds has the last word; edit that"),
         (["--cores", "0", "plan"], "--cores 0: no job can run"),

@@ -52,6 +52,46 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     assert finished.planned() == set()
 
 
+def test_another_shell_line_or_environment_plans_nothing(finished: Clone) -> None:
+    """A newer version of the workflow; what alters results is in the jobs."""
+    rules = finished.path / "rules/pretrain.smk"
+    text = rules.read_text()
+    assert "python -m mto pretrain" in text
+    rules.write_text(text.replace("python -m mto pretrain", "python -B -m mto pretrain"))
+    environment = finished.path / "envs/mto.yaml"
+    environment.write_text(environment.read_text() + "  - another\n")
+    assert finished.planned() == set()
+
+
+def test_a_table_that_is_left_out_leaves_its_runs_done(finished: Clone) -> None:
+    """The epochs of tables end the segments: without some of them the others would have other states before them."""
+    for report in ("fig4_epochs", "table1_rauc", "figS1_architectures"):
+        finished.set(f"scales.demo.study.{report}", None)
+    assert finished.planned() == {f"{RESULTS}results.csv", f"{RESULTS}report.html"}
+
+
+def test_an_epoch_more_repeats_what_comes_after_it(finished: Clone) -> None:
+    finished.set("scales.demo.study.measured_epochs", [1, 2, 4, 6, 8])
+    finished.set("scales.demo.study.table2_linear.epochs", [4, 6, 8])
+    planned = {file for file in finished.planned() if "/pretrain/mae-vitb/" in file}
+    assert {file.split("/")[5] for file in planned} == {"epoch0006", "epoch0008"}
+
+
+def test_a_cluster_s_job_has_the_settings_of_the_start(finished: Clone) -> None:
+    """It reads the rules anew on its node, when config.yaml may have been edited; Snakemake files it as planned."""
+    target = f"{RESULTS}finetune/mae-vitb/seed0/epoch0008/metrics.json"
+    finished.set("scales.demo.baselines.mae.finetune.lr", {"base": 0.25})
+    finished.snakemake("--cores", "1", target)
+    (kept,) = [file for file in (finished.path / ".snakemake/mto").iterdir() if "base: 0.25" in file.read_text()]
+    finished.set("scales.demo.baselines.mae.finetune.lr", {"base": 0.125})
+    job = ("--mode", "remote", "--cores", "1", "--nolock", "--force", "--target-jobs")
+    name = "finetune_encoder:run=mae-vitb,seed=0,epoch=0008"
+    finished.snakemake(*job, name, "--", target, MTO_SETTINGS=str(kept))
+    assert '"lr":0.25' in (finished.path / target).read_text()
+    finished.snakemake(*job, name, "--", target)  # an executor that passes no environment on
+    assert '"lr":0.125' in (finished.path / target).read_text()
+
+
 def test_what_another_scale_or_recipe_uses_alters_the_audit_alone(finished: Clone) -> None:
     """The audit compares the two recipes at the paper scale; no job of this scale sees these keys."""
     finished.set("official.mae.finetune.layer_decay", 0.5)

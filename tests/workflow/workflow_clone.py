@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-WORKFLOW = ("Snakefile", "config.yaml", "rules", "slurm", "envs", "src/mto")
+WORKFLOW = ("Snakefile", "config.yaml", "rules", "slurm", "profiles", "envs", "src/mto")
 
 # Stands in for `python -m mto`: makes what a task declares, in no time or in $SECONDS_OF_WORK. It fails where
 # $FAIL names its task, saying $SAYS; $MARK makes what is measured differ from run to run, as wall times do.

@@ -51,8 +51,8 @@ def measure(job: Job, asked: Asked) -> dict[str, Any]:
     """
     if asked.gpus and not torch.cuda.is_available():
         raise UserError(
-            f"preflight: resources.{job['stage']}.gpu is {asked.gpus}, and no GPU is visible here; run it where the "
-            "study will run, as with --profile slurm"
+            f"preflight: resources.{job['stage']}.gpu is {asked.gpus}, and no GPU is visible here (or its driver is "
+            f"older than CUDA {torch.version.cuda}); run it where the study will run, as with --profile slurm"
         )
     bench = Bench.choose("cuda" if asked.gpus else "cpu", None, None, asked.compile and asked.gpus > 0)
     machine = bench.machine() | {"gpus": asked.gpus, "visible_gpus": torch.cuda.device_count() if asked.gpus else 0}

@@ -159,6 +159,11 @@ def _profile(args: argparse.Namespace) -> None:
     print(profiles.describe([path.parent if path.is_file() else path for path in args.folders]))
 
 
+def _require_known(args: argparse.Namespace, name: object) -> None:
+    if name not in args.known:
+        raise UserError(f"no such {args.kind}: {name!r}; its name must be one of {', '.join(args.known)}")
+
+
 def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     """Each report that is asked for, by its job or by names, and the folder that it is written to."""
     if args.job is not None:
@@ -167,12 +172,11 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
         source = read(args.config, {"scale": args.scale} if args.scale else None)
         study = Study(load(source))
         names = args.names or (study.tables if args.kind == "table" else study.figures)
+        for name in names:
+            _require_known(args, name)
         chosen = [jobs.report_job(study, source, name) for name in names]
     for job in chosen:
-        if job.get("name") not in args.known:
-            raise UserError(
-                f"no such {args.kind}: {job.get('name')!r}; its name must be one of {', '.join(args.known)}"
-            )
+        _require_known(args, job.get("name"))
         results = args.results or Path("results", job["scale"])
         report = metrics.Report(job, results)
         out = args.out or results / f"{args.kind}s"

@@ -10,6 +10,7 @@ mean of the micro-batches' means, and so is L_r under ``batch_reduction: batch``
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -112,7 +113,15 @@ class Hardware:
             visible, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", self.gpus))
             if visible < here:
                 raise UserError(f"--gpus {here}: {visible} CUDA device(s) visible here; use --gpus 0 for the CPU")
-            torch.cuda.set_device(self.device)
+            try:
+                torch.cuda.set_device(self.device)
+            except RuntimeError as error:
+                if torch.cuda.is_available():
+                    raise
+                raise UserError(  # devices are counted without CUDA, which an older driver does not start
+                    f"--gpus {here}: CUDA does not start on {platform.node()}; this torch needs a driver for CUDA "
+                    f"{torch.version.cuda}"
+                ) from error
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(self.deterministic != "off", warn_only=self.deterministic == "warn")
