@@ -11,7 +11,7 @@ import pytest
 from lab import Cluster
 from machine import wait
 from tiny_study import EPOCHS, Run, Undisturbed, assert_same, folder, stopped, target, tiny_study
-from workflow_clone import Clone
+from workflow_clone import Clone, copy_workflow
 
 from mto.config import load
 from mto.study import Step, Study
@@ -64,6 +64,26 @@ def test_an_edit_after_a_segment_that_no_controller_saw_end(cluster: Cluster, st
         assert "mto: error: " in second.slurm_log()
         assert len(second.submitted()) == 1, "a refusal was tried again"
         assert not (clone.path / target(EPOCHS[1])).exists()
+
+
+def test_an_edit_while_jobs_wait_is_not_in_them(start: Start, tmp_path: Path) -> None:
+    """One job at a time: those that start after the edit have the settings under which Snakemake files them."""
+    clone = copy_workflow(tmp_path / "clone")
+    manifest = clone.path / "results/demo/data/imagenet/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    study, baselines = Study(load(clone.path / "config.yaml")), ("mae", "simmim", "conmim")
+    steps = [Step("finetune", f"{baseline}-vitb", 0, 0) for baseline in baselines]
+    made = [clone.path / study.folder(step) / "metrics.json" for step in steps]
+    run = start(clone, "--jobs", "1", *(str(file.relative_to(clone.path)) for file in made), SECONDS_OF_WORK="3")
+    run.until(lambda: any(file.exists() for file in made), "the first job's end")
+    clone.set("weight_decay_of_everyone", 1)  # no such key: a job that read it would refuse to start
+    for baseline in baselines:
+        clone.set(f"scales.demo.baselines.{baseline}.finetune.weight_decay", 0.3)
+    assert run.wait() == 0, run.printed()
+    for file, step in zip(made, steps, strict=True):
+        ran = re.search(r"--job (\{.*?\}) --inputs", file.read_text())
+        assert json.loads(ran[1])["optim"] == study.job(step)["optim"], step
 
 
 def logs(clone: Clone) -> str:
