@@ -139,6 +139,7 @@ def require_cluster():
     if problems := cluster.problems(map(request, jobs), settings.status_command, first_look, account):
         sys.exit("\n".join(problems))
     cluster.remember_min_job_age(plugin)
+    cluster.submit_patiently(plugin)
 
 
 def request(job):

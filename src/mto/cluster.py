@@ -8,11 +8,15 @@ so the start says it: a line for each problem, with the key to change.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from mto import submit
 
 PROFILE = "slurm/profile.yaml"
 POLL = 180  # seconds: the executor plugin's longest wait between two looks at its jobs
@@ -186,6 +190,13 @@ def remember_min_job_age(plugin: Any) -> None:
     """
     known = plugin.get_min_job_age()
     plugin.get_min_job_age = lambda: known
+
+
+def submit_patiently(plugin: Any) -> None:
+    """Let the executor plugin submit by way of `mto.submit`, which waits where Slurm may take a job later."""
+    command = plugin.get_submit_command
+    patient = f"{shlex.quote(sys.executable)} {shlex.quote(submit.__file__)}"
+    plugin.get_submit_command = lambda *args, **kwargs: f"{patient} {command(*args, **kwargs)}"
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -102,6 +102,22 @@ def test_an_outage_while_a_job_ends(
     assert len(run.submitted()) == 1
 
 
+def test_an_outage_before_the_next_submission(cluster: Cluster, start: Start, clone: Clone) -> None:
+    """A refused submission is no attempt of the job: of those there is one alone here."""
+    targets = [f"results/demo/finetune/{run}-vitb/seed0/epoch0000/metrics.json" for run in ("mae", "simmim")]
+    run = start(clone, "--retries", "0", "--jobs", "2", "--max-jobs-per-timespan", "1/25s", *targets)
+    run.until(lambda: any((clone.path / target).exists() for target in targets), "the first job's end")
+    run.until(lambda: "Finished jobid" in run.printed(), "Snakemake's notice of it")
+    cluster.kill("slurmctld", signal.SIGKILL)
+    time.sleep(30)  # the second submission comes and waits
+    assert len(run.submitted()) == 1
+    assert run.process.poll() is None, run.printed()
+    cluster.start_controller()
+    assert run.wait() == 0, run.printed()
+    assert len(run.submitted()) == 2
+    assert "sbatch failed" not in run.printed()
+
+
 def test_what_a_job_on_two_nodes_asks_of_slurm(cluster: Cluster, start: Start, clone: Clone) -> None:
     for key, value in {"gpu": 16, "nodes": 2}.items():
         clone.set(f"scales.demo.resources.pretrain.{key}", value)
