@@ -8,12 +8,13 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from toy import ToyData, ToyModel, fit
 
 from mto.data.imagenet import build_loader
 from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_classifier
+from mto.training.engine import settle_buckets
 from mto.training.hooks import SeedHook
 from mto.training.startup import uncollected
 
@@ -99,3 +100,18 @@ def test_imports_are_not_collected_and_what_follows_is():
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+def test_buckets_settle_with_devices_named_as_on_gpus(tmp_path):
+    """With ``device_ids``, which only GPUs have, the wrapper moves its inputs: it needs one."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    try:
+        wrapped = MMDistributedDataParallel(module=torch.nn.Linear(2, 2))
+        wrapped.device_ids, wrapped.device_type = [0], "cpu"  # a GPU job has them, but for the type
+        settle_buckets(wrapped)
+        assert all(parameter.grad is None for parameter in wrapped.parameters())
+        assert wrapped(torch.ones(1, 2)).shape == (1, 2)
+    finally:
+        torch.distributed.destroy_process_group()

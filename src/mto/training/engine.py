@@ -141,11 +141,12 @@ def settle_buckets(wrapped: MMDistributedDataParallel) -> None:
 
     The wrapper groups gradients anew after a process's first backward pass, in the order in which they came: a run that
     is resumed would add other numbers in another order than the unbroken one, as soon as more than two processes add.
-    An empty backward pass through all parameters, last first, settles it before any real one.
+    An empty backward pass through all parameters, last first, settles it before any real one. It has an input, which it
+    does not use: with ``device_ids``, as on GPUs, the wrapper moves its inputs and fails where there are none.
     """
     model = wrapped.module
-    model.forward = lambda: sum(p.sum() * 0.0 for p in model.parameters() if p.requires_grad)
-    wrapped().backward()
+    model.forward = lambda _: sum(p.sum() * 0.0 for p in model.parameters() if p.requires_grad)
+    wrapped(torch.zeros(())).backward()
     del model.forward
     for parameter in model.parameters():
         parameter.grad = None
