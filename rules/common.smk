@@ -178,8 +178,8 @@ def step_of(task, wildcards):
 def numbers(wildcards):
     """Seed and epoch of a path. Another spelling than the study's is a folder that nothing else reads: that is one line."""
     seed, epoch = wildcards.seed, wildcards.epoch
-    known = seed.isdecimal() and epoch.isdecimal() and (seed, epoch) == (str(int(seed)), f"{int(epoch):04d}")
-    if not known:
+    spelled_so = seed.isdecimal() and epoch.isdecimal() and (seed, epoch) == (str(int(seed)), f"{int(epoch):04d}")
+    if not spelled_so:
         sys.exit(
             f"{wildcards.run}/seed{seed}/epoch{epoch}: no step is called so; it is spelled as in {wildcards.run}/seed0/epoch0100"
         )

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,24 @@ def main(argv: list[str] | None = None) -> None:
     described = bench.machine()
     print(f"{described['device']}, torch {described['torch']}, peak {described['peak_tflops']:.2f} TFLOP/s", flush=True)
     rows: list[dict[str, Any]] = []
-    for baseline in args.baseline:
-        rows += measure(args, bench, study, baseline, described["peak_tflops"], _say)
+    with _images(args, bench.on_gpu) as folder:
+        for baseline in args.baseline:
+            rows += measure(args, bench, study, baseline, described["peak_tflops"], folder, _say)
     print(table(rows, COLUMNS))
     if args.json:
         args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
+
+
+@contextmanager
+def _images(args: argparse.Namespace, many: bool) -> Iterator[Any]:
+    """Made-up photographs, once for all rows, where a loader is to be measured."""
+    if not {"data", "both"} & set(args.what):
+        yield None
+        return
+    from mto.bench import loading
+
+    with loading.photographs(512 if many else 64) as root:
+        yield loading.of_one_class(root)
 
 
 def _say(line: str) -> None:

@@ -265,9 +265,19 @@ def mto_ratio(without: Row, with_mto: Row) -> Row:
 
 
 def measure(
-    args: argparse.Namespace, bench: Bench, study: Study, baseline: str, peak_tflops: float, say: Say
+    args: argparse.Namespace,
+    bench: Bench,
+    study: Study,
+    baseline: str,
+    peak_tflops: float,
+    folder: loading.Folder | None,
+    say: Say,
 ) -> list[Row]:
-    """The rows of one baseline's stages; pre-training without and with MTO take turns, step by step."""
+    """The rows of one baseline's stages; pre-training without and with MTO take turns, step by step.
+
+    Args:
+        folder: of the images that a loader reads; not needed for the step alone.
+    """
     rows: list[Row] = []
     pair = [stage for stage in args.stage if stage.startswith("pretrain")]
     for group in [pair, *([stage] for stage in args.stage if stage not in pair)]:
@@ -279,7 +289,7 @@ def measure(
         jobs = [job_of(study, stage, baseline, args.depth or (None if bench.on_gpu else 4)) for stage in group]
         configured = study.resources(task).micro_batch or jobs[0]["optim"]["batch_size"]
         images = args.images or (configured if bench.on_gpu else 2)
-        together = partial(_measured, args, bench, images, _workers(args, bench, study, task), peak_tflops)
+        together = partial(_measured, args, bench, images, _workers(args, bench, study, task), peak_tflops, folder)
         measured = side_by_side(bench, jobs, images, together)
         found = {
             stage: {"baseline": baseline, "stage": stage, "images": images, **row}
@@ -292,16 +302,21 @@ def measure(
 
 
 def _measured(
-    args: argparse.Namespace, bench: Bench, images: int, workers: int, peak_tflops: float, jobs: Sequence[Job]
+    args: argparse.Namespace,
+    bench: Bench,
+    images: int,
+    workers: int,
+    peak_tflops: float,
+    folder: loading.Folder | None,
+    jobs: Sequence[Job],
 ) -> list[Row]:
     trained = [bench.prepare(job, images) for job in jobs]
     rows: list[Row] = [{} for _ in jobs]
     if {"step", "both"} & set(args.what):
         rows = bench.numbers(trained, peak_tflops)
-    if {"data", "both"} & set(args.what) and jobs[0]["task"] in WITH_LOADER:
+    if folder is not None and jobs[0]["task"] in WITH_LOADER:
         for one, row in zip(trained, rows, strict=True):
-            with loading.photographs(512 if bench.on_gpu else 64) as root:
-                row |= bench.loading(one, loading.of_one_class(root), workers, tuple(args.what))
+            row |= bench.loading(one, folder, workers, tuple(args.what))
     return rows
 
 
