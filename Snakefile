@@ -1,6 +1,6 @@
 """Masked Token Optimization: the whole study. `snakemake --cores all` makes every table and figure.
 
-The plan comes from config.yaml by way of `mto.study`; the stages are in rules/, in the order they run; README.md says more.
+The plan comes from config.yaml by way of `mto.study.study`; the stages are in rules/, in the order they run; README.md says more.
 """
 
 from snakemake.utils import min_version

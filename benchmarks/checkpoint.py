@@ -14,7 +14,7 @@ import torch
 from turns import turns
 
 from mto.methods.encoder import build_encoder
-from mto.training.state import save_state
+from mto.training.checkpoint import save_state
 from mto.training.writer import on_host
 
 

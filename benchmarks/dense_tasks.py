@@ -22,7 +22,7 @@ from turns import turns
 from mto.methods.encoder import build_encoder
 from mto.openmmlab.backbone import Block
 from mto.openmmlab.libraries import load_mmdet, load_mmseg, quiet
-from mto.openmmlab.position import RelativePositionBias
+from mto.openmmlab.rel_pos import RelativePositionBias
 from mto.openmmlab.upsampling import Bilinear
 
 Ways = dict[str, Callable[[], object]]

@@ -25,9 +25,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from mto.bench.loading import photographs
 from mto.config import load
 from mto.data import images
+from mto.data.device.decode import resize_in_floats
 from mto.data.transforms import RATIO, resize
-from mto.study import Study
-from mto.training.decode import resize_in_floats
+from mto.study.study import Study
 
 
 def main() -> None:

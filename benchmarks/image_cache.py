@@ -23,7 +23,7 @@ from mto.config import load
 from mto.data import cache, listing
 from mto.data.imagenet import ImageFolder
 from mto.data.transforms import INCEPTION_CROP, RATIO, resize
-from mto.study import Study
+from mto.study.study import Study
 
 
 def main() -> None:

@@ -25,9 +25,9 @@ import torch
 from mto_search_measures import COSINE, NORMED, knn, ridge, tokens_summary
 from torch import Tensor, nn
 
+from mto.losses.mto import MaskedTokenOptimization
 from mto.methods import MAE, BootMAE, ConMIM, Method, SimMIM
 from mto.methods.masking import build_mask_sampler
-from mto.objectives import MaskedTokenOptimization
 
 METHODS = ("simmim", "mae", "bootmae", "conmim")
 SIDE, PATCH, BATCH = 28, 4, 32

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mto.objectives import heterogeneity
+from mto.losses.mto import heterogeneity
 
 COSINE = {"affinity": "cosine", "temperature": 0.1}
 #: Layer-normed tokens with a temperature of D / 48, written so that it does not depend on the width D.

@@ -13,17 +13,19 @@ import snakemake.jobs
 SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
-from mto import attempts, cluster, devices
+from mto.runtime import attempts
+from mto.runtime import slurm as cluster
+from mto.runtime import devices
 from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
 from mto.files import replacing
-from mto.plan import preflight
-from mto.report import jobs as report_jobs
+from mto.cost import preflight
+from mto.study import report_jobs
 from mto.report import page
-from mto.run import IMPORTED, RESTART, Run
-from mto.study import DATASET, STAGES, Step, Study
+from mto.names import IMPORTED, RESTART, Run
+from mto.study.study import DATASET, STAGES, Step, Study
 
 
 def read_study():

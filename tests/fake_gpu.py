@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mto.training.pixels import Pixels
-from mto.training.recolour import Tables, hue_tables
+from mto.data.device.pixels import Pixels
+from mto.data.device.recolour import Tables, hue_tables
 
 
 def fake(mode: FakeTensorMode, value: Any) -> Any:

@@ -21,11 +21,11 @@ SCALES = ("demo", "mini", "small", "paper")
 def jobs(scale: str, recipe: str) -> Iterator[tuple[str, Any]]:
     """Every job that a rule can get at a scale with a recipe, by the folder or the name of what it makes."""
     from mto.config.reading import load, read
-    from mto.plan import preflight
-    from mto.report import jobs as report_jobs
+    from mto.cost import preflight
+    from mto.names import Run
     from mto.report import page
-    from mto.run import Run
-    from mto.study import STAGES, Step, Study
+    from mto.study import report_jobs
+    from mto.study.study import STAGES, Step, Study
 
     source = read(ROOT / "config.yaml")
     study = Study(load(source, scale=scale, recipe=recipe))

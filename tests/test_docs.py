@@ -11,7 +11,7 @@ from mto.__main__ import TASKS, TOOLS
 from mto.config.compare import differences
 from mto.config.models import Preset
 from mto.config.reading import load, read
-from mto.study import FIGURES, TABLES
+from mto.study.study import FIGURES, TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}

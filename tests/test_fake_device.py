@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from fake_gpu import fake, on_fake_gpu
 from mto.bench.workloads import Workload, build, job_of
 from mto.config import load
-from mto.run import BASELINES
-from mto.study import Study
-from mto.training.pixels import Pixels
+from mto.data.device.pixels import Pixels
+from mto.names import BASELINES
+from mto.study.study import Study
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import yaml
 
 from mto.__main__ import TASKS, TOOLS
 from mto.config.reading import load, read
-from mto.study import FIGURES, TABLES
+from mto.study.study import FIGURES, TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/paper-map.md").read_text()
@@ -99,8 +99,8 @@ def test_every_name_exists(name):
     "name",
     [
         "src/mto/no_such_file.py",
-        "src/mto/objectives.py:no_such_name",
-        "src/mto/objectives.py:MaskedTokenOptimization.no_such_method",
+        "src/mto/losses/mto.py:no_such_name",
+        "src/mto/losses/mto.py:MaskedTokenOptimization.no_such_method",
         "study.table9_unknown",
         "mto.presets.*.no_such_switch",
         "snakemake no_such_target",

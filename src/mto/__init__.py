@@ -9,7 +9,7 @@ __all__ = ["MaskedTokenOptimization", "heterogeneity"]
 
 def __getattr__(name: str):
     if name in __all__:
-        from mto import objectives
+        from mto.losses import mto as objectives
 
         return getattr(objectives, name)
     raise AttributeError(f"module 'mto' has no attribute '{name}'")

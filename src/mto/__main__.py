@@ -17,20 +17,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mto.devices import lease
 from mto.errors import UserError
-from mto.launch import another_told, launch, report_mistake
-from mto.lock import Superseded
-from mto.nodes import BEGAN, is_one_of_several, spread
+from mto.runtime.devices import lease
+from mto.runtime.launch import another_told, launch, report_mistake
+from mto.runtime.lock import Superseded
+from mto.runtime.nodes import BEGAN, is_one_of_several, spread
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
 #: UPerNet's pooling and loss, and Mask R-CNN's region features, have no deterministic form on a GPU.
 DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
 TOOLS = {
     "bench": "mto.bench.cli",
-    "config": "mto.cli",
-    "plan": "mto.plan.cli",
-    "preflight": "mto.plan.preflight",
+    "config": "mto.config.cli",
+    "plan": "mto.cost.cli",
+    "preflight": "mto.cost.preflight",
     "report": "mto.report.cli",
     "released": "mto.tasks.released",
     "verify": "mto.tasks.data",

@@ -17,7 +17,7 @@ import yaml
 from mto.config import load
 from mto.config.reading import read
 from mto.errors import UserError
-from mto.study import Study
+from mto.study.study import Study
 
 FILE = Path(__file__).parents[2] / "config.yaml"
 TEXT = FILE.read_text()

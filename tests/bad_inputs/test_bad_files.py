@@ -22,7 +22,7 @@ from mto.errors import UserError
 from mto.methods.build import build_method
 from mto.report import metrics, profiles
 from mto.report.figures import fig2_affinity
-from mto.study import Step, Study
+from mto.study.study import Step, Study
 from mto.tasks.released import import_checkpoint
 from tasks.tiny import heterogeneity_job, make_images, pretrain_job, run
 

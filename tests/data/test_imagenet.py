@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mto.data.colours import NUMBERS
+from mto.data.device.colours import NUMBERS
 from mto.data.imagenet import ClassificationDataset, ImageFolder, PretrainDataset, build_loader, prefetch
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, finetune_train_transform, linear_train_transform

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.functional import pil_to_tensor
 
 from mto.data import transforms
-from mto.data.moves import View
+from mto.data.device.moves import View
 from mto.data.rng import seeded
 
 

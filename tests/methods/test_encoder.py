@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import formula
+from mto.losses.order import TokenOrder
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_classifier, build_encoder, layer_id, load_encoder, timm_arguments
 from mto.methods.position import resize_absolute, resize_relative, sincos_2d
-from mto.order import TokenOrder
 
 SMALL = {"img_size": 20, "patch_size": 4, "embed_dim": 36, "depth": 3, "num_heads": 3, "mlp_ratio": 3.0}
 METHODS = {"simmim": SimMIM, "mae": MAE, "bootmae": BootMAE, "conmim": ConMIM}

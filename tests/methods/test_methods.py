@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import formula
+from mto.losses.mto import MaskedTokenOptimization
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.base import attention_map, patchify
 from mto.methods.encoder import build_encoder, init_beit
 from mto.methods.masking import build_mask_sampler
-from mto.objectives import MaskedTokenOptimization
 
 SMALL = {"img_size": 24, "patch_size": 4, "embed_dim": 36, "depth": 3, "num_heads": 3}
 DECODER = {"decoder_embed_dim": 20, "decoder_depth": 2}

@@ -8,7 +8,7 @@ from torch import Tensor
 from mto.methods.encoder import build_encoder
 from mto.methods.position import sincos_2d
 from mto.openmmlab.backbone import PlainViT
-from mto.openmmlab.position import RelativePositionBias
+from mto.openmmlab.rel_pos import RelativePositionBias
 
 SIZE = {"img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2, "mlp_ratio": 2.0}
 

@@ -23,7 +23,7 @@ from mto.config import load
 from mto.methods.encoder import build_encoder
 from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.libraries import load_mmdet, load_mmseg, quiet
-from mto.study import Step, Study
+from mto.study.study import Step, Study
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 OFFICIAL = json.loads((Path(__file__).parent / "official" / "backbone.json").read_text())

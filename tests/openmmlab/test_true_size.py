@@ -17,7 +17,7 @@ from PIL import Image
 
 from mto.config import load
 from mto.openmmlab.libraries import load_mmdet, load_mmseg
-from mto.study import Step, Study
+from mto.study.study import Step, Study
 
 pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[2] / "config.yaml"

@@ -9,7 +9,7 @@ from made_up_results import CONFIG, make_tree
 from made_up_runs import write_runs
 
 from mto.report.cli import main
-from mto.study import Study
+from mto.study.study import Study
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from mto.config import load
+from mto.names import Run
 from mto.report.metrics import folder
-from mto.run import Run
-from mto.study import Study
+from mto.study.study import Study
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 CEILING = {"finetune": 83.0, "linear": 65.0, "ade20k": 47.0, "coco": 46.0}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from made_up_results import record
 
+from mto.names import Run
 from mto.report.metrics import folder
-from mto.run import Run
-from mto.study import Step, Study
+from mto.study.study import Step, Study
 
 LOSSES = {"conmim": ["contrastive"], "bootmae": ["pixel", "feature"]}
 STREAMS = {"bootmae": {"pixel/": 2, "feature/": 2}, "mae": {"": 8}}

@@ -20,7 +20,7 @@ from mto.report.figures import (
     style,
 )
 from mto.report.metrics import Report
-from mto.study import FIGURES
+from mto.study.study import FIGURES
 
 
 def report(tree, name):

@@ -14,8 +14,8 @@ import pytest
 from made_up_results import CONFIG
 
 from mto.config.reading import read
-from mto.report import jobs
 from mto.report.cli import main
+from mto.study import report_jobs as jobs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tables.txt"
 

@@ -21,7 +21,7 @@ from mto.report.metrics import folder
 from mto.report.page import choices, render
 from mto.report.page.findings import Findings
 from mto.report.sheet import Column, Sheet
-from mto.study import FIGURES, TABLES, Study
+from mto.study.study import FIGURES, TABLES, Study
 
 
 class Reader(HTMLParser):

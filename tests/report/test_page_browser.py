@@ -11,7 +11,7 @@ from chromium import Chromium, executable
 
 from mto.report import page
 from mto.report.page import render
-from mto.study import FIGURES, TABLES
+from mto.study.study import FIGURES, TABLES
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium on the PATH (Debian's package: chromium)")
 

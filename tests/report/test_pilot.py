@@ -12,7 +12,7 @@ from mto.config import load
 from mto.errors import UserError
 from mto.report.cli import main
 from mto.report.metrics import folder
-from mto.study import Study
+from mto.study.study import Study
 
 STUDY = Study(load(CONFIG, scale="demo"))
 RUNS = ("simmim-vitb", "simmim-vitb-mto", "simmim-vitb-mto@text", "bootmae-vitb", "bootmae-vitb-mto")

@@ -11,11 +11,11 @@ from made_up_results import CONFIG
 from mto.config import load
 from mto.config.study_plan import Presets
 from mto.errors import UserError
+from mto.names import Run
 from mto.report.cli import main
 from mto.report.metrics import Report, folder
 from mto.report.preset_table import LOSS, table_presets
-from mto.run import Run
-from mto.study import PRESETS, Study
+from mto.study.study import PRESETS, Study
 
 VALUES = {
     "finetune": 90.0,

@@ -8,10 +8,11 @@ import pytest
 
 from mto.config.reading import load
 from mto.errors import UserError
-from mto.report import jobs, metrics
+from mto.report import metrics
 from mto.report.cli import main
 from mto.report.labels import run_name
-from mto.study import Study
+from mto.study import report_jobs as jobs
+from mto.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 GOOD = {

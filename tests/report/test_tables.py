@@ -14,7 +14,7 @@ from mto.errors import UserError
 from mto.report import printed
 from mto.report.cli import main
 from mto.report.sheet import Column, Sheet, escape
-from mto.study import AUDIT, STAGES, TABLES, Study
+from mto.study.study import AUDIT, STAGES, TABLES, Study
 
 
 def build(tree, name, out):

@@ -12,9 +12,9 @@ from lab import Cluster
 from tiny_study import Run
 from workflow_clone import Clone, copy_workflow
 
-from mto.cluster import minutes
 from mto.config import load
-from mto.study import Study
+from mto.runtime.slurm import minutes
+from mto.study.study import Study
 
 Start = Callable[..., Run]
 pytestmark = pytest.mark.slurm

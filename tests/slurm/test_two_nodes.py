@@ -13,7 +13,7 @@ from lab import Cluster
 from tiny_study import EPOCHS, assert_same, tiny_study
 
 from mto.config import load
-from mto.study import Step, Study
+from mto.study.study import Step, Study
 
 pytestmark = pytest.mark.slurm
 

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from tiny import make_images, pretrain_job
 
 from mto.__main__ import main
+from mto.training.checkpoint import load_state
 from mto.training.log import read_history
-from mto.training.state import load_state
 
 SEGMENTS = (6, 12, 18)
 OUTPUTS = ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl")

@@ -92,7 +92,7 @@ def test_layer_decay_and_weight_decay_are_those_of_beits_segmentation(root):
 
 
 def test_rates_of_the_paper_scale(root):
-    from mto.openmmlab.training import schedule_of
+    from mto.openmmlab.fit import schedule_of
 
     job = ade20k_job(root) | {"iterations": 160_000}
     job["schedule"] |= {"warmup_iterations": 1500}

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import linear_job, pretrain_job, run
 
+from mto.data.device.decode import ahead
 from mto.errors import UserError
-from mto.training.decode import ahead
 from mto.training.engine import Engine
 from mto.training.hardware import Hardware
 from mto.training.log import read_history

@@ -9,8 +9,8 @@ from test_launch import start
 from tiny import finetune_job, linear_job, pretrain_job
 
 from mto.__main__ import main
-from mto.attempts import REFUSAL
 from mto.data.demo import make_ade20k, make_coco
+from mto.runtime.attempts import REFUSAL
 
 WHAT = "(the loss is (nan|inf)|the gradient's norm is (nan|inf)|a weight is nan or infinite)"
 LAST = r"(the last finite loss was \S+, at step \d+|no finite loss was logged before)"

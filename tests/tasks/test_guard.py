@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tiny import run
 
-from mto.collapse import collapsed
 from mto.config import load
-from mto.study import Step, Study
+from mto.losses.collapsed import collapsed
+from mto.study.study import Step, Study
 from mto.tasks import data
 from mto.tasks.pretrain import guards
 from mto.tasks.task import Task

@@ -12,7 +12,7 @@ from tiny import METHODS, heterogeneity_job, run
 from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
 from mto.errors import UserError
-from mto.objectives import heterogeneity
+from mto.losses.mto import heterogeneity
 from mto.tasks.heterogeneity import load_model
 
 STREAMS = {"simmim": ["encoder"], "mae": ["decoder"], "bootmae": ["feature", "pixel"], "conmim": ["encoder"]}

@@ -10,7 +10,7 @@ import time
 import pytest
 from tiny import finetune_job, linear_steps, make_images, pretrain_job
 
-from mto.training.state import load_state
+from mto.training.checkpoint import load_state
 
 
 def start(*arguments: object, **env: str) -> subprocess.Popen:

@@ -10,9 +10,9 @@ from tiny import finetune_job, linear_job
 
 from mto.__main__ import main
 from mto.data.demo import make_ade20k, make_coco
+from mto.training.checkpoint import load_state
 from mto.training.log import read_history
 from mto.training.signals import SignalHook
-from mto.training.state import load_state
 
 #: Of a dense task: as many as an epoch or a round has, so that an evaluation lies in the middle.
 STEPS = 4

@@ -12,9 +12,9 @@ from tiny import finetune_job, linear_steps, pretrain_job, run
 
 import mto.__main__ as entry
 from mto.__main__ import main
-from mto.attempts import REFUSAL
 from mto.errors import UserError
-from mto.lock import Superseded
+from mto.runtime.attempts import REFUSAL
+from mto.runtime.lock import Superseded
 from mto.tasks.task import read_job
 from mto.training.hardware import Hardware
 

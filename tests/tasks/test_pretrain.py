@@ -13,9 +13,9 @@ from mto.data.sampler import EpochSampler
 from mto.methods.encoder import build_encoder
 from mto.tasks.pretrain import build_model
 from mto.training import compiled
+from mto.training.checkpoint import load_state
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
-from mto.training.state import load_state
 
 
 @pytest.mark.parametrize("baseline", METHODS)

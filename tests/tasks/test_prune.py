@@ -12,13 +12,13 @@ from tiny import heterogeneity_job, pretrain_job, run
 
 from mto.__main__ import main
 from mto.config import load
+from mto.cost.disk import segment_bytes
 from mto.errors import UserError
-from mto.lock import Lock
-from mto.study import Study
+from mto.runtime.lock import Lock
+from mto.study.study import Study
 from mto.tasks import prune as pruning
-from mto.training.disk import segment_bytes
+from mto.training.checkpoint import load_state, read_record, verify
 from mto.training.log import read_history
-from mto.training.state import load_state, read_record, verify
 
 OUTPUTS = ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl")
 
@@ -145,7 +145,7 @@ def test_an_interrupted_pruning_is_completed_by_the_next_attempt(chain, monkeypa
 
     with monkeypatch.context() as patched:
         if moment == "before the state":
-            patched.setattr("mto.training.state.verify", before_the_state)
+            patched.setattr("mto.training.checkpoint.verify", before_the_state)
         else:
             patched.setattr("mto.tasks.prune.link_or_copy", before_the_name)
         with pytest.raises(Killed):
@@ -187,7 +187,7 @@ def test_a_full_disk_costs_no_result(chain, monkeypatch, capsys):
     def full(path, *arguments):
         raise UserError(f"{path}: {os.strerror(errno.ENOSPC)}; free some space and run again")
 
-    monkeypatch.setattr("mto.training.state.keep_weights_alone", full)
+    monkeypatch.setattr("mto.training.checkpoint.keep_weights_alone", full)
     assert segment(jobs[1], second, first / "state.pth") == 0
     assert is_whole(first)
     assert "kept whole" in capsys.readouterr().out
@@ -238,6 +238,6 @@ def test_two_states_at_most_while_a_segment_runs(images, tmp_path, monkeypatch):
             seen.append(len({file.stat().st_ino for file in path.parent.glob("*.pth*")}))
         verify(path)
 
-    monkeypatch.setattr("mto.training.state.verify", counting)
+    monkeypatch.setattr("mto.training.checkpoint.verify", counting)
     run(pretrain_job(images, "mae", epoch=4, epochs=4), tmp_path)
     assert seen == [1, 2, 2, 2]

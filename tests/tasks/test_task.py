@@ -13,10 +13,10 @@ from tiny import finetune_job, linear_job, make_images, pretrain_job
 from mto.__main__ import main
 from mto.errors import UserError
 from mto.files import link_or_copy, read_json, replacing, write_json
-from mto.lock import Lock
+from mto.runtime.lock import Lock
 from mto.tasks.provenance import Attempts
 from mto.tasks.task import Task
-from mto.weights import load_weights, save_weights
+from mto.training.weights import load_weights, save_weights
 
 OUTPUTS = ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl")
 

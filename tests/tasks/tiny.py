@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mto.objectives import TEXT
+from mto.losses.mto import TEXT
 from mto.tasks.task import Task
 from mto.training.hardware import Hardware
 

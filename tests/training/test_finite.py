@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy import ToyModel, fit
 
 from mto.errors import UserError
+from mto.training.checkpoint import load_state
 from mto.training.finite import NotFinite
 from mto.training.log import Averages, read_history
-from mto.training.state import load_state
 
 JOB = {"run": "mae-vitb", "baseline": "mae", "task": "pretrain", "precision": "bf16"}
 

@@ -12,9 +12,9 @@ from mmengine.hooks import Hook
 from torch import nn
 from toy import ToyModel, fit
 
+from mto.training.checkpoint import load_state
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
-from mto.training.state import load_state
 
 LENGTHS = {"epochs": {"epochs": 4}, "steps": {"epochs": None, "iters": 12, "save_interval": 3}}
 HARDWARE = {

@@ -9,10 +9,10 @@ from toy import ToyModel, fit
 
 from mto.errors import UserError
 from mto.methods.encoder import build_classifier
+from mto.training.checkpoint import load_state
 from mto.training.hardware import BatchPlan, Hardware, plan_batch
 from mto.training.log import read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
-from mto.training.state import load_state
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

@@ -11,8 +11,8 @@ import torch
 from mmengine.hooks import Hook
 from toy import fit
 
+from mto.training.checkpoint import load_state
 from mto.training.log import read_history
-from mto.training.state import load_state
 
 
 def same_bits(a: Path, b: Path) -> None:

@@ -13,8 +13,8 @@ from toy import ToyModel, fit
 
 from mto.errors import UserError
 from mto.training import hooks
+from mto.training.checkpoint import fingerprint, load_state, save_state
 from mto.training.signals import Interrupted
-from mto.training.state import fingerprint, load_state, save_state
 from mto.training.writer import Writer, on_host
 
 

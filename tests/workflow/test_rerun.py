@@ -11,10 +11,10 @@ import torch
 from workflow_clone import Clone
 
 from mto.config import load
-from mto.run import IMPORTED, RESTART
-from mto.study import TABLES, Step, Study
+from mto.names import IMPORTED, RESTART
+from mto.study.study import TABLES, Step, Study
 from mto.tasks.prune import prune
-from mto.training.state import save_state
+from mto.training.checkpoint import save_state
 
 RESULTS = "results/demo/"
 SCRATCH = "/epoch0000/"  # which needs no pre-training

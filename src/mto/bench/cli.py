@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
-from mto.run import BASELINES
+from mto.names import BASELINES
 
 #: name -> the task, and what the run's name adds to ``<baseline>-vitb``
 STAGES = {
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         UserError: no GPU where one is asked for, or a key of the config that is wrong.
     """
     args = parser().parse_args(argv)
-    from mto.bench.report import table
+    from mto.bench.rows import table
     from mto.bench.run import Bench, measure
 
     study = _study(args)
@@ -120,7 +120,7 @@ def _study(args: argparse.Namespace) -> Any:
     import yaml
 
     from mto.config.reading import load
-    from mto.study import Study
+    from mto.study.study import Study
 
     given = {}
     for pair in args.config:

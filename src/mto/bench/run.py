@@ -17,15 +17,15 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from mto.bench import loading
 from mto.bench.cli import STAGES, WITH_LOADER
+from mto.bench.counting import count
 from mto.bench.measure import Step, flops, interleaved, memory, operators, peak_flops
 from mto.bench.workloads import Job, Workload, build, job_of
+from mto.data.device.decode import batches
 from mto.data.rng import seed_of
 from mto.errors import UserError
-from mto.plan.counting import count
-from mto.study import Study
+from mto.study.study import Study
 from mto.tasks.provenance import device_name
 from mto.training.compiled import fell_back, forget, parts
-from mto.training.decode import batches
 from mto.training.hardware import Hardware, without_deterministic_form
 from mto.training.optim import AUTOCAST, StepWrapper, build_optimizer, parameter_groups
 

@@ -22,7 +22,7 @@ from mto.data.transforms import (
     linear_train_transform,
     pretrain_transform,
 )
-from mto.study import Step, Study
+from mto.study.study import Step, Study
 
 Job = dict[str, Any]
 

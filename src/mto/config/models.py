@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from mto.config.classes import Classes
-from mto.config.cost import Plan
 from mto.config.fields import Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
+from mto.config.prices import Plan
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
-from mto.run import PRESET
+from mto.names import PRESET
 
 
 # --------------------------------------------------------------------------------------------------------------- MTO

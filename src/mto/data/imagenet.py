@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from mto.data import encoded
 from mto.data.bad_files import policy
 from mto.data.cache import Cache
-from mto.data.colours import blurred, by_place
+from mto.data.device import encoded
+from mto.data.device.colours import blurred, by_place
+from mto.data.device.moves import by_turns
 from mto.data.images import read
 from mto.data.layout import IMAGE_SUFFIXES
 from mto.data.listing import load, walk
-from mto.data.moves import by_turns
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
 from mto.data.workers import obey_parent_alone
@@ -35,7 +35,7 @@ class ImageFolder:
         listing: of the dataset's job (`mto.data.listing`); without a file there the folder is listed here.
         classes: the class folders that count, where it is not all of them; a label is a place among these.
         cache: folder of the images as bytes (`mto.data.cache`), to be read instead of their files.
-        decode: every image; else files stay as they are, where the device can decode them (`mto.data.encoded`).
+        decode: every image; else files stay as they are, where the device can decode them (`mto.data.device.encoded`).
 
     Raises:
         UserError: the folder is missing, or holds another number of classes or no image; the cache is of other images.
@@ -102,7 +102,7 @@ class ImageFolder:
         return pixels
 
     def sample(self, index: int) -> tuple[Any, int]:
-        """The image, (H, W, 3) uint8 in RGB, or its file for the device (`mto.data.encoded.Jpeg`); and its label.
+        """The image, (H, W, 3) uint8 in RGB, or its file for the device (`encoded.Jpeg`); and its label.
 
         Of an unreadable training image, where the config passes over those, the next one's (`mto.data.bad_files`).
 
@@ -132,9 +132,9 @@ def sample_bytes(job: dict[str, Any], images: ImageFolder) -> int:
 class PretrainDataset(Dataset):
     """Samples for masked image modeling: ``dataset[epoch, index]`` -> dict.
 
-    ``image`` (H, W, 3) uint8, or ``encoded`` (`mto.data.encoded.Cut`) where the device decodes; ``mask`` (N,) bool,
-    True = masked; ``colours`` of the teacher's view (`mto.data.colours`) where the job's data has ``teacher``. All of
-    it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of one seed and one
+    ``image`` (H, W, 3) uint8, or ``encoded`` (`mto.data.device.encoded.Cut`) where the device decodes; ``mask`` (N,)
+    bool, True = masked; ``colours`` of the teacher's view (`mto.data.device.colours`) where the job's data has
+    ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of one seed and one
     crop recipe see the same crops.
 
     Args:

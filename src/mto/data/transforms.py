@@ -1,11 +1,11 @@
 """Image transforms of every stage, from a job: an image's bytes in, those of a view of it out.
 
 An image is (H, W, 3) uint8 as it is decoded, and so is its view: bytes are a quarter of the floats to move, and
-`mto.training.pixels.Pixels` normalises them on the device. Crops run on these bytes by torchvision's functions: its
+`mto.data.device.pixels.Pixels` normalises them on the device. Crops run on these bytes by torchvision's functions: its
 antialiased resize gives Pillow's pixels (one grey level of 255 apart at most in bilinear crops of photographs; bicubic
 ones are 2 to 7 apart in 3 of 100,000) at twice the images/s of a PIL crop. timm's RandAugment stays in PIL, but for its
-last moves (`mto.data.moves`); of ConMIM's teacher view there are only the draws, for `mto.training.recolour`. All draws
-come from the global generators, so ``mto.data.rng.seeded`` governs them.
+last moves (`mto.data.device.moves`); of ConMIM's teacher view there are only the draws, for
+`mto.data.device.recolour`. All draws come from the global generators, so ``mto.data.rng.seeded`` governs them.
 """
 
 import math
@@ -21,9 +21,9 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from mto.data.colours import TeacherColours
-from mto.data.encoded import Cut, Jpeg
-from mto.data.moves import View, on_views
+from mto.data.device.colours import TeacherColours
+from mto.data.device.encoded import Cut, Jpeg
+from mto.data.device.moves import View, on_views
 
 Sample = dict[str, Any]
 Transform = Callable[[Any], Sample]
@@ -110,7 +110,7 @@ class CropAndFlip:
 class PretrainTransform:
     """An image -> ``image`` (size, size, 3) uint8, and ``colours`` where the job's data has ``teacher``.
 
-    Where the device decodes: an image or its file (`mto.data.encoded.Jpeg`) -> ``encoded`` instead of ``image``.
+    Where the device decodes: an image or its file (`mto.data.device.encoded.Jpeg`) -> ``encoded`` instead of ``image``.
 
     The teacher sees the same crop and flip in other colours (ConMIM:datasets.py:22-54), which are drawn here and given
     to it on the device. ConMIM flips before it crops; the distribution of crops is the same either way, and flipping
@@ -134,7 +134,7 @@ def pretrain_transform(job: dict[str, Any]) -> PretrainTransform:
 
 class Erasing:
     """timm's random erasing as a draw: where it writes noise, and which. The noise is for normalised pixels, so that
-    `mto.training.pixels.Pixels` writes it.
+    `mto.data.device.pixels.Pixels` writes it.
 
     Args:
         prob: of erasing one box of an image.
@@ -176,8 +176,8 @@ class _Page:
 class FinetuneTransform:
     """An image -> ``image`` (size, size, 3) uint8: crop, flip, and timm's RandAugment or colour jitter.
 
-    With RandAugment there are also ``moves``, what of it is left to the device (`mto.data.moves`); with random erasing
-    what it writes (`Erasing`).
+    With RandAugment there are also ``moves``, what of it is left to the device (`mto.data.device.moves`); with random
+    erasing what it writes (`Erasing`).
 
     The box of the crop is timm's draw. timm crops by Pillow: the same pixels, but for rounding, as in pre-training.
 

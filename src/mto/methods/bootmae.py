@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mto.losses.order import TokenOrder
 from mto.methods.base import Method, average_, masked_in_each, mean_patch, patchify
 from mto.methods.bootmae_decoder import Decoder, init_qkv
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
-from mto.order import TokenOrder
 
 
 class BootMAE(Method):

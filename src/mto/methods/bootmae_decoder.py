@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from mto.losses.order import TokenOrder
 from mto.methods.base import Stream, attention_map
 from mto.methods.encoder import cut_normal_, init_xavier
-from mto.order import TokenOrder
 
 
 class SelfAttention(nn.Module):

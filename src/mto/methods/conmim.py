@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mto.methods.base import average_, masked_mean
-from mto.methods.beit import MaskedBeit
 from mto.methods.encoder import init_beit
+from mto.methods.masked_beit import MaskedBeit
 
 
 class ConMIM(MaskedBeit):

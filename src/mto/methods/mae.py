@@ -6,6 +6,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mto.losses.order import TokenOrder
 from mto.methods.base import (
     Method,
     Stream,
@@ -17,7 +18,6 @@ from mto.methods.base import (
 )
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
-from mto.order import TokenOrder
 
 
 class MAE(Method):

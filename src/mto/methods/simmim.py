@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mto.methods.base import masked_mean, patchify
-from mto.methods.beit import MaskedBeit
+from mto.methods.masked_beit import MaskedBeit
 
 
 class SimMIM(MaskedBeit):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mto.methods.encoder import build_encoder
 from mto.methods.position import resize_absolute, sincos_2d
-from mto.openmmlab.position import Grid, RelativePositionBias
+from mto.openmmlab.rel_pos import Grid, RelativePositionBias
 
 #: Tokens from which on attention takes one image at a time: it fills a GPU, and the gradient of a bias, which torch's
 #: fused kernel writes for every image before it adds them up, is as large as the image's attention map.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import Any
 
+from mto.names import TERMS, Run
 from mto.report import audit_supplement, printed
 from mto.report.claim import (
     CONTRADICTED,
@@ -27,11 +28,10 @@ from mto.report.claim import (
     signed,
     with_mto,
 )
-from mto.report.curves import Curve, rauc
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report
+from mto.report.rauc import Curve, rauc
 from mto.report.sheet import Column, Sheet
-from mto.run import TERMS, Run
 
 FIELDS = ("claim", "where", "arithmetic", "verdict")
 

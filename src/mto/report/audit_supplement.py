@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from mto.names import ENCODER_STYLE, Run
 from mto.report import printed
 from mto.report.claim import (
     CONTRADICTED,
@@ -23,7 +24,6 @@ from mto.report.claim import (
     with_mto,
 )
 from mto.report.labels import baseline_name
-from mto.run import ENCODER_STYLE, Run
 
 #: The rows of Supplementary Tables 3 to 6, as keys of a recipe: what a table does not print cannot differ from it.
 SETTINGS = (

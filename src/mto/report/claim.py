@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mto.names import TERMS, Run
 from mto.report import printed
 from mto.report.labels import baseline_name
-from mto.run import TERMS, Run
 
 HOLDS, NOT_FOLLOWING, CONTRADICTED, OPEN = "holds", "does not follow", "contradicted", "cannot be checked"
 ROUNDING = 0.05  # of an accuracy printed with one decimal

@@ -12,8 +12,9 @@ from typing import Any
 from mto.config.reading import Source, load, read
 from mto.errors import UserError
 from mto.files import json_object
-from mto.report import jobs, metrics
-from mto.study import FIGURES, PRESETS, TABLES, Study
+from mto.report import metrics
+from mto.study import report_jobs as jobs
+from mto.study.study import FIGURES, PRESETS, TABLES, Study
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 
 from mto.report import printed
-from mto.report.curves import epochs_saved, gains, rauc
 from mto.report.labels import baseline_name
 from mto.report.metrics import Cell, Report, mean, std
+from mto.report.rauc import epochs_saved, gains, rauc
 from mto.report.sheet import UNKNOWN, Column, Sheet
 
 MISSING = "missing"  # a value of ours that no job has made yet

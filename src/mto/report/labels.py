@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mto.run import TERMS, Run
+from mto.names import TERMS, Run
 
 BASELINES = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
 BACKBONES = {"vitb": "ViT-B", "vitl": "ViT-L"}

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from mto.errors import UserError
 from mto.files import replacing
+from mto.names import Run
 from mto.report.labels import BACKBONES
-from mto.run import Run
-from mto.study import STAGES
+from mto.study.study import STAGES
 
 COLUMNS = (
     *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "preset", "decoder_depth", "seed", "epoch"),
@@ -35,7 +35,7 @@ SHOWN_MISSING = 12  # steps that a note names before it only counts
 
 
 class Cell(NamedTuple):
-    """One measured value, over all seeds: as `mto.study.Cell`, read back from JSON."""
+    """One measured value, over all seeds: as `mto.study.study.Cell`, read back from JSON."""
 
     task: str
     run: str

@@ -7,13 +7,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from mto.collapse import CONSTANT, collapsed
 from mto.errors import UserError
+from mto.losses.collapsed import CONSTANT, collapsed
+from mto.names import Run
 from mto.report import metrics
 from mto.report.labels import baseline_name
 from mto.report.preset_table import LOSS
 from mto.report.sheet import UNKNOWN, Column, Sheet
-from mto.run import Run
 
 BENIGN, HARMFUL, EARLY = "benign", "harmful", "too early to say"
 #: A run with MTO may lose this part more than the run without, and still be called benign.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from mto.names import Run
 from mto.report.comparison import spread
 from mto.report.labels import baseline_name
 from mto.report.metrics import Cell, Report, mean, std
 from mto.report.sheet import UNKNOWN, Column, Sheet
-from mto.run import Run
 
 #: What a baseline reconstructs, in the metrics of its pre-training. BootMAE's two streams: that of its pixels.
 LOSS = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mto.names import TERMS, Run
 from mto.report import printed
 from mto.report.audit import audit
 from mto.report.comparison import Comparison
-from mto.report.curves import rauc
 from mto.report.labels import baseline_name
 from mto.report.metrics import Cell, Report
 from mto.report.preset_table import table_presets
+from mto.report.rauc import rauc
 from mto.report.sheet import UNKNOWN, Column, Sheet
-from mto.run import TERMS, Run
 
 SCRATCH = "from scratch"
 #: The epochs at which the paper prints linear probes.

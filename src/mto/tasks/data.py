@@ -33,7 +33,7 @@ def run(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None
 def main(argv: Sequence[str] | None = None) -> None:
     """Look datasets over again, at any time: nothing is written, so nothing is re-queued."""
     from mto.config import load
-    from mto.study import Study
+    from mto.study.study import Study
 
     parser = argparse.ArgumentParser(prog="python -m mto verify", description=main.__doc__)
     parser.add_argument(

@@ -33,13 +33,13 @@ def run_dense(
         metric: mmengine's ``BaseMetric``.
         names: our metrics' names -> the metric's.
         unit: of the metric's numbers, in percent.
-        decay: which parameters have weight decay, for `mto.openmmlab.training.train_dense`.
+        decay: which parameters have weight decay, for `mto.openmmlab.fit.train_dense`.
 
     Raises:
         UserError: nothing was measured.
     """
+    from mto.openmmlab.fit import train_dense
     from mto.openmmlab.libraries import quiet
-    from mto.openmmlab.training import train_dense
 
     with quiet():
         train_set, val_set = (build_dataset(task.job, split) for split in splits)

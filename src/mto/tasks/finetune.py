@@ -15,6 +15,7 @@ from mmengine.evaluator import Evaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mto.data.device.pixels import Pixels
 from mto.data.imagenet import ClassificationDataset, build_loader
 from mto.data.rng import seeded
 from mto.data.sampler import EpochSampler
@@ -26,7 +27,6 @@ from mto.training.classifier import Accuracy, FineTuned, WeightAverageHook
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
-from mto.training.pixels import Pixels
 from mto.training.schedule import Schedule
 
 

@@ -27,13 +27,13 @@ from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
 from mto.errors import UserError
 from mto.files import replacing
+from mto.losses.mto import MaskedTokenOptimization
 from mto.methods import Stream
-from mto.objectives import MaskedTokenOptimization
-from mto.run import IMPORTED
+from mto.names import IMPORTED
 from mto.tasks.pretrain import build_model
 from mto.tasks.task import Task
+from mto.training.checkpoint import load_state
 from mto.training.mim import MaskedImageModel
-from mto.training.state import load_state
 
 
 class Row(NamedTuple):

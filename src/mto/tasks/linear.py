@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.hooks import SyncBuffersHook
 from torch import Tensor
 
+from mto.data.device.pixels import Pixels
 from mto.data.rng import seeded
 from mto.data.transforms import linear_train_transform
 from mto.methods.encoder import build_encoder, load_encoder
@@ -22,7 +23,6 @@ from mto.training.classifier import LinearProbe
 from mto.training.engine import train
 from mto.training.log import HISTORY, read_history
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
-from mto.training.pixels import Pixels
 from mto.training.schedule import Schedule
 
 

@@ -11,22 +11,22 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from mto.data.device.pixels import Pixels
 from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.files import link_or_copy
 from mto.methods.build import build_method
-from mto.run import IMPORTED, TERMS
+from mto.names import IMPORTED, TERMS
 from mto.tasks.task import Task
 from mto.training.engine import Engine, train, unwrap
 from mto.training.guard import Guard
 from mto.training.log import HISTORY, read_history
 from mto.training.mim import MaskedImageModel, PretrainHook
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
-from mto.training.pixels import Pixels
 from mto.training.resume import CHECKPOINT
 from mto.training.schedule import Schedule
-from mto.weights import save_weights
+from mto.training.weights import save_weights
 
 
 def run(task: Task) -> None:
@@ -104,8 +104,8 @@ def guards(task: Task) -> list[Guard]:
 
 def build_model(job: dict[str, Any]) -> MaskedImageModel:
     """The method, its teacher, and MTO."""
+    from mto.losses.mto import MaskedTokenOptimization
     from mto.methods.masking import build_mask_sampler
-    from mto.objectives import MaskedTokenOptimization
 
     size = job["method"]
     counted = build_mask_sampler(size["img_size"], size["patch_size"], **job["mask"]).num_masked

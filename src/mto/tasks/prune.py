@@ -1,6 +1,6 @@
 """The state that a finished segment continued from is continued by nothing else: its weights are kept, and no more.
 
-A run's chain is a line: `mto.study.Study.previous` gives each segment one before it, and each state one after it. The
+A run's chain is a line: `Study.previous` gives each segment one before it, and each state one after it. The
 weights stay, for the heterogeneity analysis, now or later, and for another look at that epoch.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mto.errors import UserError
 from mto.files import link_or_copy
-from mto.lock import Lock
+from mto.runtime.lock import Lock
 
 #: In the progress folder: the outputs of an attempt that reached its end, by hard link.
 FINISHED = "finished"
@@ -27,7 +27,7 @@ def prune(state: Path, fingerprint: str) -> None:
         state: a declared output of that segment; Snakemake sees the same time of change afterwards.
         fingerprint: of the state that was continued.
     """
-    from mto.training.state import keep_weights_alone, read_record
+    from mto.training.checkpoint import keep_weights_alone, read_record
 
     try:
         with Lock(state.parent, patient=False):

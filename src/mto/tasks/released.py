@@ -16,8 +16,8 @@ from typing import Any
 from mto.config import load
 from mto.errors import UserError
 from mto.files import replacing, write_json
-from mto.run import IMPORTED
-from mto.study import Step, Study
+from mto.names import IMPORTED
+from mto.study.study import Step, Study
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,12 +57,12 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     Raises:
         UserError: the run exists; the file is missing, would run code, or holds another network.
     """
+    from mto.losses.mto import MaskedTokenOptimization
     from mto.methods.build import build_method
-    from mto.objectives import MaskedTokenOptimization
     from mto.tasks.pretrain import save_encoder
     from mto.tasks.task import Task
+    from mto.training.checkpoint import save_state
     from mto.training.mim import MaskedImageModel
-    from mto.training.state import save_state
 
     if (out / "metrics.json").exists():
         raise UserError(f"{out}: this run exists; remove the folder to import another in its place")
@@ -96,8 +96,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
     """
     import torch
 
-    from mto.training.state import guard_size
-    from mto.weights import load_weights
+    from mto.training.checkpoint import guard_size
+    from mto.training.weights import load_weights
 
     if not checkpoint.exists():
         raise UserError(f"{checkpoint}: no such file")

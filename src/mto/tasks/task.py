@@ -16,9 +16,9 @@ from mto.data.cache import folder_of
 from mto.data.listing import NAME as LISTING
 from mto.errors import UserError
 from mto.files import digest, json_object, link_or_copy, read_json, replacing, write_json
-from mto.lock import NAME as LOCK
-from mto.lock import Lock
-from mto.run import RESTART
+from mto.names import RESTART
+from mto.runtime.lock import NAME as LOCK
+from mto.runtime.lock import Lock
 from mto.tasks.provenance import Attempts, provenance
 from mto.tasks.prune import FINISHED, prune
 from mto.training.hardware import Hardware
@@ -128,7 +128,7 @@ class Task:
 
             method = build_method(self.job)
             return method.encoder_state(method.make_teacher())
-        from mto.weights import load_weights
+        from mto.training.weights import load_weights
 
         return load_weights(self.input("encoder"))
 
@@ -197,7 +197,7 @@ class Task:
 def _identity(path: Path) -> str:
     """Of an input: the fingerprint that a training state carries, which outlives its moments; else the content's."""
     if path.suffix == ".pth":
-        from mto.training.state import Damaged, read_record
+        from mto.training.checkpoint import Damaged, read_record
 
         with suppress(Damaged):  # whoever loads it says so
             if fingerprint := read_record(path).get("fingerprint"):

@@ -14,11 +14,11 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mto.data.device.pixels import Pixels
 from mto.methods.base import average_
 from mto.training.compiled import Compiled
 from mto.training.engine import unwrap
 from mto.training.optim import AUTOCAST, Precision
-from mto.training.pixels import Pixels
 
 Hits = list[dict[str, Tensor]]
 

@@ -18,19 +18,19 @@ from mmengine.runner import Runner
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
-from mto.lock import Lock
+from mto.data.device.decode import batches
+from mto.runtime.lock import Lock
+from mto.training.checkpoint import State
 from mto.training.compiled import fell_back
-from mto.training.decode import batches
 from mto.training.finite import FiniteHook
 from mto.training.hardware import Hardware
 from mto.training.hooks import CheckpointHook, ScheduleHook, SeedHook
 from mto.training.log import LogHook
-from mto.training.loops import StepLoop
+from mto.training.loop import StepLoop
 from mto.training.optim import NORMS, StepWrapper
 from mto.training.resume import describe_run, find_state, first_step
 from mto.training.schedule import Schedule
 from mto.training.signals import SignalHook
-from mto.training.state import State
 from mto.training.writer import Writer
 
 
@@ -80,7 +80,7 @@ class Engine(Runner):
         return fell_back(unwrap(self.model))
 
     def batches(self, loader: DataLoader) -> Iterator[Any]:
-        """As the model wants them (`mto.training.decode.batches`)."""
+        """As the model wants them (`mto.data.device.decode.batches`)."""
         return batches(loader, unwrap(self.model), self.hardware.device)
 
     def state(self) -> State:

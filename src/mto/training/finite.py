@@ -17,9 +17,9 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from mto.errors import UserError
+from mto.training.checkpoint import Damaged, read_record
 from mto.training.log import HISTORY, LogHook, read_history
 from mto.training.resume import CHECKPOINT
-from mto.training.state import Damaged, read_record
 from mto.training.writer import Writer
 
 #: What must be a number, as people call it. A diagnostic may be none: it stops nothing.

@@ -1,7 +1,7 @@
 """Stop a run that MTO has destroyed after a few log intervals, not after months.
 
-What counts as a collapse is in `mto.collapse`. Every network starts like that; only a collapse stays there past the
-warm-up. The guard changes no number of a run that it lets pass: it is in no job, and switching it re-queues nothing.
+What counts as a collapse is in `mto.losses.collapsed`. Every network starts like that; only a collapse stays there past
+the warm-up. The guard changes no number of a run that it lets pass: it is in no job, and switching it re-queues nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
-from mto.collapse import collapsed
 from mto.errors import UserError
-from mto.run import Run
+from mto.losses.collapsed import collapsed
+from mto.names import Run
 from mto.training.log import LogHook
 
 VERDICT = "collapsed.txt"

@@ -12,11 +12,11 @@ from mmengine.hooks import Hook
 
 from mto.data.rng import seed_of
 from mto.files import link_or_copy, sync
-from mto.lock import Lock
+from mto.runtime.lock import Lock
+from mto.training.checkpoint import State, fingerprint, save_state
 from mto.training.log import HISTORY
 from mto.training.resume import CHECKPOINT, PREVIOUS
 from mto.training.schedule import Schedule
-from mto.training.state import State, fingerprint, save_state
 from mto.training.writer import Writer, on_host
 
 

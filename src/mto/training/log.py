@@ -213,7 +213,7 @@ class LogHook(Hook):
         with (self.directory / HISTORY).open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self._writer is None:
-            from mto.training.curves import CurveWriter
+            from mto.training.scalars import CurveWriter
 
             self._writer = CurveWriter(self.directory / "tensorboard", first_step=int(row["step"]))
         self._writer.add(row["step"], {k: v for k, v in row.items() if k != "step"})

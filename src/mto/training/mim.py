@@ -7,13 +7,13 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mto.diagnostics import collapse, gradient_norms
+from mto.data.device.pixels import Pixels
+from mto.losses.diagnostics import collapse, gradient_norms
+from mto.losses.mto import MaskedTokenOptimization, log_scalars
 from mto.methods import Method
-from mto.objectives import MaskedTokenOptimization, log_scalars
 from mto.training.compiled import Compiled
 from mto.training.engine import unwrap
 from mto.training.log import LogHook
-from mto.training.pixels import Pixels
 
 
 class MaskedImageModel(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mto.errors import UserError
-from mto.training.state import Damaged, State, load_state, read_record
+from mto.training.checkpoint import Damaged, State, load_state, read_record
 
 #: The newest state of a run, and the one before it.
 CHECKPOINT = "last.pth"

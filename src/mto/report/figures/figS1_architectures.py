@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from mto.names import ENCODER_STYLE, Run
 from mto.report.figures import accuracy, style
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report
-from mto.run import ENCODER_STYLE, Run
 
 
 def draw(report: Report) -> Figure:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mto.study import REPORTS, Study
+from mto.study.study import REPORTS, Study
 
 
 def job(study: Study) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mto.run import Run
+from mto.names import Run
 
 #: Switch of a preset in config.yaml: what the paper leaves open, and the reason for what the preset `text` takes.
 CHOICES = {

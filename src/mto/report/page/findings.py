@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mto.names import TERMS, Run
 from mto.report import metrics
 from mto.report.comparison import spread
-from mto.report.curves import Curve, Saving, epochs_saved
 from mto.report.labels import baseline_name, full_name
-from mto.run import TERMS, Run
-from mto.study import STAGES, Step
+from mto.report.rauc import Curve, Saving, epochs_saved
+from mto.study.study import STAGES, Step
 
 #: The figure whose fine-tuning curves answer whether MTO saves epochs.
 CURVES = "fig4_epochs"

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mto.run import IMPORTED, TERMS, Run
+from mto.names import IMPORTED, TERMS, Run
 
 #: A curve is drawn through this many points, and read from about this many rows of each file.
 POINTS, ROWS = 128, 1000

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mto.files import replacing
+from mto.names import Run
 from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
 from mto.report.comparison import MISSING
 from mto.report.labels import BASELINES, baseline_name, full_name, stream_name
@@ -22,8 +23,7 @@ from mto.report.page.charts import Line, Scale, draw
 from mto.report.page.findings import Findings, describe, short
 from mto.report.page.histories import History
 from mto.report.sheet import Column, Sheet
-from mto.run import Run
-from mto.study import Step
+from mto.study.study import Step
 
 TYPES = {"csv": "text/csv", "tex": "application/x-tex", "md": "text/markdown", "pdf": "application/pdf"}
 WORDS = {"csv": "CSV", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF"}
@@ -298,7 +298,7 @@ def _trained(found: Findings, history: History, loss: Scale) -> Trained:
 
 
 def _signs(history: History, name: str, epochs: int, marks: list[int]) -> list[Panel]:
-    """Have the masked tokens become one, and who pulls the weights (`mto.diagnostics`)."""
+    """Have the masked tokens become one, and who pulls the weights (`mto.losses.diagnostics`)."""
     panels = []
     for stream, signs in history.signs.items():
         lines = [

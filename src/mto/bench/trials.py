@@ -1,0 +1,194 @@
+"""The measuring of a preflight: real steps of a stage's jobs at their true size, and the micro-batch that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+
+from mto.bench import loading
+from mto.bench.cli import WITH_LOADER
+from mto.bench.counting import count
+from mto.bench.run import OUT_OF_MEMORY, Bench, Trained, mto_ratio, side_by_side
+from mto.cost.amounts import work_key
+from mto.data.layout import check
+from mto.data.listing import NAME, save
+from mto.errors import UserError
+
+Job = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The hardware of one job of the stage: GPUs, workers of each, images a pass (None: the whole batch), kernels."""
+
+    gpus: int
+    workers: int
+    micro_batch: int | None
+    compile: bool
+    deterministic: Literal["strict", "warn", "off"] = "strict"
+
+    def share(self, job: Job) -> int:
+        """Images of the recipe's batch on one GPU."""
+        return max(job["optim"]["batch_size"] // max(self.gpus, 1), 1)
+
+    def micro(self, job: Job) -> int:
+        return min(self.micro_batch or self.share(job), self.share(job))
+
+
+def measure(job: Job, asked: Asked) -> dict[str, Any]:
+    """Measure a stage (`mto.cost.preflight.job`) on one of its GPUs; the other GPUs of the job stay idle.
+
+    Raises:
+        UserError: the stage's jobs have GPUs, and there is none here.
+    """
+    if asked.gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"preflight: resources.{job['stage']}.gpu is {asked.gpus}, and no GPU is visible here (or its driver is "
+            f"older than CUDA {torch.version.cuda}); run it where the study will run, as with --profile slurm"
+        )
+    bench = Bench.choose("cuda" if asked.gpus else "cpu", None, None, asked.compile and asked.gpus > 0)
+    machine = bench.machine() | {"gpus": asked.gpus, "visible_gpus": torch.cuda.device_count() if asked.gpus else 0}
+    bench.setup(asked.deterministic)
+    pairs: dict[str, list[Job]] = {}
+    for each in job["jobs"]:
+        pairs.setdefault(f"{each['baseline']}-{each['backbone']}", []).append(each)
+    rows: list[Row] = []
+    with images(job) as (folder, kind):
+        for name, pair in pairs.items():
+            print(f"{name}: {len(pair)} to measure", flush=True)
+            rows += _pair(bench, asked, pair, machine["peak_tflops"], folder)
+    return {"stage": job["stage"], "machine": machine, "images": kind, "rows": rows}
+
+
+@contextmanager
+def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
+    """A folder of images and what it is: the dataset itself, listed once for all rows, or made-up photographs."""
+    source = job["images"]
+    folder = {"root": source["root"], "num_classes": source["num_classes"], "classes": source.get("classes")}
+    try:
+        expected = dict.fromkeys(("train", "val"), folder["num_classes"])
+        check("imagenet", folder["root"], expected=expected, classes=folder["classes"])
+    except UserError:
+        width, height = source["side"]
+        with loading.photographs(512 if torch.cuda.is_available() else 64, (width, height)) as made:
+            yield loading.of_one_class(made), f"made-up photographs of {width} x {height}"
+    else:
+        with TemporaryDirectory(prefix="mto-preflight-") as made:
+            listing = Path(made, NAME)
+            save(listing, Path(folder["root"]), ["train"], folder["classes"])
+            yield {**folder, "listing": str(listing)}, source["root"]
+
+
+def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+    """The rows of one baseline and backbone, without and with MTO; of the last one also the micro-batch that fits."""
+    rows = _rows(bench, asked, pair, peak, folder)
+    if len(rows) == 2:
+        rows[1] |= mto_ratio(*rows)
+    last = rows[-1]
+    if "error" not in last:
+        fitted = {"micro_batch": last["micro_batch"], "images_per_second": last["step_images_per_second"]}
+        if may_vary(pair[-1]):
+            last |= _largest(bench, asked, pair[-1], fitted)
+        else:
+            last |= {"fits": fitted["micro_batch"], "fits_images_per_second": fitted["images_per_second"]}
+    elif last["error"].startswith(OUT_OF_MEMORY) and may_vary(pair[-1]):
+        last |= _largest(bench, asked, pair[-1], None)
+    return rows
+
+
+def _rows(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+    """A row for each job: what it is, and its numbers or its ``error``."""
+    measured = side_by_side(bench, jobs, asked.micro(jobs[0]), partial(_measured, bench, asked, peak, folder))
+    return [_described(job, asked) | row for job, row in zip(jobs, measured, strict=True)]
+
+
+def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, jobs: Sequence[Job]) -> list[Row]:
+    """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
+    trained = [_prepared(bench, job, asked.micro(job)) for job in jobs]
+    rows = bench.numbers(trained, peak)
+    for row, one in zip(rows, trained, strict=True):
+        if one.work.job["task"] in WITH_LOADER:
+            row |= bench.loading(one, folder, asked.workers, ("both",))
+        row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
+    return rows
+
+
+def _prepared(bench: Bench, job: Job, size: int) -> Trained:
+    """Ready to be timed, once the heaviest step that a job takes now and then was taken: it is to fit, too.
+
+    Of pre-training with MTO, one that compares MTO's gradients with the method's (`PretrainHook`).
+    """
+    trained = bench.prepare(job, size)
+    if job["task"] == "pretrain" and job["mto"]["terms"]:
+        model: Any = trained.work.model
+        model.measure_gradients = True
+        trained.step()
+        model.measure_gradients = False
+    return trained
+
+
+def _described(job: Job, asked: Asked) -> Row:
+    identity = {key: job[key] for key in ("run", "task", "baseline", "backbone")}
+    mto = {"terms": job.get("mto", {}).get("terms", [])}
+    return {
+        **identity,
+        "mto": mto,
+        "key": work_key(job),
+        "train_flops": count(job).train,
+        "micro_batch": asked.micro(job),
+        "workers": asked.workers,
+    }
+
+
+def may_vary(job: Job) -> bool:
+    """Whether the micro-batch is hardware's business alone: no batch norm sees it."""
+    if job["task"] == "linear":
+        return not job["probe"]["batch_norm"]
+    return job["task"] == "finetune" or (job["task"] == "pretrain" and job["baseline"] != "conmim")
+
+
+def _largest(bench: Bench, asked: Asked, job: Job, last: Row | None) -> Row:
+    """The largest micro-batch that fits: twice as large again and again, up to the recipe's share of a GPU.
+
+    Args:
+        last: what the configured one gave; None if it did not fit, and smaller ones are tried.
+    """
+    tried = [last] if last else []
+    size = asked.micro(job)
+    while True:
+        size = size * 2 if last else size // 2
+        if not 1 <= size <= asked.share(job) or asked.share(job) % size:
+            break
+        found = _attempt(bench, job, size)
+        if found is not None:
+            tried.append(found)
+        if (found is None) == bool(last):  # the first that does not fit, or the first that does
+            break
+    if not tried:
+        return {}
+    best = tried[-1]
+    return {"fits": best["micro_batch"], "fits_images_per_second": best["images_per_second"], "tried": tried}
+
+
+def _attempt(bench: Bench, job: Job, size: int) -> Row | None:
+    """A micro-batch's images a second; None if it does not fit, or no kernel takes tensors of that size."""
+    try:
+        return {"micro_batch": size, "images_per_second": size / _seconds(bench, job, size)}
+    except RuntimeError:
+        return None
+    finally:
+        bench.free()
+
+
+def _seconds(bench: Bench, job: Job, size: int) -> float:
+    """Of a step. The model is gone with this function's variables."""
+    trained = _prepared(bench, job, size)
+    return bench.seconds_of({"": trained.step})[""]

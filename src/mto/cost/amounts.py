@@ -1,0 +1,144 @@
+"""How much a step of the study trains on, evaluates and reads. No torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple, cast
+
+from mto.config.models import Config, Dataset
+from mto.study.study import DATASET
+
+Job = dict[str, Any]
+#: What no count and no rate depends on.
+APART = (
+    *("scale", "recipe", "run", "seed", "epoch", "epochs", "iterations", "code_version", "precision"),
+    *("optim", "schedule", "log_interval", "eval_interval", "save_interval"),
+)
+
+
+class Size(NamedTuple):
+    """Images of a dataset, and the bytes of one on average."""
+
+    train: int
+    val: int
+    bytes_each: float
+
+
+#: COCO: the images of train2017 that have a box. Bytes: those of the published archives, shared out evenly.
+FULL = {
+    "imagenet": Size(1_281_167, 50_000, 108e3),
+    "ade20k": Size(20_210, 2_000, 42e3),
+    "coco": Size(117_266, 5_000, 163e3),
+}
+
+
+class Amount(NamedTuple):
+    """Of one job: images trained on and evaluated, and optimiser steps."""
+
+    trained: int
+    evaluated: int
+    steps: int
+
+
+class Work(NamedTuple):
+    """Of a job.
+
+    Attributes:
+        train: floating-point operations for an image trained on, forward, backward and teacher.
+        evaluate: for an image evaluated.
+        trained: numbers that are trained.
+        fixed: other numbers in a training state: teachers, running averages, frozen parts, buffers.
+        encoder: numbers in encoder.safetensors; 0 where there is none.
+    """
+
+    train: float
+    evaluate: float
+    trained: int
+    fixed: int
+    encoder: int
+
+
+def size_of(config: Config, task: str) -> Size:
+    """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published."""
+    source: Dataset = getattr(config.datasets, DATASET[task])
+    if source.make is None:
+        whole = FULL[DATASET[task]]
+        return whole if DATASET[task] != "imagenet" else _share(whole, config.datasets.imagenet.classes)
+    return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
+
+
+def cache_bytes(config: Config) -> float:
+    """Of the cache of ImageNet's training images, 4:3 on average; 0 without one, and where small images are made."""
+    source = config.datasets.imagenet
+    if source.cache is None or source.make is not None:
+        return 0.0
+    return size_of(config, "pretrain").train * _cached(source.cache.side)
+
+
+def bytes_trained(config: Config, job: Job) -> float:
+    """Of an image that a job trains on: of its file, or in the cache."""
+    side = job["data"].get("cache")
+    return _cached(side) if side else size_of(config, job["task"]).bytes_each
+
+
+def _cached(side: int) -> float:
+    return 3 * side**2 * 4 / 3
+
+
+def _share(whole: Size, classes: list[str] | None) -> Size:
+    """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images)."""
+    if classes is None:
+        return whole
+    share = len(classes) / 1000
+    return Size(round(whole.train * share), round(whole.val * share), whole.bytes_each)
+
+
+def amount(job: Job, since: int, size: Size) -> Amount:
+    """What a job gets through.
+
+    Args:
+        since: for a segment of pre-training, the epoch that it continues; else 0.
+    """
+    task = job["task"]
+    if task == "heterogeneity":
+        return Amount(0, min(job["images"], size.val), 0)
+    batch = job["optim"]["batch_size"]
+    if "iterations" in job:
+        return Amount(job["iterations"] * batch, size.val, job["iterations"])
+    epochs = job["epoch"] - since if task == "pretrain" else job["epochs"]
+    steps = epochs * (size.train // batch)
+    times = 0 if task == "pretrain" else evaluations(job)
+    return Amount(steps * batch, times * size.val, steps)
+
+
+def evaluations(job: Job) -> int:
+    """How often a job evaluates: at its interval, and at its end."""
+    return -(-job["epochs"] // job.get("eval_interval", job["epochs"]))
+
+
+def work_key(job: Job) -> str:
+    """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
+    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root", "classes")}
+    apart = (*APART, "method") if "encoder" in job else APART  # of a job from scratch: whose first weights it has
+    rest = {key: value for key, value in job.items() if key not in apart}
+    return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))
+
+
+def without_mto(job: Job) -> Job | None:
+    """The same pre-training without MTO; None for what has none."""
+    return {**job, "mto": {"terms": []}} if job.get("mto", {}).get("terms") else None
+
+
+def loading_rates(config: Config, job: Job) -> tuple[float, float]:
+    """Images a second that one core reads for the job, as config.yaml has it: to train on, and to evaluate.
+
+    A cache is of training images alone, and so is what a device decodes, which takes the device's time: that is in no
+    rate here, but in what the preflight measures.
+    """
+    rates = cast("dict[str, float]", config.plan.images_per_core)
+    task: str = job["task"]
+    rate = rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
+    if job["data"].get("decode") == "device":
+        return config.plan.files_per_core, rate
+    cached = job["data"].get("cache")
+    return (1 / (1 / rate - 1 / config.plan.decoded_per_core) if cached else rate), rate

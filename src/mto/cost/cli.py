@@ -1,0 +1,84 @@
+"""``python -m mto plan``: what the study costs and what is left of it; nothing is trained.
+
+python -m mto plan                                                 the scale that config.yaml names
+python -m mto plan --config '{"scale": "paper", "plan": {"card": "h100"}}'
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mto.config.reading import load
+from mto.cost import table
+from mto.cost.estimate import Cost, estimate, once
+from mto.cost.measured import Measured
+from mto.cost.parts import Part, parts, row
+from mto.cost.pilot import pilot_costs
+from mto.files import json_object
+from mto.study.study import Step, Study
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the plan; write plan.csv and plan.md.
+
+    Raises:
+        UserError: a key of the config that is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m mto plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--file", default="config.yaml")
+    parser.add_argument("--config", default="{}", metavar="JSON", help="laid over the file: a mapping")
+    parser.add_argument("--out", type=Path, help="folder of plan.csv and plan.md (default: results/<scale>)")
+    args = parser.parse_args(argv)
+    study = Study(load(args.file, json_object(args.config, "--config")))
+    plan(study).show(args.out or Path(study.results))
+
+
+def plan(study: Study) -> Plan:
+    """The plan on `plan.card`, and what the stages and the whole take on every card of config.yaml."""
+    from mto.bench.counting import count
+
+    counted, price = once(count), study.config.plan.cards
+    measured = Measured(study, study.config.plan.card)
+    costs = estimate(study, measured, counted)
+    rows = [row(part, costs, study.config.plan.gpus, price[measured.card].price_per_gpu_hour) for part in parts(study)]
+    before = pilot_costs(study, measured, counted)
+    whole = Part("pilot", "the pilot", frozenset(before), frozenset())
+    pilot = row(whole, before, study.config.plan.gpus, price[measured.card].price_per_gpu_hour)
+    others = {}
+    for card in price:
+        if (card == "cpu") == (measured.card == "cpu"):
+            told = study.config.plan.model_copy(update={"card": card})
+            there = Study(study.config.model_copy(update={"plan": told}))
+            reckoned = estimate(there, Measured(there, card), counted)
+            chosen = [part for part in parts(there) if part.kind in ("stage", "all")]
+            others[card] = [row(part, reckoned, told.gpus, price[card].price_per_gpu_hour) for part in chosen]
+    return Plan(study, costs, rows, pilot, others, measured.foreign)
+
+
+class Plan(NamedTuple):
+    study: Study
+    costs: dict[Step, Cost]
+    rows: list[dict[str, Any]]
+    pilot: dict[str, Any]
+    cards: dict[str, list[dict[str, Any]]]
+    foreign: set[str]
+
+    def show(self, out: Path) -> None:
+        """Print the plan, and write plan.csv and plan.md."""
+        from mto.report.metrics import write_csv
+
+        config = self.study.config
+        shown = table.markdown(
+            self.rows, self.pilot, self.cards, self.costs.values(), config.plan, config.scale, self.foreign
+        )
+        print(shown)
+        write_csv(out / "plan.csv", self.rows[0], [{k: _rounded(v) for k, v in row.items()} for row in self.rows])
+        (out / "plan.md").write_text(shown, encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,186 @@
+"""``python -m mto preflight``: what this machine has, and how fast it trains; `snakemake preflight` runs it.
+
+python -m mto preflight --job JSON --out FILE [--gpus N] [--workers N] [--micro-batch N]     measure one stage
+python -m mto preflight --show                                 datasets, disk and all that was measured, as a table
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mto.config.prices import Plan
+from mto.cost.measured import is_card
+from mto.errors import UserError
+from mto.files import json_object, read_json, write_json
+from mto.names import Run
+from mto.study.jobs import classes_of
+from mto.study.study import Study
+
+Job = dict[str, Any]
+
+COLUMNS = {
+    "run": "run",
+    "task": "stage",
+    "micro_batch": "micro-batch",
+    "images_per_second": "images/s a GPU",
+    "mto_ratio": "time with MTO",
+    "waiting_share": "waiting for data",
+    "memory_mib": "MiB",
+    "compiled": "compiled",
+    "fits": "largest that fits",
+    "fits_images_per_second": "images/s with it",
+    "peak_share": "of peak",
+}
+
+
+def job(study: Study, stage: str) -> Job:
+    """What the measuring of a stage is made from: the stage's own jobs of each baseline and backbone.
+
+    Pre-training without MTO and with the default's; decoder depths and subsets of terms are reckoned from these.
+    """
+    chosen: dict[str, Job] = {}
+    for step in study.select(stage):
+        run = Run.parse(step.run)
+        if run.decoder_depth is None and run.preset is None and len(run.terms) in (0, 3):
+            kind = run.name if stage == "pretrain" else f"{run.baseline}-{run.backbone}"
+            chosen.setdefault(kind, study.job(step))
+    source = study.config.datasets.imagenet
+    side = [source.make.size] * 2 if source.make else [500, 375]  # ImageNet's usual one
+    return {
+        "task": "preflight",
+        "scale": study.config.scale,
+        "stage": stage,
+        "jobs": list(chosen.values()),
+        "images": {"root": source.root, "num_classes": source.num_classes, **classes_of(source), "side": side},
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure one stage, or show what was measured.
+
+    Raises:
+        UserError: no GPU where the stage's jobs have some; a key of the config that is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m mto preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--job", help="of a stage: JSON, or a file of it")
+    what.add_argument("--show", action="store_true", help="what is there, and what was measured")
+    parser.add_argument("--out", type=Path, help="with --job: the JSON to write")
+    parser.add_argument("--gpus", type=int, default=0, help="of a job of the stage; 0: the CPU (default)")
+    parser.add_argument("--workers", type=int, default=0, help="of a GPU (default 0)")
+    parser.add_argument("--micro-batch", type=int, default=0, help="0: the whole batch at once (default)")
+    parser.add_argument("--deterministic", choices=("strict", "warn", "off"), default="strict", help="as of a job")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--config", default="{}", metavar="JSON", help="with --show: laid over config.yaml")
+    args = parser.parse_args(argv)
+    if args.show:
+        show(args.config)
+        return
+    if args.out is None:
+        raise UserError("preflight --job needs --out FILE")
+    from mto.runtime.devices import lease
+
+    lease(args.gpus)  # before CUDA starts
+    from mto.bench.trials import Asked, measure
+
+    asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic)
+    write_json(args.out, measure(json_object(args.job, "--job"), asked))
+
+
+def show(given: str) -> None:
+    """Print datasets, disk, GPUs, a table of all that was measured, and where the plan is; write preflight.md."""
+    from mto.config.reading import load
+    from mto.cost import cli
+
+    study = Study(load("config.yaml", json_object(given, "--config")))
+    folder = Path(study.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    asked, card = study.config.plan, _card(study.config.plan, folder)
+    plan = cli.plan(Study(study.config.model_copy(update={"plan": asked.model_copy(update={"card": card})})))
+    lines = [f"# Preflight of scale {study.config.scale}", "", *_machines(folder), "", *_table(folder), ""]
+    lines += [f"- {line}" for line in (*_datasets(study), *_disk(study, plan.costs))]
+    if card != asked.card:
+        lines.append(
+            f"- the plan below is that of {card}, which was measured; `plan.card` in config.yaml is {asked.card}, and "
+            f"`snakemake plan` reckons with that until it says {card}"
+        )
+    text = "\n".join(lines) + "\n"
+    print(text)
+    (folder / "preflight.md").write_text(text, encoding="utf-8")
+    plan.show(folder)
+
+
+def _found(folder: Path) -> list[dict[str, Any]]:
+    return [read_json(path) for path in sorted((folder / "preflight").glob("*.json"))]
+
+
+def _card(plan: Plan, folder: Path) -> str:
+    """The card that was measured, where it is a known one: `plan.card` if that was, else the first in `plan.cards`."""
+    machines = [found["machine"] for found in _found(folder)]
+    there = [card for card in plan.cards if any(is_card(card, m["device"], m["gpus"]) for m in machines)]
+    return plan.card if plan.card in there or not there else there[0]
+
+
+def _machines(folder: Path) -> list[str]:
+    said = []
+    for found in _found(folder):
+        m = found["machine"]
+        gpus = f"{m['visible_gpus']} visible, {m['gpus']} a job" if m["gpus"] else "no GPU"
+        said.append(
+            f"- {found['stage']}: {m['device']} ({gpus}), {m['peak_tflops']:.3g} TFLOP/s, images: {found['images']}"
+        )
+    return said
+
+
+def _table(folder: Path) -> list[str]:
+    from mto.bench.rows import table
+
+    rows = [row for found in _found(folder) for row in found["rows"]]
+    measured = [row for row in rows if "error" not in row]
+    lines = table(measured, COLUMNS).splitlines() if measured else []
+    failed = [f"- {row['run']}, {row['task']}: {_failure(row)}" for row in rows if "error" in row]
+    if failed:
+        failed.append("- these are measured again with `--forcerun preflight_stage`, or when their settings change")
+    return [*lines, "", *failed]
+
+
+def _failure(row: dict[str, Any]) -> str:
+    """What went wrong, and with which micro-batch it would not, if one was found."""
+    if "fits" not in row:
+        return row["error"]
+    return f"{row['error']}; {row['fits']} fits, {row['fits_images_per_second']:,.0f} images/s"
+
+
+def _datasets(study: Study) -> list[str]:
+    """Of the datasets that the study reads."""
+    from mto.data.layout import check
+
+    said = []
+    for name in study.datasets:
+        source = getattr(study.config.datasets, name)
+        try:
+            if source.make is None:
+                check(name, source.root, classes=getattr(source, "classes", None))
+            said.append(f"{name}: {'made by the workflow' if source.make else f'complete at {source.root}'}")
+        except UserError as error:
+            said.append(f"{name}: {error}")
+    return said
+
+
+def _disk(study: Study, costs: Any) -> list[str]:
+    from mto.cost.amounts import cache_bytes
+    from mto.cost.parts import running
+
+    free = shutil.disk_usage(study.results).free / 1e9
+    kept = sum(cost.disk_bytes for cost in costs.values() if cost.left)
+    wanted = (kept + running([cost for cost in costs.values() if cost.left], study.config.plan.gpus)) / 1e9
+    said = f"disk: {wanted:,.1f} GB wanted for what is left, {free:,.1f} GB free below {study.results}"
+    lines = [said if wanted < free else f"{said}: TOO LITTLE; put results/ on a larger disk"]
+    if cached := cache_bytes(study.config):
+        lines.append(f"datasets.imagenet.cache: some {cached / 1e9:,.0f} GB more, until it is made")
+    return lines

@@ -1,0 +1,1 @@
+"""Masked Token Optimization itself: the losses, and what measures their effect. It needs torch alone."""

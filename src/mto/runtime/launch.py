@@ -1,0 +1,87 @@
+"""Several processes of one job, by torch's elastic launcher, and quietly: one line for a mistake, none for a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from mto.runtime.nodes import BEGAN, RENDEZVOUS
+
+#: Where the first process that meets a user's mistake writes it.
+MISTAKE = "MTO_MISTAKE"
+#: Seconds that processes have to finish a step and save once they are asked to stop.
+PATIENCE = 600
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) -> int:
+    """Run ``python -m mto ARGV`` in ``processes`` processes on this machine, which share the job.
+
+    With several ``nodes`` each of them does so, and they meet at `mto.runtime.nodes.RENDEZVOUS`.
+
+    Returns:
+        The exit code: 2 for a user's mistake, printed once; 128 + signal where one ended it.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # the launcher reports each signal and each failure at length
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=processes,
+        run_id=os.environ["SLURM_JOB_ID"] if nodes > 1 else uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint=os.environ[RENDEZVOUS] if nodes > 1 else "localhost:0",
+        max_restarts=0,
+        signals_to_handle=SIGNALS,
+        shutdown_timeout=PATIENCE,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        mistake = Path(folder) / "mistake"
+        os.environ |= {MISTAKE: str(mistake), BEGAN: os.environ.get(BEGAN, str(began))}
+        try:
+            elastic_launch(config, sys.executable)("-m", "mto", *argv)
+        except SignalException as signal:
+            return 128 + int(signal.sigval)
+        except ChildFailedError as error:
+            if mistake.exists():
+                print(mistake.read_text(), file=sys.stderr)
+                return 2
+            _, failure = error.get_first_failure()
+            code = failure.exitcode
+            if code < 0:
+                print(f"mto: a process was killed by signal {-code} (9: out of memory?)", file=sys.stderr)
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def report_mistake(line: str) -> None:
+    """Print a user's mistake; of several processes that meet one, the first has its line printed by the launcher."""
+    path = os.environ.get(MISTAKE)
+    if path is None or "RANK" not in os.environ:
+        print(line, file=sys.stderr)
+        return
+    try:
+        with open(path, "x") as file:
+            file.write(line)
+    except FileExistsError:
+        pass
+
+
+def another_told(patience: float = 3.0) -> bool:
+    """Whether another process of this job met a user's mistake, which then is why this one lost its partner."""
+    path = os.environ.get(MISTAKE)
+    if path is None or "RANK" not in os.environ:
+        return False
+    end = time.monotonic() + patience  # the other closes its connections before it writes
+    while not os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.1)
+    return os.path.exists(path)

@@ -1,0 +1,24 @@
+"""The jobs of the reports, as the workflow passes them and as `python -m mto report` works them out itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mto.config.compare import differences
+from mto.config.reading import Source
+from mto.study.study import AUDIT, Study
+
+
+def results_job(study: Study) -> dict[str, Any]:
+    """The steps of results.csv, [task, run, epoch], and the seeds of each: every path would not fit a command line.
+
+    ``mto`` is the preset that a run has whose name says none.
+    """
+    steps = dict.fromkeys((step.task, step.run, step.epoch) for step in study.segments() + study.steps())
+    return {"mto": study.config.mto.default, "seeds": study.config.seeds, "steps": [list(step) for step in steps]}
+
+
+def report_job(study: Study, source: Source, name: str) -> dict[str, Any]:
+    """`Study.report_job`, and for the audit the rows in which the two recipes of config.yaml (`source`) differ."""
+    job = study.report_job(name)
+    return job | {"recipes": [list(row) for row in differences(source)]} if name == AUDIT else job
