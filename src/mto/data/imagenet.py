@@ -134,8 +134,8 @@ class PretrainDataset(Dataset):
 
     ``image`` (H, W, 3) uint8, or ``encoded`` (`mto.data.device.encoded.Cut`) where the device decodes; ``mask`` (N,)
     bool, True = masked; ``colours`` of the teacher's view (`mto.data.device.colours`) where the job's data has
-    ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of one seed and one
-    crop recipe see the same crops.
+    ``teacher``. All of it is a function of (seed, epoch, index), and the crop does not depend on the mask: the runs of
+    one seed and one crop recipe see the same crops.
 
     Args:
         job: a pre-training (or heterogeneity) job: ``seed``, ``data``, ``method``, ``mask``.

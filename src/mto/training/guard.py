@@ -1,7 +1,8 @@
 """Stop a run that MTO has destroyed after a few log intervals, not after months.
 
 What counts as a collapse is in `mto.losses.collapsed`. Every network starts like that; only a collapse stays there past
-the warm-up. The guard changes no number of a run that it lets pass: it is in no job, and switching it re-queues nothing.
+the warm-up. The guard changes no number of a run that it lets pass: it is in no job, so that switching it re-queues
+nothing.
 """
 
 from __future__ import annotations
