@@ -72,6 +72,39 @@ def test_a_signal_in_a_validation_that_two_processes_share(pretrained, tmp_path)
     assert (meta["step"], meta["round_open"]) == (6, True)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_time_limit_needs_no_signal(images, tmp_path, processes):
+    """Slurm says that this job's time is all but over: all processes save and leave at one step."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text('#!/bin/sh\necho "$(date +%s)|2-00:00:00"\n')
+    squeue.chmod(0o755)
+    job = json.dumps(linear_steps(pretrain_job(images, "mae", epoch=60, epochs=60)))
+    slurm = {"SLURM_JOB_ID": "7", "PATH": f"{squeue.parent}:{os.environ['PATH']}"}
+    process = start("pretrain", "--job", job, "--out", tmp_path / "out", "--processes", processes, **slurm)
+    said, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (128 + signal.SIGXCPU, "")
+    last = said.splitlines()[-1]
+    assert last.startswith("mto: the time limit is near: stopped and saved at step ")
+    step = int(last.split("saved at step ")[1].split(";")[0])
+    assert load_state(tmp_path / "out" / "progress" / "last.pth")["meta"]["step"] == step < 180
+
+
+def test_two_signals_are_as_one(images, tmp_path):
+    """Slurm's own, to all processes, and the one that Snakemake passes on to them."""
+    job = json.dumps(linear_steps(pretrain_job(images, "mae", epoch=60, epochs=60)) | {"log_interval": 1})
+    process = start("pretrain", "--job", job, "--out", tmp_path, "--processes", 2, "--workers", 1)
+    while "step" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    for pause in (0, 0.002, 0.05, 0.2):  # the launcher may wait for its processes at each
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGTERM)
+    said, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+    assert "mto: SIGTERM: stopped and saved at step " in said
+    assert not (tmp_path / "running.json").exists()
+
+
 def test_a_mistake_that_all_processes_meet_is_one_line(images, tmp_path):
     job = json.dumps(pretrain_job(images, "mae"))
     process = start("pretrain", "--job", job, "--out", tmp_path, "--processes", 3, "--micro-batch", 3)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from mto.runtime.nodes import BEGAN, RENDEZVOUS
 
@@ -17,7 +19,7 @@ from mto.runtime.nodes import BEGAN, RENDEZVOUS
 MISTAKE = "MTO_MISTAKE"
 #: Seconds that processes have to finish a step and save once they are asked to stop.
 PATIENCE = 600
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
 
 
 def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) -> int:
@@ -28,11 +30,12 @@ def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) ->
     Returns:
         The exit code: 2 for a user's mistake, printed once; 128 + signal where one ended it.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing import api
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.CRITICAL)  # the launcher reports each signal and each failure at length
+    api._terminate_process_handler = _stop  # type: ignore[assignment]
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -41,7 +44,7 @@ def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) ->
         rdzv_backend="c10d",
         rdzv_endpoint=os.environ[RENDEZVOUS] if nodes > 1 else "localhost:0",
         max_restarts=0,
-        signals_to_handle=SIGNALS,
+        signals_to_handle=",".join(SIGNALS),
         shutdown_timeout=PATIENCE,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -49,8 +52,8 @@ def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) ->
         os.environ |= {MISTAKE: str(mistake), BEGAN: os.environ.get(BEGAN, str(began))}
         try:
             elastic_launch(config, sys.executable)("-m", "mto", *argv)
-        except SignalException as signal:
-            return 128 + int(signal.sigval)
+        except api.SignalException as event:
+            return 128 + int(event.sigval)
         except ChildFailedError as error:
             if mistake.exists():
                 print(mistake.read_text(), file=sys.stderr)
@@ -61,6 +64,18 @@ def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) ->
                 print(f"mto: a process was killed by signal {-code} (9: out of memory?)", file=sys.stderr)
             return code if code > 0 else 128 - code
     return 0
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    """Takes the first signal and no more: in torch's own handler a second one ends the wait for the processes.
+
+    Slurm may signal every process of a job, and Snakemake, which is one of them, those below it once more.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    raise SignalException(f"signal {number}", signal.Signals(number))
 
 
 def report_mistake(line: str) -> None:
