@@ -22,6 +22,7 @@ from mto.runtime.devices import lease
 from mto.runtime.launch import another_told, launch, report_mistake
 from mto.runtime.lock import Superseded
 from mto.runtime.nodes import BEGAN, is_one_of_several, spread
+from mto.runtime.ranks import forget_others, is_launched, number
 
 TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
 #: UPerNet's pooling and loss, and Mask R-CNN's region features, have no deterministic form on a GPU.
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, and turn a user's mistake into one line and exit code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     began = time.time()
+    forget_others()
     try:
         if argv and argv[0] in TOOLS:
             return import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
@@ -160,7 +162,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
     if arguments.task == "data":
         import_module("mto.tasks.data").run(job, arguments.out, level=arguments.verify, workers=arguments.workers)
         return 0
-    alone = "RANK" not in os.environ
+    alone = not is_launched()
     if alone and is_one_of_several():
         return launch(argv, hardware.world_size // arguments.nodes, began, arguments.nodes)
     began = began if alone else float(os.environ.get(BEGAN, began))
@@ -225,7 +227,7 @@ def _limit_threads(hardware) -> None:
     # Slurm's word first: OMP_NUM_THREADS may come from the machine that submitted the job. It may be a list by level.
     granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("OMP_NUM_THREADS")
     cores = int(granted.split(",")[0]) if granted else len(os.sched_getaffinity(0))
-    threads = max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", hardware.world_size)), 1)
+    threads = max(cores // number("LOCAL_WORLD_SIZE", hardware.world_size), 1)
     torch.set_num_threads(threads)
     if hardware.world_size > 1:  # mmengine would set them to 1, and say so in every process
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

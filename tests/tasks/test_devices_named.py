@@ -27,6 +27,7 @@ import torch
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from mto.__main__ import main
+from mto.runtime.ranks import LAUNCHER
 
 plain = DistributedDataParallel.__init__
 
@@ -37,7 +38,8 @@ def named(self, *args, **kwargs):
 def work(rank, runs):
     DistributedDataParallel.__init__ = named
     for port, argv, said in runs:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        os.environ |= {LAUNCHER: str(os.getppid()), "RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         with open(f"{said}.{rank}", "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             try:
                 main(argv)

@@ -24,12 +24,27 @@ def mto(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
 
 
-def test_two_processes_equal_one(images, tmp_path):
-    """The same global batches, gradients averaged over ranks: equal to rounding. It relaunches itself under torch."""
+#: What enroot's and Kubeflow's launchers leave in the environment of a shell that holds one process.
+LEFT_BY_OTHERS = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29533",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "MTO_LAUNCHER": "1",
+}
+
+
+@pytest.mark.parametrize("left", [{}, LEFT_BY_OTHERS, {"RANK": "0"}, LEFT_BY_OTHERS | {"WORLD_SIZE": "2"}])
+def test_two_processes_equal_one(images, tmp_path, left):
+    """The same global batches, gradients averaged over ranks: equal to rounding. It relaunches itself under torch.
+
+    So they are where another launcher left torch's names in the environment, and whatever these say."""
     job = tmp_path / "job.json"
     job.write_text(json.dumps(linear_steps(pretrain_job(images, "bootmae"))))
     assert main(["pretrain", "--job", str(job), "--out", str(tmp_path / "one")]) == 0
-    result = mto("pretrain", "--job", job, "--out", tmp_path / "two", "--processes", 2, "--micro-batch", 3)
+    result = mto("pretrain", "--job", job, "--out", tmp_path / "two", "--processes", 2, "--micro-batch", 3, **left)
     assert result.returncode == 0, result.stderr
     one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
     for name, value in one.items():

@@ -140,12 +140,14 @@ import json, os, sys
 from pathlib import Path
 import torch
 from torch import multiprocessing
+from mto.runtime.ranks import LAUNCHER
 from toy import fit
 from test_hardware_changes import LENGTHS, Record, StopAfter, Wide
 from mto.training.hardware import Hardware
 
 def work(rank, size, port, folder, plan):
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ |= {LAUNCHER: "this test", "RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
     hardware = Hardware(processes=size)
     hardware.setup()
     for name, length, stop, dropout in plan:

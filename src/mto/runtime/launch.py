@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mto.runtime.nodes import BEGAN, RENDEZVOUS
+from mto.runtime.ranks import LAUNCHER, is_launched
 
 #: Where the first process that meets a user's mistake writes it.
 MISTAKE = "MTO_MISTAKE"
@@ -49,7 +50,8 @@ def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) ->
     )
     with tempfile.TemporaryDirectory() as folder:
         mistake = Path(folder) / "mistake"
-        os.environ |= {MISTAKE: str(mistake), BEGAN: os.environ.get(BEGAN, str(began))}
+        os.environ |= {LAUNCHER: str(os.getpid()), MISTAKE: str(mistake)}
+        os.environ.setdefault(BEGAN, str(began))
         try:
             elastic_launch(config, sys.executable)("-m", "mto", *argv)
         except api.SignalException as event:
@@ -81,7 +83,7 @@ def _stop(number: int, frame: Any) -> NoReturn:
 def report_mistake(line: str) -> None:
     """Print a user's mistake; of several processes that meet one, the first has its line printed by the launcher."""
     path = os.environ.get(MISTAKE)
-    if path is None or "RANK" not in os.environ:
+    if path is None or not is_launched():
         print(line, file=sys.stderr)
         return
     try:
@@ -94,7 +96,7 @@ def report_mistake(line: str) -> None:
 def another_told(patience: float = 3.0) -> bool:
     """Whether another process of this job met a user's mistake, which then is why this one lost its partner."""
     path = os.environ.get(MISTAKE)
-    if path is None or "RANK" not in os.environ:
+    if path is None or not is_launched():
         return False
     end = time.monotonic() + patience  # the other closes its connections before it writes
     while not os.path.exists(path) and time.monotonic() < end:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mto.errors import UserError
+from mto.runtime.ranks import number
 
 if TYPE_CHECKING:
     import torch
@@ -90,13 +91,13 @@ class Hardware:
 
     @property
     def rank(self) -> int:
-        return int(os.environ.get("RANK", 0)) if self.world_size > 1 else 0
+        return number("RANK", 0) if self.world_size > 1 else 0
 
     @property
     def device(self) -> torch.device:
         import torch
 
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if self.gpus else torch.device("cpu")
+        return torch.device("cuda", number("LOCAL_RANK", 0)) if self.gpus else torch.device("cpu")
 
     def plan(self, batch_size: int) -> BatchPlan:
         return plan_batch(batch_size, self.world_size, self.micro_batch)
@@ -105,12 +106,12 @@ class Hardware:
         """Check the devices, choose the kind of kernels, join the other processes.
 
         Raises:
-            UserError: GPUs were asked for and too few are visible.
+            UserError: GPUs were asked for and too few are visible; or another number of processes shares the job.
         """
         import torch
 
         if self.gpus:
-            visible, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", self.gpus))
+            visible, here = torch.cuda.device_count(), number("LOCAL_WORLD_SIZE", self.gpus)
             if visible < here:
                 raise UserError(f"--gpus {here}: {visible} CUDA device(s) visible here; use --gpus 0 for the CPU")
             try:
@@ -128,6 +129,12 @@ class Hardware:
             torch.backends.cudnn.benchmark = self.deterministic == "off"
         if self.world_size > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.gpus else "gloo")
+        joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        if joined != self.world_size:  # each would train on the share of one of `world_size`
+            raise UserError(
+                f"{self.world_size} processes were to share this job, but {joined} did; let `python -m mto` start them "
+                "itself, by --gpus, --processes and --nodes"
+            )
 
     def close(self) -> None:
         import torch
