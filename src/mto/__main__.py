@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mto.emulate.card import Card
 from mto.errors import UserError
 from mto.runtime.devices import lease
 from mto.runtime.launch import another_told, launch, report_mistake
@@ -30,6 +31,7 @@ DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
 TOOLS = {
     "bench": "mto.bench.cli",
     "config": "mto.config.cli",
+    "emulate": "mto.emulate.cli",
     "plan": "mto.cost.cli",
     "preflight": "mto.cost.preflight",
     "report": "mto.report.cli",
@@ -120,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.time()
     forget_others()
     try:
+        if (card := Card.asked()) is not None:
+            import_module("mto.emulate.start").start(card)
         if argv and argv[0] in TOOLS:
             return import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
         arguments = parse(argv)

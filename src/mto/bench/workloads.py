@@ -78,6 +78,7 @@ def _pretrained(job: Job) -> BaseModel:
 
     model = build_model(job)
     model.measure = False  # as in all steps but one of every log_interval
+    model.mto._validate = False  # a look at the first mask's values; these are our own, and a dry run has none
     if "epochs" in job:  # an analysis of heterogeneity has none
         model.progress = float(job["epochs"])
         model.epoch_inputs = model.method.epoch_inputs(job["epochs"] - 1, job["epochs"])

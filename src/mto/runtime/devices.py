@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mto.emulate.card import Card
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SLURM_JOB = "SLURM_JOB_ID"
 PAUSE = 1.0  # seconds between two looks
@@ -26,7 +28,7 @@ def lease(count: int, folder: Path | None = None) -> None:
     `Hardware.setup`, which refuses. A Slurm job that was given just these has them to itself; in an allocation with
     more, as `salloc` makes, several jobs may run. Call before CUDA starts.
     """
-    if not count:
+    if not count or Card.asked():  # an emulated GPU is every process's own
         return
     devices = visible()
     if len(devices) < count or (SLURM_JOB in os.environ and len(devices) == count):
