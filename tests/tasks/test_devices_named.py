@@ -38,7 +38,7 @@ def named(self, *args, **kwargs):
 def work(rank, runs):
     DistributedDataParallel.__init__ = named
     for port, argv, said in runs:
-        os.environ |= {LAUNCHER: str(os.getppid()), "RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {LAUNCHER: str(os.getppid()), "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         with open(f"{said}.{rank}", "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             try:
