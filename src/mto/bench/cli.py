@@ -3,6 +3,7 @@
 python -m mto bench                                          the four methods, without and with MTO
 python -m mto bench --all --json bench.json                  every stage; the step, the data and both
 python -m mto bench --baseline mae --stage finetune --what step data both --workers 8
+python -m mto bench --memory                                 memory, traffic and launches of a step, on any machine
 
 A step is what training makes of one micro-batch: the copy to the device, teacher, forward and backward pass, the
 gradient's norm, the optimiser's update. Steps of one baseline take turns and a time is the median of the rounds.
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mto.emulate import cli as emulated
+from mto.emulate.card import Card
 from mto.errors import UserError
 from mto.names import BASELINES
 
@@ -49,6 +52,27 @@ COLUMNS = {
     "waiting_share": "waiting",
     "error": "not measured",
 }
+#: of --memory
+COUNTED = {
+    "baseline": "baseline",
+    "stage": "stage",
+    "variant": "MTO",
+    "images": "micro-batch",
+    "peak_mib": "peak MiB",
+    "peak_ratio": "peak, to none",
+    "official_ratio": "peak, to official",
+    "comparing_mib": "comparing gradients",
+    "comparing_ratio": "comparing, to its step",
+    "stays_mib": "stays MiB",
+    "kept_mib": "kept, MiB an image",
+    "kept_ratio": "kept, to none",
+    "traffic_gb": "traffic, GB",
+    "traffic_ratio": "traffic, to none",
+    "launches": "launches",
+    "launches_ratio": "launches, to none",
+    "waits": "waits",
+    "error": "not measured",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="of the loader; default: the stage's in config.yaml, or 0 on a CPU")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the job's, or fp32 on a CPU")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU")
+    parser.add_argument(
+        "--memory", action="store_true", help="count what a step needs, on an emulated GPU: peak, traffic, launches"
+    )
+    parser.add_argument("--preset", nargs="+", help="with --memory: presets of MTO (default: text and mto.default)")
+    parser.add_argument("--modules", action="store_true", help="with --memory: where the bytes kept for backward lie")
+    emulated.add_options(parser)
     parser.add_argument("--json", type=Path, help="write all numbers to this file too")
     return parser
 
@@ -80,6 +110,11 @@ def main(argv: list[str] | None = None) -> None:
         UserError: no GPU where one is asked for, or a key of the config that is wrong.
     """
     args = parser().parse_args(argv)
+    if args.memory:
+        if Card.asked() is None:
+            emulated.again(["bench", *(sys.argv[2:] if argv is None else argv)], emulated.asked(args))
+        _memory(args)
+        return
     from mto.bench.rows import table
     from mto.bench.run import Bench, measure
 
@@ -98,6 +133,32 @@ def main(argv: list[str] | None = None) -> None:
     print(table(rows, COLUMNS))
     if args.json:
         args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
+
+
+def _memory(args: argparse.Namespace) -> None:
+    from mto.bench import memory
+    from mto.bench.rows import table
+    from mto.bench.run import Bench
+    from mto.tasks.provenance import device_name
+    from mto.training.hardware import Hardware
+
+    study = _study(args)
+    presets = study.config.mto.presets
+    args.preset = args.preset or list(dict.fromkeys(["text", study.config.mto.default]))
+    if unknown := set(args.preset) - presets.keys():
+        raise UserError(
+            f"--preset: no such preset: {', '.join(sorted(unknown))} (mto.presets has: {', '.join(presets)})"
+        )
+    bench = Bench.choose("cuda", 1, args.precision, bool(args.compile))
+    print(f"{device_name(Hardware(gpus=1))}, {'compiled' if args.compile else 'eager'} steps", flush=True)
+    rows = memory.measure(args, bench, study, _say)
+    print(table(rows, COUNTED))
+    for row in rows:
+        if "modules" in row:
+            print(f"\n{row['baseline']}, {row['stage']} {row['variant']}:\n")
+            print(table(row["modules"], {"kept": "kept for backward", "mib": "MiB", "number": "tensors"}))
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "official": memory.OFFICIAL}, indent=1) + "\n")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TEXTS = ("baseline", "run", "stage", "task", "compiled", "error")
+TEXTS = ("baseline", "run", "stage", "task", "variant", "kept", "compiled", "error")
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

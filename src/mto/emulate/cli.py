@@ -14,13 +14,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mto.emulate.build import library
 from mto.emulate.card import CHIPS, Card
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which card is emulated; `card` reads them."""
+    """Adds the options that say which card is emulated; `asked` reads them."""
     parser.add_argument("--card-gb", type=int, default=80, metavar="GB", help="its memory, in GiB (default 80)")
     parser.add_argument(
         "--compute-capability",
@@ -30,13 +31,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def card(args: argparse.Namespace, *, count: int = 1, values: bool = False) -> Card:
+def asked(args: argparse.Namespace, *, count: int = 1, values: bool = False) -> Card:
     """Returns the card of the options.
 
     Raises:
         UserError: no such compute capability, or a size that is none.
     """
     return Card(args.compute_capability, args.card_gb, count, values)
+
+
+def again(command: Sequence[str], card: Card) -> NoReturn:
+    """Starts ``python -m mto COMMAND`` in place of this process, with that card.
+
+    Raises:
+        UserError: it cannot be emulated here.
+    """
+    library()
+    os.execve(sys.executable, [sys.executable, "-m", "mto", *command], os.environ | card.environment())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,6 +66,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.command:
         parser.error("which command? For example: python -m mto emulate bench --memory")
-    chosen = card(args, count=args.cards, values=args.values)
-    library()
-    os.execve(sys.executable, [sys.executable, "-m", "mto", *args.command], os.environ | chosen.environment())
+    again(args.command, asked(args, count=args.cards, values=args.values))

@@ -100,7 +100,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes) {
 }
 
 cudaError_t fill(void* to, int value, size_t bytes) {
-  count("launch memset");
+  count("call cudaMemset");
   if (copies_all || bytes <= (1 << 20)) memset(to, value, bytes);
   return cudaSuccess;
 }
