@@ -102,7 +102,7 @@ def require_datasets():
         source = getattr(study.config.datasets, dataset)
         try:
             if source.make is None:
-                check(dataset, source.root, classes=getattr(source, "classes", None))
+                check(dataset, source.root, classes=getattr(source, "classes", None), num_classes=source.num_classes)
         except UserError as error:
             problems.append(f"config.yaml: {error}")
     if problems:

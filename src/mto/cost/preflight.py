@@ -165,7 +165,7 @@ def _datasets(study: Study) -> list[str]:
         source = getattr(study.config.datasets, name)
         try:
             if source.make is None:
-                check(name, source.root, classes=getattr(source, "classes", None))
+                check(name, source.root, classes=getattr(source, "classes", None), num_classes=source.num_classes)
             said.append(f"{name}: {'made by the workflow' if source.make else f'complete at {source.root}'}")
         except UserError as error:
             said.append(f"{name}: {error}")

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from mto.data.bad_files import limits
-from mto.data.images import read, size_of
-from mto.data.listing import Listing
+from mto.data.forms.form import Member
+from mto.data.images import decode, size_of
+from mto.data.listing import Images, Listing
 from mto.data.progress import over_processes
 from mto.errors import UserError
 from mto.files import read_json, replacing, write_json
@@ -101,17 +102,20 @@ def build(folder: Path, side: int, root: Path, listing: Listing, workers: int) -
     if read_json(folder / MAKING) != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / MAKING, wanted)
-    paths = listing.paths(root)
-    missing = [start for start in range(0, len(paths), SHARD) if not _shard(folder, start).exists()]
-    _check_disk(folder, side, paths, missing)
-    parts = [(_shard(folder, start), paths[start : start + SHARD]) for start in missing]
+    images = Images(root, listing)
+    missing = [start for start in range(0, len(images), SHARD) if not _shard(folder, start).exists()]
+    _check_disk(folder, side, images, missing)
+    parts = [
+        (_shard(folder, start), [images[place] for place in range(start, min(start + SHARD, len(images)))])
+        for start in missing
+    ]
     work = partial(_write, side=side, spare=limits().get("imagenet", 0) > 0)
     for _ in over_processes(f"cache of {side} pixels", work, parts, [len(part) for _, part in parts], workers):
         pass
     (folder / MAKING).replace(folder / RECORD)
 
 
-def _write(part: tuple[Path, list[str]], side: int, spare: bool) -> None:
+def _write(part: tuple[Path, list[Member]], side: int, spare: bool) -> None:
     """One shard. An image that cannot be read has no pixels in it, if ``spare``."""
     import torch
     from torchvision.transforms import InterpolationMode
@@ -119,13 +123,13 @@ def _write(part: tuple[Path, list[str]], side: int, spare: bool) -> None:
     from mto.data.transforms import resize
 
     torch.set_num_threads(1)
-    target, paths = part
-    sizes = np.zeros((len(paths), 2), "<i4")
+    target, members = part
+    sizes = np.zeros((len(members), 2), "<i4")
     with replacing(target) as temporary, temporary.open("wb") as file:
         sizes.tofile(file)
-        for place, path in enumerate(paths):
+        for place, member in enumerate(members):
             try:
-                pixels = read(path)
+                pixels = decode(member.read(), member.path)
             except UserError:
                 if not spare:
                     raise
@@ -140,20 +144,21 @@ def _write(part: tuple[Path, list[str]], side: int, spare: bool) -> None:
         sizes.tofile(file)
 
 
-def _check_disk(folder: Path, side: int, paths: list[str], missing: list[int]) -> None:
+def _check_disk(folder: Path, side: int, images: Images, missing: list[int]) -> None:
     """By the sizes of some two hundred images.
 
     Raises:
         UserError: the disk is too small for the shards that are missing.
     """
-    some = [size for path in paths[:: max(len(paths) // 200, 1)] if (size := size_of(path))]
+    places = range(0, len(images), max(len(images) // 200, 1))
+    some = [size for place in places if (size := size_of(images[place]))]
     areas = [width * height * min(1.0, side / min(width, height)) ** 2 for width, height in some]
-    images = min(SHARD * len(missing), len(paths))
-    needed = 3 * images * sum(areas) / max(len(areas), 1) / 1e9
+    count = min(SHARD * len(missing), len(images))
+    needed = 3 * count * sum(areas) / max(len(areas), 1) / 1e9
     free = shutil.disk_usage(folder).free / 1e9
     if needed > free:
         raise UserError(
-            f"{folder}: the cache of {images} images takes some {needed:,.0f} GB, and {free:,.0f} GB are free; name a "
+            f"{folder}: the cache of {count} images takes some {needed:,.0f} GB, and {free:,.0f} GB are free; name a "
             "folder on another disk, datasets.imagenet.cache.folder in config.yaml, or a smaller side"
         )
 
@@ -175,6 +180,6 @@ def _offsets(sizes: np.ndarray) -> np.ndarray:
 def _identity(listing: Listing) -> str:
     """Of the images: their names, and when their folders were changed last."""
     content = hashlib.sha256()
-    for array in listing:
+    for array in (listing.classes, listing.names, listing.counts, listing.changed):
         content.update(np.ascontiguousarray(array).tobytes())
     return content.hexdigest()

@@ -1,4 +1,4 @@
-"""ImageNet-1K, and any other folder of class folders: pre-training samples with masks, and labelled images."""
+"""ImageNet-1K in any of its forms, and any folder of class folders: samples with masks, and labelled images."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,9 +14,10 @@ from mto.data.cache import Cache
 from mto.data.device import encoded
 from mto.data.device.colours import blurred, by_place
 from mto.data.device.moves import by_turns
-from mto.data.images import read
+from mto.data.forms.recognise import recognise
+from mto.data.images import decode
 from mto.data.layout import IMAGE_SUFFIXES
-from mto.data.listing import load, walk
+from mto.data.listing import Images, load, walk
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
 from mto.data.workers import obey_parent_alone
@@ -28,6 +29,8 @@ Key = int | tuple[int, int]
 class ImageFolder:
     """The images of ``root/split/<class>/``, in sorted order; a class's label is its place among the sorted folders.
 
+    A dataset of another form (`mto.data.forms`) has the same images in the same order.
+
     Args:
         root: the dataset.
         split: "train" or "val".
@@ -38,7 +41,7 @@ class ImageFolder:
         decode: every image; else files stay as they are, where the device can decode them (`mto.data.device.encoded`).
 
     Raises:
-        UserError: the folder is missing, or holds another number of classes or no image; the cache is of other images.
+        UserError: the split is missing, or holds another number of classes or no image; the cache is of other images.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class ImageFolder:
         self.split = split
         self.policy = policy  # travels with the dataset into the loader's workers
         self.folder = Path(root) / split
-        if not self.folder.is_dir():
+        if recognise(root) == "folders" and not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder; set datasets.imagenet.root in config.yaml to its parent")
         found = load(Path(listing), self.folder, classes) or walk(self.folder, classes)
         self.classes = [os.fsdecode(name) for name in found.classes]
@@ -63,8 +66,8 @@ class ImageFolder:
             raise UserError(f"{self.folder}: {there}, but datasets.imagenet.num_classes is {num_classes}")
         if not len(found.names):
             raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
-        self.names = found.names
-        self.labels = found.labels()
+        self.images = Images(self.folder, found)
+        self.labels = self.images.labels
         self.cache = None if cache is None else Cache(Path(cache), found)
         self.decode = decode
 
@@ -88,14 +91,16 @@ class ImageFolder:
         return cls(*place, cache=cache, decode=split != "train" or data.get("decode") != "device")
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.images)
 
     def path(self, index: int) -> str:
-        return f"{self.folder}/{self.classes[self.labels[index]]}/{os.fsdecode(self.names[index])}"
+        """Returns an image's path; of one in an archive, that of the archive and the name in it."""
+        return self.images[index].path
 
     def _read(self, index: int) -> np.ndarray | encoded.Jpeg:
         if self.cache is None:
-            return (read if self.decode else encoded.read)(self.path(index))
+            member = self.images[index]
+            return (decode if self.decode else encoded.read)(member.read(), member.path)
         pixels = self.cache[index]
         if pixels is None:
             raise UserError(f"{self.path(index)}: could not be read when {self.cache.folder} was made")

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -33,14 +34,20 @@ def read(path: str | Path) -> np.ndarray:
     return decode(contents(path), path)
 
 
-def contents(path: str | Path) -> bytes:
-    """A file's bytes.
+def contents(path: str | Path, offset: int = 0, size: int | None = None, shown: str | Path = "") -> bytes:
+    """A file's bytes, or ``size`` of them from ``offset`` on.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or ends before; it names ``shown``, where that is given.
     """
-    with _readable(path), open(path, "rb", buffering=0) as file:
-        return file.read()
+    with _readable(shown or path), open(path, "rb", buffering=0) as file:
+        if size is None:
+            return file.read()
+        file.seek(offset)
+        data = file.read(size)
+        if len(data) < size:
+            raise ValueError("the file ends before it")
+        return data
 
 
 def decode(data: bytes, path: str | Path) -> np.ndarray:
@@ -108,7 +115,15 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def fault(path: str | Path, *, decode: bool, size: tuple[int, int] | None = None, label: bool = False) -> str | None:
+class Stored(Protocol):
+    """An image that need not be a file of its own (`mto.data.forms.form.Member`)."""
+
+    def read(self) -> bytes: ...
+
+
+def fault(
+    path: str | Path | Stored, *, decode: bool, size: tuple[int, int] | None = None, label: bool = False
+) -> str | None:
     """What is wrong with an image file, or None.
 
     Args:
@@ -117,7 +132,8 @@ def fault(path: str | Path, *, decode: bool, size: tuple[int, int] | None = None
         label: it is an annotation: one channel of 8 bits.
     """
     try:
-        with _quiet(), Image.open(path) as image:
+        file = _file(path)
+        with _quiet(), Image.open(file) as image:
             if label and image.mode not in ("L", "P"):
                 return f"an annotation has one channel of 8 bits, this has mode {image.mode}"
             if size is not None and image.size != size:
@@ -125,24 +141,32 @@ def fault(path: str | Path, *, decode: bool, size: tuple[int, int] | None = None
                 if not turned:
                     return f"is {_by(image.size)}, not {_by(size)}"
             end = ENDS.get(image.format or "")
-            if decode or end is None or not _ends_with(path, end):
+            if decode or end is None or not _ends_with(file, end):
                 image.load()
+    except UserError as error:  # it names the image
+        return str(error).rpartition(": ")[2]
     except Exception as error:
         return f"not readable as an image ({_words(error)})"
     return None
 
 
-def size_of(path: str | Path) -> tuple[int, int] | None:
+def size_of(path: str | Path | Stored) -> tuple[int, int] | None:
     """(width, height) by the file's head; None if it has none."""
     try:
-        with _quiet(), Image.open(path) as image:
+        with _quiet(), Image.open(_file(path)) as image:
             return image.size
     except Exception:
         return None
 
 
-def _ends_with(path: str | Path, end: bytes) -> bool:
-    with open(path, "rb") as file:
+def _file(image: str | Path | Stored) -> str | Path | io.BytesIO:
+    return image if isinstance(image, str | Path) else io.BytesIO(image.read())
+
+
+def _ends_with(image: str | Path | io.BytesIO, end: bytes) -> bool:
+    if isinstance(image, io.BytesIO):
+        return image.getvalue().endswith(end)
+    with open(image, "rb") as file:
         file.seek(-min(len(end), os.fstat(file.fileno()).st_size), os.SEEK_END)
         return file.read() == end
 

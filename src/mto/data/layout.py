@@ -6,6 +6,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from mto.data.forms.recognise import problems as form_problems
+from mto.data.forms.recognise import recognise
 from mto.errors import UserError
 
 IMAGE_SUFFIXES = (
@@ -32,6 +34,8 @@ EXPECTED: dict[str, dict[str, int]] = {
 CHOSEN = (
     "train/<class>/*.JPEG and val/<class>/*.JPEG, for each of the {train} folders that datasets.imagenet.classes names"
 )
+#: for whoever has other classes than ImageNet-1K's
+OWN = " (datasets.imagenet.num_classes says how many, datasets.imagenet.classes which)"
 TITLES = {"imagenet": "ImageNet-1K", "ade20k": "ADE20K (SceneParse150)", "coco": "COCO 2017"}
 LAYOUTS = {
     "imagenet": "train/<class>/*.JPEG and val/<class>/*.JPEG, the same {train} class folders in both",
@@ -47,6 +51,7 @@ def check(
     config_key: str | None = None,
     expected: Mapping[str, int] | None = None,
     classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
 ) -> dict[str, int]:
     """Look for a dataset's folders and count what they hold, opening no image.
 
@@ -56,15 +61,19 @@ def check(
         config_key: the key of config.yaml that names ``root``, for the message; default ``datasets.<dataset>.root``.
         expected: counts other than the real ones (for data made small).
         classes: of ImageNet, the class folders that must be there; others are passed over. None: all.
+        num_classes: of ImageNet, how many class folders there must be where ``classes`` names none; None: its 1,000.
 
     Returns:
-        The counts found, by split.
+        The counts found, by split: of class folders, or of files; of archives and shards nothing is counted here.
 
     Raises:
         UserError: one line with everything missing, the layout expected and the key to set.
     """
     expected = dict(expected or EXPECTED[dataset])
     title, layout = TITLES[dataset], LAYOUTS[dataset]
+    if classes is None and dataset == "imagenet" and num_classes and num_classes != expected["train"]:
+        expected = dict.fromkeys(expected, num_classes)
+        title = f"dataset of {num_classes} class folders (datasets.imagenet.num_classes)"
     if classes is not None:
         expected = dict.fromkeys(expected, len(classes))
         title, layout = f"{len(classes)} classes of {title}", CHOSEN
@@ -81,6 +90,8 @@ def check(
 
 
 def _imagenet(root: Path, expected: Mapping[str, int], chosen: Sequence[str] | None = None) -> Found:
+    if recognise(root) != "folders":
+        return {}, list(form_problems(root))
     counts, problems, classes = {}, [], {}
     for split, number in expected.items():
         folder = root / split
@@ -96,7 +107,7 @@ def _imagenet(root: Path, expected: Mapping[str, int], chosen: Sequence[str] | N
         elif counts[split] != number:
             loose = len(entries) - counts[split]
             hint = f" and {loose} loose files (sort them into class folders)" if loose else ""
-            problems.append(f"{split}/ holds {counts[split]} class folders instead of {number}{hint}")
+            problems.append(f"{split}/ holds {counts[split]} class folders instead of {number}{hint}{OWN}")
         empty = sorted(name for name in classes[split] if not _some_image(folder / name))
         if empty:
             problems.append(f"{split}/ has {len(empty)} class folders without an image, e.g. {empty[0]}")
@@ -162,10 +173,10 @@ def _is_seen(name: str) -> bool:
 def _some_image(folder: Path) -> bool:
     """Is one of the first names an image? A class folder of 1,300 files need not be listed to the end."""
     with os.scandir(folder) as entries:
-        return any(_is_image(entry.name) for entry in islice(entries, 20))
+        return any(is_image(entry.name) for entry in islice(entries, 20))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and _is_seen(name)
 
 
@@ -177,4 +188,4 @@ def class_folders(folder: str | Path, chosen: Sequence[str] | None = None) -> li
 
 def class_images(folder: str | Path) -> list[str]:
     """The names of a class folder's images, sorted."""
-    return sorted(name for name in os.listdir(folder) if _is_image(name))
+    return sorted(name for name in os.listdir(folder) if is_image(name))

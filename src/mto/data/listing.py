@@ -1,65 +1,66 @@
-"""The listing of an image folder: made once by the dataset's job, read by every process of the jobs that train.
+"""The listing of a dataset's images: made once by the dataset's job, read by every process of the jobs that train.
 
-To list ImageNet-1K is to ask a file system for 1.28 million names; to read its listing, for 25 MB and the times at
-which 1,000 folders were changed last. A folder that was changed since is listed anew: what a job sees never depends on
-whether there is a listing.
+To list ImageNet-1K is to ask a file system for 1.28 million names, or to walk through 140 GB of archives; to read its
+listing, for 25 to 70 MB and the times at which 1,000 folders or files were changed last. What was changed since is
+listed anew: what a job sees never depends on whether there is a listing.
 """
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from mto.data.layout import class_folders, class_images
+from mto.data.forms.form import Listing, Member, form
+from mto.data.forms.recognise import Name, recognise
 from mto.files import replacing
+
+__all__ = ["NAME", "Images", "Listing", "load", "save", "walk"]
 
 #: Beside the dataset's manifest.
 NAME = "listing.npz"
 
 
-class Listing(NamedTuple):
-    """What a folder of class folders holds.
+class Images:
+    """The images of a listing: ``images[index]`` is one that can be read (`mto.data.forms.form.Member`).
 
-    Names are arrays of bytes: 1.28 million Python strings would be copied into every loader worker, page by page, as
-    their reference counts change.
-
-    Attributes:
-        classes: (C,) the class folders' names, sorted.
-        names: (n,) the images' names, class after class, each sorted.
-        counts: (C,) images a class.
-        changed: (C,) when each class folder was changed last, in nanoseconds.
+    Args:
+        folder: the split's place below its dataset, ``root/train``, which need not be a folder.
+        listing: of it.
     """
 
-    classes: np.ndarray
-    names: np.ndarray
-    counts: np.ndarray
-    changed: np.ndarray
+    def __init__(self, folder: Path, listing: Listing) -> None:
+        self.folder = folder
+        self.listing = listing
+        self.labels = listing.labels()
+        self.form: Name = listing.form.item().decode()
 
-    def labels(self) -> np.ndarray:
-        """(n,) the place of each image's class among the classes."""
-        return np.repeat(np.arange(len(self.classes)), self.counts)
+    def __len__(self) -> int:
+        return len(self.listing.names)
 
-    def paths(self, folder: Path) -> list[str]:
-        """Of every image, below the folder that was listed."""
-        classes = [os.fsdecode(name) for name in self.classes]
-        pairs = zip(self.labels().tolist(), self.names.tolist(), strict=True)
-        return [f"{folder}/{classes[label]}/{os.fsdecode(name)}" for label, name in pairs]
+    def __getitem__(self, index: int) -> Member:
+        return form(self.form).member(self.folder, self.listing, int(self.labels[index]), index)
+
+    def in_order_of_files(self) -> np.ndarray:
+        """Returns the places of all images in the order in which they lie in their files."""
+        if not len(self.listing.places):
+            return np.arange(len(self))
+        return np.lexsort(self.listing.places[:, ::-1].T)
 
 
 def walk(folder: Path, chosen: Sequence[str] | None = None) -> Listing:
-    """List a folder: of all its class folders, or of those that are chosen."""
-    classes, changed = _class_folders(folder, chosen)
-    with ThreadPoolExecutor(8) as pool:  # listing 1,000 folders waits on the file system
-        names = list(pool.map(class_images, [folder / os.fsdecode(name) for name in classes]))
-    flat = np.array([os.fsencode(name) for listed in names for name in listed], dtype=bytes)
-    return Listing(classes, flat, np.array([len(listed) for listed in names], dtype=np.int64), changed)
+    """List a split, of whichever form its dataset has: all its classes, or those that are chosen.
+
+    Args:
+        folder: the split's place below its dataset, ``root/train``.
+
+    Raises:
+        UserError: the dataset's form has something wrong with it.
+    """
+    return form(recognise(folder.parent)).walk(folder, chosen)
 
 
 def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | None = None) -> None:
@@ -71,17 +72,15 @@ def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | 
 
 
 def load(path: Path, folder: Path, chosen: Sequence[str] | None = None) -> Listing | None:
-    """The listing of a folder, by its name; None if there is none, or the folder was changed since."""
+    """The listing of a split; None if there is none, or the dataset was changed since."""
     with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), np.load(path) as arrays:
         found = Listing(*(arrays[f"{folder.name}/{field}"] for field in Listing._fields))
-        classes, changed = _class_folders(folder, chosen)
-        if np.array_equal(found.classes, classes) and np.array_equal(found.changed, changed):
+        name = recognise(folder.parent)
+        watched, changed = form(name).changed(folder, chosen)
+        if (
+            found.form.item() == name.encode()
+            and np.array_equal(found.watched, watched)
+            and np.array_equal(found.changed, changed)
+        ):
             return found
     return None
-
-
-def _class_folders(folder: Path, chosen: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    classes = class_folders(folder, chosen)
-    with ThreadPoolExecutor(8) as pool:
-        changed = list(pool.map(lambda name: (folder / name).stat().st_mtime_ns, classes))
-    return np.array([os.fsencode(name) for name in classes], dtype=bytes), np.array(changed, dtype=np.int64)

@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mto.data.forms.form import File, Member
 from mto.data.images import fault, size_of
-from mto.data.layout import class_folders, class_images
+from mto.data.listing import Images, load, walk
 from mto.data.progress import over_processes
 from mto.errors import UserError
 
@@ -37,12 +38,16 @@ class Fault(NamedTuple):
 
 
 class _File(NamedTuple):
-    """One file to look at: an image that may have a known size, or an ADE20K annotation of the image ``of``."""
+    """One file to look at: an image that may have a known size, or an ADE20K annotation of the image ``of``.
+
+    ``stored``: the image, where it is no file of its own.
+    """
 
     path: str
     size: tuple[int, int] | None = None
     of: str | None = None
     spare: bool = False
+    stored: Member | None = None
 
 
 Plan = tuple[list[_File], list[Fault]]
@@ -55,6 +60,7 @@ def verify(
     level: Level = "fast",
     workers: int = 1,
     classes: Sequence[str] | None = None,
+    listing: str | Path = "",
 ) -> list[Fault]:
     """Every fault of a dataset whose layout is there (`mto.data.layout.check`), in the order of its files.
 
@@ -63,9 +69,10 @@ def verify(
         num_classes: as the config has it.
         workers: processes.
         classes: of ImageNet, the class folders to look at; None: all.
+        listing: of ImageNet, where it was listed already (`mto.data.listing`).
     """
     plans: dict[str, Callable[[Path, int], Plan]] = {
-        "imagenet": partial(_imagenet, classes=classes),
+        "imagenet": partial(_imagenet, classes=classes, listing=listing),
         "ade20k": _ade20k,
         "coco": _coco,
     }
@@ -118,13 +125,23 @@ def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: i
 
 
 # ------------------------------------------------------------------------------------------------- what there is to see
-def _imagenet(root: Path, num_classes: int, classes: Sequence[str] | None) -> Plan:
-    files = []
+def _imagenet(root: Path, num_classes: int, classes: Sequence[str] | None, listing: str | Path) -> Plan:
+    files, faults, named = [], [], {}
     for split in ("train", "val"):
-        for name in class_folders(root / split, classes):
-            folder = root / split / name
-            files += [_File(f"{folder}/{name}", spare=split == "train") for name in class_images(folder)]
-    return files, []
+        found = load(Path(listing), root / split, classes) or walk(root / split, classes)
+        named[split] = found.classes.tolist()
+        if len(named[split]) != num_classes:
+            what = f"{len(named[split])} classes, but datasets.imagenet.num_classes is {num_classes}"
+            faults.append(Fault(f"{root / split}", what))
+        images = Images(root / split, found)
+        members = (images[place] for place in images.in_order_of_files().tolist())
+        files += [
+            _File(member.path, spare=split == "train", stored=None if isinstance(member, File) else member)
+            for member in members
+        ]
+    if named["train"] != named["val"]:
+        faults.append(Fault(f"{root}", "the classes of train and val have different names"))
+    return files, faults
 
 
 def _ade20k(root: Path, num_classes: int) -> Plan:
@@ -197,7 +214,7 @@ def _instances(content: dict[str, Any], num_classes: int, there: set[str]) -> It
 def _look(file: _File, *, num_classes: int, decode: bool) -> tuple[str | None, bool]:
     """What is wrong with a file, and whether an annotation has any class."""
     if file.of is None:
-        return fault(file.path, decode=decode, size=file.size), False
+        return fault(file.stored or file.path, decode=decode, size=file.size), False
     what = fault(file.path, decode=True, size=size_of(file.of), label=True)
     if what:
         return what, True

@@ -2,9 +2,10 @@
 
 Job: ``{"task": "data", "dataset": "imagenet" | "ade20k" | "coco", "scale", "root", "num_classes", "make": {"of": ...,
 "size": ...} | null}``, with ``"classes"`` where only some of ImageNet's class folders are meant. Makes
-``manifest.json`` in the output folder, last: counts, class names and the job; and beside it, of an ImageNet that was
-there, ``listing.npz`` (`mto.data.listing`), which spares every other job a walk through the folders, and, where the job
-has ``"cache": {"side", "folder"}``, the training images as bytes (`mto.data.cache`). How closely it looks (``fast`` or
+``manifest.json`` in the output folder, last: counts, class names, the job, the dataset's form (`mto.data.forms`), and
+of ImageNet a digest of its images' names, which every form of them has; and beside it, of an ImageNet that was there,
+``listing.npz`` (`mto.data.listing`), which spares every other job a walk through the folders, and, where the job has
+``"cache": {"side", "folder"}``, the training images as bytes (`mto.data.cache`). How closely it looks (``fast`` or
 ``full``) is no part of the job, so that a closer look re-queues nothing; ``python -m mto verify`` looks at any time.
 """
 
@@ -17,11 +18,13 @@ from typing import Any
 
 from mto.data import cache, listing
 from mto.data.bad_files import limits
+from mto.data.forms.recognise import TITLES, recognise
 from mto.data.verify import Level
 from mto.errors import UserError
 from mto.files import write_json
 
 Job = dict[str, Any]
+SPLITS = ("train", "val")  # ImageNet's
 DATASETS = ("imagenet", "ade20k", "coco")
 
 
@@ -88,7 +91,7 @@ def make(job: Job, out: Path) -> None:
         part.rename(out / part.name)
     making.rmdir()
     _cache(job, out)
-    _write_manifest(job, out, counts, classes)
+    _write_manifest(job, out, {"counts": counts}, classes)
     print(f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {out}", flush=True)
 
 
@@ -98,29 +101,51 @@ def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> No
     Raises:
         UserError: it is missing, incomplete or damaged; with the files' names.
     """
-    counts = look_over(job, level=level, workers=workers)
+    found = look_over(job, level=level, workers=workers, listed=out / listing.NAME)
     if job["dataset"] == "imagenet":
-        listing.save(out / listing.NAME, Path(job["root"]), ("train", "val"), job.get("classes"))
         _cache(job, out, workers)
-    _write_manifest(job, out, counts, None)
+    _write_manifest(job, out, found, None)
 
 
-def look_over(job: Job, *, level: Level, workers: int = 1, made: bool = False) -> dict[str, int]:
+def look_over(
+    job: Job, *, level: Level, workers: int = 1, made: bool = False, listed: Path | None = None
+) -> dict[str, Any]:
     """Its layout, then every file: `mto.data.verify`.
 
     Args:
         made: by the demo, in numbers of its own.
+        listed: where the listing of an ImageNet is to be written.
     """
     from mto.data import layout, verify
 
-    name, root = job["dataset"], job["root"]
-    counts = {} if made else layout.check(name, root, classes=job.get("classes"))
-    faults = verify.verify(name, root, job["num_classes"], level, workers, job.get("classes"))
+    name, root, chosen = job["dataset"], job["root"], job.get("classes")
+    found: dict[str, Any] = {"counts": {}}
+    if not made:
+        found["counts"] = layout.check(name, root, classes=chosen, num_classes=job.get("num_classes"))
+        found["form"] = recognise(root) if name == "imagenet" else "folders"
+        print(f"{name}: {TITLES[found['form']]}, at {root}", flush=True)
+    if listed and name == "imagenet":
+        listing.save(listed, Path(root), SPLITS, chosen)
+        found |= _content(listed, Path(root), chosen)
+    faults = verify.verify(name, root, job["num_classes"], level, workers, chosen, listed or "")
     if said := verify.report(name, root, faults, spared=limits().get(name, 0)):
         print(said, flush=True)
-    shown = ", ".join(f"{n} in {split}" for split, n in counts.items()) or "sound"
-    print(f"{name}: {shown}, in {root} ({level} look)", flush=True)
-    return counts
+    shown = ", ".join(f"{n} in {split}" for split, n in found["counts"].items()) or "sound"
+    images = ", ".join(f"{split} {n:,}" for split, n in found.get("images", {}).items())
+    print(f"{name}: {shown}, in {root} ({level} look){f'; images: {images}' if images else ''}", flush=True)
+    return found
+
+
+def _content(listed: Path, root: Path, chosen: Sequence[str] | None) -> dict[str, Any]:
+    """What a listing holds: classes and images a split, and a digest of their names, alike for every form."""
+    found = {
+        split: listing.load(listed, root / split, chosen) or listing.walk(root / split, chosen) for split in SPLITS
+    }
+    return {
+        "counts": {split: len(each.classes) for split, each in found.items()},
+        "images": {split: len(each.names) for split, each in found.items()},
+        "content": {split: each.content for split, each in found.items()},
+    }
 
 
 def _cache(job: Job, out: Path, workers: int = 1) -> None:
@@ -130,5 +155,5 @@ def _cache(job: Job, out: Path, workers: int = 1) -> None:
         cache.build(cache.folder_of(job, out), job["cache"]["side"], train, images, workers)
 
 
-def _write_manifest(job: Job, out: Path, counts: dict[str, int], classes: list[str] | None) -> None:
-    write_json(out / "manifest.json", {"job": job, "counts": counts, "classes": classes})
+def _write_manifest(job: Job, out: Path, found: dict[str, Any], classes: list[str] | None) -> None:
+    write_json(out / "manifest.json", {"job": job, **found, "classes": classes})

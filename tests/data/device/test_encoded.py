@@ -127,11 +127,8 @@ def test_any_damage_is_the_workers_or_leaves_a_head(data):
 
 
 def test_reading_decides(tmp_path):
-    for name, data in {"a.JPEG": FOR_THE_DEVICE["4:2:0"], "b.JPEG": FOR_THE_WORKER["CMYK"]}.items():
-        (tmp_path / name).write_bytes(data)
-    assert isinstance(encoded.read(tmp_path / "a.JPEG"), encoded.Jpeg)
-    assert np.array_equal(encoded.read(tmp_path / "b.JPEG"), images.read(tmp_path / "b.JPEG"))
-    (tmp_path / "c.JPEG").write_bytes(FOR_THE_WORKER["cut"])
-    for name in ("c.JPEG", "d.JPEG"):
-        with pytest.raises(UserError, match=rf"{name}: not readable as an image"):
-            encoded.read(tmp_path / name)
+    (tmp_path / "b.JPEG").write_bytes(FOR_THE_WORKER["CMYK"])
+    assert isinstance(encoded.read(FOR_THE_DEVICE["4:2:0"], "a.JPEG"), encoded.Jpeg)
+    assert np.array_equal(encoded.read(FOR_THE_WORKER["CMYK"], "b.JPEG"), images.read(tmp_path / "b.JPEG"))
+    with pytest.raises(UserError, match=r"c\.JPEG: not readable as an image"):
+        encoded.read(FOR_THE_WORKER["cut"], "c.JPEG")

@@ -9,14 +9,13 @@ progressive ones of grey or YCbCr, with chroma at full or half size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mto.data.images import contents, decode, is_ordinary_jpeg, segments
+from mto.data.images import decode, is_ordinary_jpeg, segments
 
 #: Of a file on average, ImageNet-1K's. One has up to 15 MB, a micro-batch of 64 differs by a few per cent.
 FILE_BYTES = 108_000
@@ -73,14 +72,13 @@ def join(cuts: Sequence[Cut]) -> Cuts:
     return Cuts(torch.cat(data), [len(each) for each in data], list(numbers), list(paths))
 
 
-def read(path: str | Path) -> Jpeg | np.ndarray:
-    """A file for the device, or else its pixels (`mto.data.images.read`).
+def read(data: bytes, path: str) -> Jpeg | np.ndarray:
+    """A file's bytes for the device, or else its pixels (`mto.data.images.decode`).
 
     Raises:
-        UserError: the file cannot be read; or it is not for the device, and no whole image.
+        UserError: it is not for the device, and no whole image.
     """
-    data = contents(path)
-    return parse(data, str(path)) or decode(data, path)
+    return parse(data, path) or decode(data, path)
 
 
 def parse(data: bytes, path: str) -> Jpeg | None:
