@@ -193,6 +193,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         _limit_threads(hardware)
         hardware.setup()
         try:
+            hardware.check_precision(job.get("precision", "fp32"), arguments.task)
             with uncollected():
                 run = import_module(f"mto.tasks.{arguments.task}").run
             run(task)

@@ -20,6 +20,11 @@ from mto.runtime.ranks import number
 if TYPE_CHECKING:
     import torch
 
+#: The first compute capability with bfloat16 in hardware.
+BF16 = (8, 0)
+#: Tasks whose step is compiled: the images of the others differ in size.
+COMPILED = ("pretrain", "finetune", "linear")
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -124,6 +129,8 @@ class Hardware:
                     f"{torch.version.cuda}"
                 ) from error
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            # As in Triton 3.9, whose default flips with 3.10: a new lock is not to change the bits of a compiled step.
+            os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(self.deterministic != "off", warn_only=self.deterministic == "warn")
             torch.backends.cudnn.benchmark = self.deterministic == "off"
@@ -135,6 +142,27 @@ class Hardware:
                 f"{self.world_size} processes were to share this job, but {joined} did; let `python -m mto` start them "
                 "itself, by --gpus, --processes and --nodes"
             )
+
+    def check_precision(self, precision: str, task: str) -> None:
+        """Refuses bf16 on GPUs that have none where the step would be compiled; else says what it costs there.
+
+        Raises:
+            UserError: a compute capability below 8.0, and a task whose step is compiled.
+        """
+        import torch
+
+        if not self.gpus or precision != "bf16" or torch.cuda.get_device_capability(self.device) >= BF16:
+            return
+        capability = ".".join(map(str, torch.cuda.get_device_capability(self.device)))
+        found = f"precision: bf16, on a GPU of compute capability {capability}"
+        remedy = "set precision: fp16 in config.yaml"
+        if self.compiles and task in COMPILED:
+            raise UserError(
+                f"{found}: it does not compile there, and saves 1.38 times the bytes for the backward pass: {remedy} "
+                f"(or resources.{task}.compile: false, to train in it all the same, slower)"
+            )
+        if self.rank == 0:
+            print(f"mto: {found}, which computes it by way of float32, slower and in more memory; {remedy}", flush=True)
 
     def close(self) -> None:
         import torch
