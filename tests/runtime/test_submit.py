@@ -44,7 +44,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_what_slurm_may_take_later_is_submitted_later(sbatch: Path, says: str, later: bool) -> None:
-    start = f"import sys; from mto import submit; done = submit.submit({[str(sbatch), '2', says]}, 0)"
+    start = f"import sys; from mto.runtime import submit; done = submit.submit({[str(sbatch), '2', says]}, 0)"
     show = "print(done.returncode, done.stdout.strip(), done.stderr.strip(), sep='|')"
     shown = subprocess.run([sys.executable, "-c", f"{start}; {show}"], input="script", capture_output=True, text=True)
     assert shown.stdout.strip() == ("0|77;script|" if later else f"1||sbatch: error: {says}")
