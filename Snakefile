@@ -13,6 +13,7 @@ include: "rules/common.smk"
 
 study, source = read_study()
 prepare_shell()
+hear_slurm()
 
 
 include: "rules/paths.smk"

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import snakemake.jobs
+import snakemake.scheduling.job_scheduler
 
 SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
-from mto.runtime import attempts
+from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
-from mto.runtime import devices
 from mto.config.reading import load, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
@@ -66,6 +66,12 @@ def settings_file():
     return file
 
 
+def hear_slurm():
+    """In a Slurm job, let what tells Snakemake to stop reach the task too, which then saves and leaves."""
+    if workflow.remote_exec:
+        pass_on.pass_signals_on(snakemake.scheduling.job_scheduler.JobScheduler)
+
+
 def prepare_shell():
     """Let the rules' `python` be the one that runs Snakemake, here and on a cluster's node, and its `mto` this clone's.
 
@@ -76,7 +82,8 @@ def prepare_shell():
     python = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
     passed_over = {name: d.bad_files_limit for name, d in study.config.datasets if d.bad_files == "skip"}
     exports = f"PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH {VARIABLE}={shlex.quote(canonical(passed_over))}"
-    prefix = f"{STRICT}export {exports}\n{KEEP_LOG}"
+    in_a_job = pass_on.OUTLIVE if workflow.remote_exec else ""
+    prefix = f"{STRICT}{in_a_job}export {exports}\n{KEEP_LOG}"
     shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
@@ -118,14 +125,18 @@ def start_forced_jobs_over():
 
 
 def require_gpus():
-    """A preflight measures the machine that trains: where its stages have GPUs and this machine none, nothing starts."""
-    if not workflow.local_exec or devices.any_gpu():
-        return
-    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "preflight_stage"]
-    if wanting := sorted(f"{job.wildcards.stage} {gpus}" for job in jobs if (gpus := job.resources.get("gpu", 0))):
-        sys.exit(
-            f"preflight: no GPU here, and resources in config.yaml ask for {', '.join(wanting)}; add --profile slurm, or start it on a GPU machine"
-        )
+    """Stop before the first job if one would get other GPUs than its stage has in config.yaml; a line for each stage."""
+    jobs = [gpus_asked(job) for job in workflow.dag.needrun_jobs() if "gpu" in job.resources.keys()]
+    if problems := fewer_gpus.problems(jobs, devices.count() if workflow.local_exec else None):
+        sys.exit("\n".join(problems))
+
+
+def gpus_asked(job):
+    """The GPUs that a job is given, beside those that it should have."""
+    stage = job.wildcards_dict.get("stage", stage_of(job.rule.name))
+    asked = study.resources(stage)
+    each = asked.nodes if job.rule.name == "preflight_stage" else 1
+    return fewer_gpus.Asked(stage, asked.gpu // each, job.resources.gpu, asked.micro_batch)
 
 
 def require_cluster():
@@ -138,10 +149,12 @@ def require_cluster():
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     account = next((job.resources.get("slurm_account") for job in jobs), None)
     first_look = settings.init_seconds_before_status_checks
-    if problems := cluster.problems(map(request, jobs), settings.status_command, first_look, account):
+    watched = (settings.status_command, first_look, account, settings.array_jobs)
+    if problems := cluster.problems(map(request, jobs), *watched):
         sys.exit("\n".join(problems))
     cluster.remember_min_job_age(plugin)
     cluster.submit_patiently(plugin)
+    job_states.watch(plugin)
 
 
 def request(job):

@@ -1,28 +1,32 @@
 """A Slurm of two nodes on this machine, for one test session: real daemons, nothing of the system's own touched.
 
 Each node claims CPUs, memory and GPUs that need not exist. Everything lies in one folder: configuration, keys, logs.
-No systemd and no cgroups; an accounting database where a test asks for one (database.py).
+No systemd; cgroups where a test asks for them, and an accounting database likewise (database.py).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 from machine import PATH, free_ports, wait, which
 
 NODES = ("n1", "n2")
+OUT_OF_SERVICE = {"down", "drained", "draining"}
 CPUS, MEMORY, GPUS = 128, 600_000, 8
 PARTITIONS = {  # a job of the last one takes what it wants from the others' jobs, which are queued again
     "gpu": "Default=YES MaxTime=2-00:00:00 PriorityTier=1",
     "short": "MaxTime=00:30:00 PriorityTier=1",
     "urgent": "MaxTime=00:30:00 PriorityTier=2",
+    "yielding": "MaxTime=2-00:00:00 PriorityTier=1 PreemptMode=CANCEL",  # its jobs are not queued again
 }
 
 CONFIG = """
@@ -39,7 +43,7 @@ SlurmdPidFile={root}/slurmd.%n.pid
 SlurmctldLogFile={root}/slurmctld.log
 SlurmdLogFile={root}/slurmd.%n.log
 MailProg=/bin/true
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/{proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
@@ -51,8 +55,9 @@ SchedulerParameters=bf_interval=2,batch_sched_delay=1
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-JobRequeue=1
-KillWait=3
+JobRequeue=0
+Prolog={root}/prolog
+KillWait={killwait}
 MinJobAge=7200
 SlurmdTimeout=8
 SlurmctldTimeout=30
@@ -62,11 +67,20 @@ SlurmdParameters=config_overrides
 """
 
 
-class Cluster:
-    """Two nodes n1 and n2, which three partitions share."""
+# Control groups of the first version, which are there or not: nothing is mounted.
+CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomount=no\n"
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+
+class Cluster:
+    """Two nodes n1 and n2, which the partitions share.
+
+    Args:
+        proctrack: how Slurm knows the processes of a job: linuxproc (each is a child of another), or cgroup.
+    """
+
+    def __init__(self, root: Path, proctrack: str = "linuxproc") -> None:
+        self.root, self.proctrack = root, proctrack
+        self.killwait = 30 if proctrack == "cgroup" else 3  # Slurm's own, where none is left over when it is past
         self.environment = {
             "SLURM_CONF": str(root / "slurm.conf"),
             "PATH": f"{root / 'bin'}:{PATH}",
@@ -102,17 +116,38 @@ class Cluster:
         self.kill("slurmctld")
         self.start_controller()
 
+    def forget_jobs(self) -> None:
+        """Let slurmctld come back without what it had saved, as from a lost disk; old ids are not given again."""
+        latest = max(int(job) for job in re.findall(r"JobId=(\d+)", self.run("scontrol", "-o", "show", "jobs")))
+        self.kill("slurmctld", signal.SIGKILL)
+        shutil.rmtree(self.root / "state")
+        (self.root / "state").mkdir()
+        with (self.root / "slurm.conf").open("a") as file:
+            file.write(f"FirstJobId={latest + 1000}\n")
+        self.start_controller()
+
+    @contextmanager
+    def no_launches(self) -> Iterator[None]:
+        """The nodes start no job: one that is sent to them is queued again and held, and they are drained."""
+        (self.root / "refuse").touch()
+        try:
+            yield
+        finally:
+            (self.root / "refuse").unlink()
+            wait(lambda: not self.revive() & OUT_OF_SERVICE, "both nodes serve", 120)
+
     def start_node(self, node: str) -> None:
         self.start_daemon("slurmd", "-N", node)
 
     def wait_until_idle(self) -> None:
-        def idle() -> bool:
-            states = self.run("sinfo", "-h", "-N", "-o", "%T").split()
-            if any(state.strip("*") in ("down", "drained", "draining") for state in states):
-                self.run("scontrol", "update", f"nodename={','.join(NODES)}", "state=resume", check=False)
-            return set(states) == {"idle"}
+        wait(lambda: self.revive() == {"idle"}, "both nodes are idle", 120)
 
-        wait(idle, "both nodes are idle", 120)
+    def revive(self) -> set[str]:
+        """Let nodes that are out of service serve again; return the states that nodes are in."""
+        states = self.run("sinfo", "-h", "-N", "-o", "%T").split()
+        if any(state.strip("*") in OUT_OF_SERVICE for state in states):
+            self.run("scontrol", "update", f"nodename={','.join(NODES)}", "state=resume", check=False)
+        return set(states)
 
     def stop(self) -> None:
         """Cancel every job, then stop the daemons that this cluster started."""
@@ -190,7 +225,9 @@ class Cluster:
     def _configure(self) -> None:
         host = socket.gethostname().split(".")[0]
         ports = free_ports(1 + len(NODES))
-        lines = [CONFIG.format(host=host, root=self.root, ports=ports)]
+        lines = [
+            CONFIG.format(host=host, root=self.root, ports=ports, proctrack=self.proctrack, killwait=self.killwait)
+        ]
         for node, port in zip(NODES, ports[1:], strict=True):
             lines.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} Boards=1 "
@@ -202,8 +239,11 @@ class Cluster:
             (self.root / f"gpu{number}").symlink_to("/dev/null")
         devices = f"File={self.root}/gpu[0-{GPUS - 1}]"
         (self.root / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n[1-2] Name=gpu Type=h100 {devices}\n")
-        # Nothing here uses control groups, which a container may lack: slurmd is told not to look.
-        (self.root / "cgroup.conf").write_text(f"CgroupPlugin={'disabled' if version() >= (24, 5) else 'cgroup/v1'}\n")
+        # Unless a test is about control groups, which a container may lack, slurmd is told not to look.
+        without = f"CgroupPlugin={'disabled' if version() >= (24, 5) else 'cgroup/v1'}\n"
+        (self.root / "cgroup.conf").write_text(CGROUPS if self.proctrack == "cgroup" else without)
+        (self.root / "prolog").write_text(f"#!/bin/sh\ntest ! -e {self.root}/refuse\n")
+        (self.root / "prolog").chmod(0o755)
         # The executor plugin drops SLURM_CONF between a job and its step; the system's own place would answer.
         for name in ("srun", "scontrol", "squeue", "sinfo"):
             program = self.root / "bin" / name

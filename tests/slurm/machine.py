@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 #: Debian keeps the daemons where a user's PATH, and a container's, may not look.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -37,6 +38,18 @@ def why_not() -> str | None:
             socket.create_connection(server.getsockname(), timeout=10).close()
     except OSError as error:
         return f"needs to connect to 127.0.0.1, where this machine says: {error.strerror}"
+    return None
+
+
+def why_no_cgroups() -> str | None:
+    """Why Slurm cannot keep a job's processes in control groups here, or None."""
+    freezer = Path("/sys/fs/cgroup/freezer")
+    probe = freezer / f"mto-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return f"needs {freezer} (control groups of version 1) to write to, where this machine says: {error.strerror}"
     return None
 
 

@@ -64,8 +64,9 @@ def preempt(cluster: Cluster, clone: Clone, job: str) -> None:
     wants = ("--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null")
     with stopped(clone):
         urgent = cluster.run("sbatch", "--parsable", *wants, "--wrap=sleep 1").strip()
-        wait(lambda: cluster.job(urgent)["JobState"] != "PENDING", "the other job has the node")
-        assert cluster.job(job)["Restarts"] == "1"
+        wait(lambda: cluster.job(job)["JobState"] != "RUNNING", "the job is told to go")
+    wait(lambda: cluster.job(urgent)["JobState"] != "PENDING", "the other job has the node")
+    assert cluster.job(job)["Restarts"] == "1"
 
 
 def crash_the_node(cluster: Cluster, clone: Clone, job: str) -> None:

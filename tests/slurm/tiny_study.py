@@ -27,12 +27,28 @@ RUN = "results/demo/pretrain/mae-vitb-mto/seed0"
 SEGMENT = 12
 EPOCHS = tuple(SEGMENT * number for number in range(1, 9))  # of the segments' ends
 
-# The real `python -m mto`. It takes SWELLING MB more once the file `swell` names the folder that it writes: each
-# attempt at that segment does, which the memory first asked for cannot hold, and half as much more can.
+# The real `python -m mto`. What it says is also in SAID, for all attempts: Slurm cuts off what a job says last, and a
+# log is of the last attempt. What asks for GPUs gets two CPU processes a node. Where a file `careful` lies, a short job
+# too leaves two minutes before its time limit. It takes SWELLING MB more once the file `swell` names the folder that it
+# writes: each attempt at that segment does, which the memory first asked for cannot hold, and half as much more can.
 MEMORY, SWELLING = 2000, 1750
+SAID = "said.log"
 MAIN = f"""
 import sys, threading, time
 from pathlib import Path
+
+class Both:
+    def __init__(self, stream):
+        self.stream, self.said = stream, open("{SAID}", "a", buffering=1)
+
+    def write(self, text):
+        self.said.write(text)
+        return self.stream.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+sys.stdout = Both(sys.stdout)
 
 def swell():
     note = Path("swell")
@@ -43,7 +59,13 @@ def swell():
 
 threading.Thread(target=swell, daemon=True).start()
 from mto.commands import main
-sys.exit(main())
+from mto.runtime import time_limit
+if Path("careful").exists():
+    time_limit.SHARE = float("inf")
+words = sys.argv[1:]
+if "--gpus" in words and words[(gpus := words.index("--gpus")) + 1] != "0":
+    words[gpus : gpus + 2] = ["--processes", str(2 * int(words[words.index("--nodes") + 1]))]
+sys.exit(main(words))
 """
 
 # The committed profile, without a database, in a hurry, and on a study of little.
@@ -127,9 +149,9 @@ class Run:
         """Ids of the Slurm jobs of this start, in order."""
         return re.findall(r"has been submitted with SLURM jobid (\d+)", self.printed())
 
-    def slurm_log(self) -> str:
-        """What Slurm wrote for the jobs of this start."""
-        files = ((self.clone.path / "logs/slurm").rglob(f"{number}.log") for number in self.submitted())
+    def slurm_log(self, *jobs: str) -> str:
+        """What Slurm wrote for these jobs; by default for all of this start."""
+        files = ((self.clone.path / "logs/slurm").rglob(f"{number}.log") for number in jobs or self.submitted())
         return "".join(file.read_text() for found in files for file in found)
 
     def training(self, epoch: int) -> str:

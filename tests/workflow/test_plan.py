@@ -105,10 +105,30 @@ def test_the_plan_and_a_preflight_are_shown_each_time_and_measured_once(clone: C
 
 def test_a_preflight_without_a_gpu_is_refused_in_one_line(clone: Clone) -> None:
     printed = clone.snakemake("--cores", "2", "preflight", "--config", "scale=paper", code=1)
-    (line,) = (line for line in printed.splitlines() if line.startswith("preflight: no GPU here"))
+    (line,) = (line for line in printed.splitlines() if line.startswith("no GPU here"))
     assert "ade20k 8, coco 8, finetune 8, linear 8, pretrain 8" in line
     assert "Traceback" not in printed
     assert not (clone.path / "results").exists()
+
+
+def test_gpus_that_are_fewer_than_a_job_asks_for_are_refused(clone: Clone) -> None:
+    """Snakemake would cut the job down to them, and its batch norms would see half as many images."""
+    manifest = clone.path / "results/demo/data/ade20k/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    clone.set("scales.demo.resources.ade20k", {"gpu": 4, "micro_batch": 1})
+    metrics = "results/demo/ade20k/mae-vitb/seed0/epoch0000/metrics.json"
+    for resources, given in (("gpu=2", 2), ("gpu=0", 0)):
+        printed = clone.snakemake("--cores", "2", "--resources", resources, "--", metrics, code=1)
+        (line,) = (line for line in printed.splitlines() if line.startswith("config.yaml: resources.ade20k.gpu: 4"))
+        assert f"gives its jobs {given}: give them 4, or set resources.ade20k" in line
+    for visible in ("0,1", ""):
+        printed = clone.snakemake("--cores", "2", "--", metrics, code=1, CUDA_VISIBLE_DEVICES=visible)
+        assert ("and 2 are here: set resources.ade20k: gpu: 2, micro_batch: 2" in printed) == bool(visible)
+        assert ("no GPU here" in printed) == (not visible)
+    assert not (clone.path / metrics).exists()
+    clone.snakemake("--cores", "2", "--resources", "gpu=4", "--", metrics, CUDA_VISIBLE_DEVICES="0,1,2,3")
+    assert " --gpus 4 " in (clone.path / metrics).read_text()
 
 
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:

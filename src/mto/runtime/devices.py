@@ -36,9 +36,18 @@ def lease(count: int, folder: Path | None = None) -> None:
     os.environ[VISIBLE] = ",".join(take(devices, count, folder or _folder()))
 
 
-def any_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, by its device files: the Snakefile asks, which imports no torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+def count() -> int | None:
+    """Returns how many GPUs are here for a job, without torch, which the Snakefile does not import; None: who knows.
+
+    In an allocation of Slurm these are the allocation's; elsewhere device files tell, which WSL does not have.
+    """
+    if Card.asked():
+        return None
+    if (listed := os.environ.get(VISIBLE)) is not None:
+        return len([name for name in listed.split(",") if name.strip()])
+    if SLURM_JOB in os.environ and (granted := os.environ.get("SLURM_GPUS_ON_NODE", "")).isdigit():
+        return int(granted)
+    return None if Path("/dev/dxg").exists() else len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def visible() -> list[str]:

@@ -61,7 +61,11 @@ ADVICE = {
 
 
 def problems(
-    requests: Iterable[Request], status_command: str | None = None, first_look: int = 40, account: str | None = None
+    requests: Iterable[Request],
+    status_command: str | None = None,
+    first_look: int = 40,
+    account: str | None = None,
+    array_jobs: str | None = None,
 ) -> list[str]:
     """Every reason why these jobs could not run, or not be watched, on this cluster; a line each.
 
@@ -69,7 +73,13 @@ def problems(
         status_command: `slurm-status-command`, sacct or squeue, as the executor plugin settled it.
         first_look: `slurm-init-seconds-before-status-checks`.
         account: `slurm_account`, if one is given.
+        array_jobs: `slurm-array-jobs`, if it is given.
     """
+    if array_jobs:
+        return [
+            f"{PROFILE}: slurm-array-jobs: {array_jobs}: leave it out: the executor plugin takes the state of one task "
+            "for that of all, so that a finished job may be reported as failed and its outputs deleted"
+        ]
     if shutil.which("sbatch") is None:
         return [f"{PROFILE}: sbatch is not on this machine's PATH: start where Slurm jobs are submitted from"]
     shown = _run("sinfo", "-a", "-h", "-N", "-o", "%P|%c|%m|%G|%l")
