@@ -16,7 +16,7 @@ sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
 from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
-from mto.config.reading import load, read
+from mto.config.reading import kept, load, load_kept, read
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
@@ -29,40 +29,39 @@ from mto.study.study import DATASET, STAGES, Step, Study
 
 
 def read_study():
-    """The plan that config.yaml spells out, and what was read; a mistake in it is one line, and nothing starts.
+    """The plan that the settings spell out, and what was read; a mistake in them is one line, and nothing starts.
 
     There is no `configfile:`, whose reader takes the last of two equal keys and knows no lines: Snakemake's `config` is
-    what the command line says (`--config`, `--configfile`).
+    what the command line says (`--config`, `--configfile`). A job on a cluster's node reads the rules and the settings
+    anew, maybe days later, while Snakemake files it under the settings of its start: an edit in between would give
+    results under settings that they were not made with. So a start keeps a copy of all that it read, for its jobs.
     """
     if {"{", "}"} & set(workflow.basedir):
         sys.exit(f"{workflow.basedir}: Snakemake takes braces in a path for wildcards; move the clone to one without")
     try:
-        source = read(settings_file(), config)
-        return Study(load(source)), source
+        if workflow.remote_exec and SETTINGS in os.environ:
+            settings, source = load_kept(os.environ[SETTINGS])
+        else:
+            source = read("config.yaml", config)
+            settings = load(source)
+        study = Study(settings)
     except UserError as error:
         sys.exit(f"{error}")
+    if workflow.is_main_process and not workflow.dryrun:
+        os.environ[SETTINGS] = str(keep(kept(source, settings)))
+    return study, source
 
 
-#: Names the kept copy of config.yaml to the jobs of a start.
+#: Names the kept copy of the settings to the jobs of a start.
 SETTINGS = "MTO_SETTINGS"
 
 
-def settings_file():
-    """config.yaml; on a cluster's node as it was when the study was started, of which a copy is kept for that.
-
-    A job there reads the rules and the settings anew, maybe days later, while Snakemake files it under the settings of
-    its start: an edit in between would give results under settings that they were not made with.
-    """
-    file = Path("config.yaml")
-    if workflow.remote_exec:
-        return os.environ.get(SETTINGS, file)
-    if workflow.is_main_process and not workflow.dryrun and file.is_file():
-        content = file.read_bytes()
-        kept = Path(".snakemake/mto", f"{hashlib.sha256(content).hexdigest()[:16]}.yaml").resolve()
-        if not kept.exists():
-            with replacing(kept) as temporary:
-                temporary.write_bytes(content)
-        os.environ[SETTINGS] = str(kept)
+def keep(content):
+    """The file that has the content, below .snakemake, named by it."""
+    file = Path(".snakemake/mto", f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.json").resolve()
+    if not file.exists():
+        with replacing(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     return file
 
 
@@ -250,7 +249,7 @@ def page_job():
 
 
 def report_job(wildcards):
-    return canonical(report_jobs.report_job(study, source, wildcards.name))
+    return canonical(report_jobs.report_job(study, wildcards.name))
 
 
 def is_imported(wildcards):

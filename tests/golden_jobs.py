@@ -20,15 +20,14 @@ SCALES = ("demo", "mini", "small", "paper")
 
 def jobs(scale: str, recipe: str) -> Iterator[tuple[str, Any]]:
     """Every job that a rule can get at a scale with a recipe, by the folder or the name of what it makes."""
-    from mto.config.reading import load, read
+    from mto.config import load
     from mto.cost import preflight
     from mto.names import Run
     from mto.report import page
     from mto.study import report_jobs
     from mto.study.study import STAGES, Step, Study
 
-    source = read(ROOT / "config.yaml")
-    study = Study(load(source, scale=scale, recipe=recipe))
+    study = Study(load(ROOT / "config.yaml", scale=scale, recipe=recipe))
     steps = [*study.segments(), *study.steps()]
     # a run that no table has may be asked for by its name
     named = [Run.parse(name) for name in ("mae-vitb-mto@text", "simmim-vitb-mto@as_printed", "conmim-vitb-mto_e")]
@@ -48,7 +47,7 @@ def jobs(scale: str, recipe: str) -> Iterator[tuple[str, Any]]:
     yield "results", report_jobs.results_job(study)
     yield "page", page.job(study)
     for name in (*study.tables, *study.figures):
-        yield f"report/{name}", report_jobs.report_job(study, source, name)
+        yield f"report/{name}", report_jobs.report_job(study, name)
 
 
 def lines() -> list[str]:

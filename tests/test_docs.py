@@ -83,7 +83,7 @@ def test_the_targets_are_rules():
 
 # ------------------------------------------------------------------------------------------------------------- choices
 def test_the_choices_show_what_config_diff_prints():
-    rows = [f"| {key} | {paper} | {official} |" for key, paper, official in differences(read(ROOT / "config.yaml"))]
+    rows = [f"| {key} | {paper} | {official} |" for key, paper, official in differences()]
     shown = [line for line in CHOICES.split("## The two recipes")[1].splitlines() if line.startswith("| ")]
     assert shown == ["| key | paper | official |", *rows]
 

@@ -14,14 +14,21 @@ from typing import Any
 import pytest
 import yaml
 
-from mto.config import load
-from mto.config.reading import read
+import mto
+from mto.config import load, yaml_file
+from mto.config.layers import SCALES, shipped
+from mto.config.reading import Source, read, resolve
 from mto.errors import UserError
 from mto.study.study import Study
 
 FILE = Path(__file__).parents[2] / "config.yaml"
-TEXT = FILE.read_text()
 RAW = read(FILE).raw
+#: A file that sets everything: the paper scale's values, and below `scales` what the others set otherwise.
+WHOLE = {
+    **resolve(Source(), scale="paper").merged,
+    "scale": "demo",
+    "scales": {scale: shipped(f"scales/{scale}").content for scale in SCALES},
+}
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -80,13 +87,14 @@ VALUES = [
     ("28", "baselines.mae.pretrain.batch_size", "1:08:16", ["pretrain.batch_size", "valid integer", "'1:08:16'"]),
     ("28", "baselines.mae.pixels.mean", [123.7, 0.5, 0.5], ["pixels.mean.0", "less than or equal to 1", "123.7"]),
     ("28", "baselines.mae.finetune.schedule.min_lr", 1.0, ["schedule.min_lr 1.0", "above the peak rate, 0.004"]),
-    ("29", "scale", ["demo"], ["scale: no such scale: ['demo']", "paper, demo"]),
+    ("29", "scale", ["demo"], ["scale: no such scale: ['demo']", "demo, mini, paper, small"]),
     ("29", "scales", ["demo"], ["scales: must be a mapping"]),
-    ("29", "official", ["mae"], ["official: must be a mapping"]),
+    ("29", "official", ["mae"], ["official: write it below baselines"]),
+    ("29", "scales.demo.each_baseline", ["mae"], ["scales.demo.each_baseline: must be a mapping"]),
     ("31", "scales.demo.sedes", [0], ["scales.demo.sedes: unknown key", "'seeds'"]),
     ("31", "scales.demo.baselines.mae.mask.ratoi", 1, ["scales.demo.baselines.mae.mask.ratoi: unknown key", "'ratio'"]),
     ("31", "scales.demo.each_baseline.finetune.lrr", 1, ["scales.demo.each_baseline.finetune.lrr: unknown"]),
-    ("31", "official.mae.finetune.lrr", 1, ["official.mae.finetune.lrr: unknown key", "'lr'"]),
+    ("31", "each_baseline.finetune.lrr", 1, ["each_baseline.finetune.lrr: unknown key", "'lr'"]),
     ("31", "scales.demo.img_size", 26, ["scales.demo.img_size 26", "patch_size 4"]),
     ("31", "datasets.imagenet.cache", {"side": 200}, ["datasets.imagenet.cache.side 200", "at least img_size, 224"]),
     ("31", "scales.demo.baselines", ["mae"], ["scales.demo.baselines", "mapping"]),
@@ -100,8 +108,6 @@ VALUES = [
 @pytest.mark.parametrize(("row", "key", "value", "expected"), VALUES, ids=[f"{r[0]}-{r[1]}-{r[2]}" for r in VALUES])
 def test_a_value_that_cannot_be(row: str, key: str, value: Any, expected: list[str]) -> None:
     source = changed(key, value)
-    if key == "study.fig2_affinity.models":  # of both scales
-        source["scales"]["demo"]["study"]["fig2_affinity"]["models"] = {run: [8] for run in value}
     lines = refusal(source, **({} if key == "scale" else {"scale": "paper"}))
     (line,) = lines
     assert "config.yaml" in line or "no such run" in line
@@ -173,8 +179,27 @@ def edited(tmp_path: Path, old: str, new: str) -> tuple[Path, int]:
     return file, TEXT[:place].count("\n") + new.count("\n") + 1
 
 
+TEXT = """# what a user may write
+scale: paper
+recipe: paper
+img_size: 224
+backbones:
+  vitb: {embed_dim: 768, depth: 12, num_heads: 12}
+baselines:
+  bootmae:
+    finetune:
+      layer_decay: 0.6
+scales:
+  demo:
+    precision: fp32
+    evaluation: {resize: 24, crop: 24}
+    baselines:
+      simmim:
+        mask: {cell_size: 8}
+"""
+
 TEXTS = [
-    ("22", "\nrecipe: paper ", "\nrecipe: paper\nrecipe: official ", ["recipe: this key is in line"]),
+    ("22", "\nrecipe: paper", "\nrecipe: paper\nrecipe: official", ["recipe: this key is in line"]),
     ("22", "\nscales:", "\nscales: {paper: {}}\nscales:", ["scales: this key is in line"]),
     ("22", "{embed_dim: 768, ", "{embed_dim: 768, embed_dim: 768, ", ["backbones.vitb.embed_dim: this key is in line"]),
     ("29", "\nimg_size: 224", "\nimg_size: [224", ["not YAML"]),
@@ -182,7 +207,7 @@ TEXTS = [
     ("31", "{resize: 24, crop: 24}", "{resize: 24, crop: 20}", ["scales.demo.evaluation.crop 20"]),
     ("31", "{cell_size: 8}", "{cell_sise: 8}", ["scales.demo.baselines.simmim.mask.cell_sise"]),
     ("31", "    precision: fp32", "    precision: fp8", ["scales.demo.precision", "'bf16'"]),
-    ("31", "layer_decay: 0.6  ", "layer_decay: 6  ", ["official.bootmae.finetune.layer_decay", "less than"]),
+    ("31", "layer_decay: 0.6", "layer_decay: 6", ["baselines.bootmae.finetune.layer_decay", "less than"]),
 ]
 
 
@@ -197,6 +222,32 @@ def test_a_mistake_names_its_line(tmp_path: Path, row: str, old: str, new: str, 
         assert part in line
 
 
+def test_a_value_of_ours_that_does_not_go_with_yours_names_both(tmp_path: Path) -> None:
+    file, _ = edited(tmp_path, "img_size: 224", "img_size: 192")
+    line = refusal(file)[0]
+    assert line.startswith(f"{file}: evaluation.crop 224: must be img_size, 192: ")
+    assert re.search(r" \(set in src/mto/config/data/study\.yaml:\d+\)$", line)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("scale: paper\nimg_size: 224\nscales: {demo: {evaluation: {crop: 24}}}", None),
+        ("scale: paper\nscales: {demo: {evaluation: {crop: 20}}}", "scales.demo.evaluation.crop 20"),
+        ("scale: paper\nscales: {mine: {seeds: [a]}}", "scales.mine.seeds.0"),
+    ],
+)
+def test_what_is_set_for_another_scale(tmp_path: Path, text: str, expected: str | None) -> None:
+    """A mistake in it is told before that scale is run, but not what another part of the file makes wrong."""
+    (tmp_path / "config.yaml").write_text(text)
+    if expected is None:
+        load(tmp_path / "config.yaml")
+    else:
+        (line,) = refusal(tmp_path / "config.yaml")
+        assert expected in line
+        assert "(at scale " in line
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "latin-1"])
 def test_another_encoding_is_one_line(tmp_path: Path, encoding: str) -> None:
     """Row 30."""
@@ -208,8 +259,8 @@ def test_another_encoding_is_one_line(tmp_path: Path, encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str) -> None:
-    (tmp_path / "config.yaml").write_bytes(TEXT.replace("\n", "\r\n").encode(encoding))
-    assert load(tmp_path / "config.yaml") == load(FILE)
+    (tmp_path / "config.yaml").write_bytes(f"# é\n{TEXT}".replace("\n", "\r\n").encode(encoding))
+    assert load(tmp_path / "config.yaml") == load(yaml.safe_load(TEXT))
 
 
 def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
@@ -219,7 +270,9 @@ def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
 
 
 def test_the_files_values_are_yamls() -> None:
-    assert yaml.safe_load(TEXT) == RAW
+    assert yaml.safe_load(FILE.read_text()) == RAW
+    for path in (Path(mto.__file__).parent / "config/data").rglob("*.yaml"):
+        assert (yaml.safe_load(path.read_text()) or {}) == yaml_file.read(path)
 
 
 def test_what_the_command_line_gives_is_named_so() -> None:
@@ -242,7 +295,7 @@ def places(node: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_any_value_anywhere_is_taken_or_refused_in_lines(seed: int) -> None:
     """Never another exception, and each line begins with the file and is short enough to read."""
     draw = random.Random(seed)
-    whole = _plain(RAW)
+    whole = _plain(WHOLE)
     place = draw.choice(places(whole))
     node = whole
     for key in place[:-1]:

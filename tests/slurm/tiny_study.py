@@ -22,6 +22,8 @@ from machine import wait
 from safetensors.torch import load_file
 from workflow_clone import ROOT, Clone, copy_workflow
 
+from mto.config.study_plan import StudyPlan
+
 HASTY = Path(__file__).parent / "hasty_snakemake.py"
 RUN = "results/demo/pretrain/mae-vitb-mto/seed0"
 SEGMENT = 12
@@ -82,10 +84,9 @@ def tiny_study(path: Path) -> Clone:
     shutil.copy(ROOT / "src/mto/__main__.py", path / "src/mto/commands.py")
     (path / "src/mto/__main__.py").write_text(MAIN)
     file = path / "config.yaml"
-    whole = json.loads(json.dumps(yaml.safe_load(file.read_text())))
-    demo = whole["scales"]["demo"]
-    tables = {name: None for name in whole["study"] if name.startswith(("table", "fig"))}
-    demo["study"] = tables | {
+    whole = yaml.safe_load(file.read_text())
+    tables = {name: None for name in StudyPlan.model_fields if name.startswith(("table", "fig"))}
+    study = tables | {
         "pretrain_epochs": EPOCHS[-1],
         "measured_epochs": list(EPOCHS),
         "from_scratch": False,
@@ -94,8 +95,12 @@ def tiny_study(path: Path) -> Clone:
             "epochs": list(EPOCHS),
         },
     }
-    demo["resources"]["pretrain"]["mem_mb"] = MEMORY
-    demo["datasets"]["imagenet"]["make"] |= {"train": 160, "val": 40}
+    demo = {
+        "study": study,
+        "resources": {"pretrain": {"mem_mb": MEMORY}},
+        "datasets": {"imagenet": {"make": {"train": 160, "val": 40}}},
+    }
+    whole["scales"] = {"demo": demo}
     file.write_text(yaml.safe_dump(whole, sort_keys=False))
     return clone
 

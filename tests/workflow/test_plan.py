@@ -189,7 +189,6 @@ def test_every_mistake_in_the_config_is_one_line(clone: Clone) -> None:
         ),
         (["-n", "results/demo/pilot/mae-vitb/seed0/epoch004x/metrics.json"], "seed0/epoch004x: no step is called so"),
         (["-n", "--config", "scale=[demo]"], "no such scale: ['demo']"),
-        (["-n", "--config", "scale=mini", "seeds=[0]"], "scales.mini.seeds has the last word; edit that"),
         (["--cores", "0", "plan"], "--cores 0: no job can run"),
     ],
 )

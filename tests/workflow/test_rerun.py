@@ -82,21 +82,41 @@ def test_a_cluster_s_job_has_the_settings_of_the_start(finished: Clone) -> None:
     target = f"{RESULTS}finetune/mae-vitb/seed0/epoch0008/metrics.json"
     finished.set("scales.demo.baselines.mae.finetune.lr", {"base": 0.25})
     finished.snakemake("--cores", "1", target)
-    (kept,) = [file for file in (finished.path / ".snakemake/mto").iterdir() if "base: 0.25" in file.read_text()]
+    (kept,) = [file for file in (finished.path / ".snakemake/mto").iterdir() if '"base": 0.25' in file.read_text()]
     finished.set("scales.demo.baselines.mae.finetune.lr", {"base": 0.125})
+    recipe = finished.path / "src/mto/config/data/recipes/mae.yaml"  # the package's own settings are read anew too
+    recipe.write_text(recipe.read_text().replace("betas: [0.9, 0.999]", "betas: [0.5, 0.999]"))
     job = ("--mode", "remote", "--cores", "1", "--nolock", "--force", "--target-jobs")
     name = "finetune_encoder:run=mae-vitb,seed=0,epoch=0008"
     finished.snakemake(*job, name, "--", target, MTO_SETTINGS=str(kept))
+    assert '"betas":[0.9,0.999]' in (finished.path / target).read_text()
     assert '"lr":0.25' in (finished.path / target).read_text()
     finished.snakemake(*job, name, "--", target)  # an executor that passes no environment on
+    assert '"betas":[0.5,0.999]' in (finished.path / target).read_text()
     assert '"lr":0.125' in (finished.path / target).read_text()
 
 
-def test_what_another_scale_or_recipe_uses_alters_the_audit_alone(finished: Clone) -> None:
-    """The audit compares the two recipes at the paper scale; no job of this scale sees these keys."""
-    finished.set("official.mae.finetune.layer_decay", 0.5)
-    finished.set("baselines.mae.finetune.lr.base", 0.123)  # the demo has its own
-    assert finished.planned() == reports("audit") - {f"{RESULTS}results.csv"}
+def test_what_is_set_for_another_scale_alters_nothing(finished: Clone) -> None:
+    finished.set("scales.paper.baselines.mae.finetune.lr.base", 0.123)
+    finished.set("scales.mine.seeds", [3])
+    assert finished.planned() == set()
+
+
+def test_an_edit_of_the_root_file_wins_at_the_demo(finished: Clone) -> None:
+    """Though the scale sets the same key: a new rate of pre-training is a new pre-training, and all that follows."""
+    finished.set("baselines.mae.pretrain.lr", {"base": 0.0123})
+    planned = finished.planned()
+    own = {file for file in finished.made() if "/mae-" in file and "/progress/" not in file and SCRATCH not in file}
+    assert own <= planned
+    assert not [file for file in planned if "-vit" in file and "/mae-" not in file]
+    finished.snakemake("--cores", "4", "--quiet", "all", "--", "mae")
+    given = (finished.path / f"{RESULTS}pretrain/mae-vitb/seed0/epoch0008/metrics.json").read_text()
+    assert '"lr":0.0123' in given
+
+
+def test_the_command_line_wins_over_the_scale(finished: Clone) -> None:
+    planned = finished.planned("mae", "--config", "baselines={mae: {finetune: {epochs: 5}}}")
+    assert planned == {file for file in finished.made() if "/finetune/mae-" in file and "/progress/" not in file}
 
 
 def test_another_dataset_reruns_what_reads_it(finished: Clone) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -81,12 +80,12 @@ class Clone:
     def set(self, key: str, value: Any) -> None:
         """Set a key of config.yaml, given by its path."""
         file = self.path / "config.yaml"
-        whole = json.loads(json.dumps(yaml.safe_load(file.read_text())))  # an anchor is one object in several places
+        whole = yaml.safe_load(file.read_text())
         *parents, last = key.split(".")
         node = whole
         for parent in parents:
             node = node.setdefault(parent, {})
-        assert node.get(last) != value
+        assert last not in node or node[last] != value
         node[last] = value
         file.write_text(yaml.safe_dump(whole, sort_keys=False))
 

@@ -1,7 +1,9 @@
-"""config.yaml as strict models: unknown keys, wrong types and impossible values are one clear line each.
+"""The settings as strict models: unknown keys, wrong types and impossible values are one clear line each.
 
-`load` merges the file's own overrides (`official`, `scales.<scale>`) before it validates, so that a demo differs from
-the paper by values alone. Nothing here imports torch: the Snakefile, which every cluster job parses again, uses it.
+data/ holds the package's own: the paper scale's, the baselines' recipes, and what the smaller scales set otherwise.
+`load` lays the user's config.yaml over them, and the command line over that, before it validates: a demo differs from
+the paper by values alone, and the user has the last word (`layers`). Nothing here imports torch: the Snakefile, which
+every cluster job parses again, uses it.
 """
 
 from mto.config.models import Config

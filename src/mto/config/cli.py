@@ -1,4 +1,4 @@
-"""`python -m mto config`: check the file, print where the recipes differ, write the JSON schema."""
+"""`python -m mto config`: check the settings, show one and who set it, compare the recipes, write the JSON schema."""
 
 from __future__ import annotations
 
@@ -8,47 +8,95 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mto.config import show
 from mto.config.compare import differences
+from mto.config.layers import RECIPES, SCALES
 from mto.config.models import Config
-from mto.config.reading import RECIPES, load, read, resolve, validate
+from mto.config.reading import Resolved, Source, load, read, resolve, validate
+from mto.errors import UserError
+from mto.files import json_object
 from mto.study.study import Study
 
 SCHEMA = Path(__file__).parents[1] / "config.schema.json"
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of the file itself: `Config`, plus the override blocks, in which no key is required."""
+    """Returns the JSON schema of config.yaml: `Config` without a required key, and the blocks that are laid over it."""
     whole = Config.model_json_schema()
-    partial = json.loads(json.dumps(whole["$defs"]).replace("#/$defs/", "#/$defs/Partial"))
-    for definition in partial.values():
-        definition.pop("required", None)
-    whole["$defs"] |= {f"Partial{name}": definition for name, definition in partial.items()}
-    body = json.loads(json.dumps(whole["properties"]).replace("#/$defs/", "#/$defs/Partial"))
-    names = ("Simmim", "Mae", "Bootmae", "Conmim")
-    baseline = {"anyOf": [{"$ref": f"#/$defs/Partial{name}"} for name in names]}
-    whole["properties"]["official"] = {"type": "object", "additionalProperties": baseline}
-    scale = {"type": "object", "additionalProperties": False, "properties": {**body, "each_baseline": baseline}}
+    for model in (whole, *whole["$defs"].values()):
+        model.pop("required", None)
+    preset = whole["$defs"]["Preset"]["properties"]
+    preset["base"] = {"type": "string", "description": "the preset that has the switches which this one does not name"}
+    body = json.loads(json.dumps(whole["properties"]))
+    baselines = whole["$defs"]["Baselines"]["properties"].values()
+    each = {"anyOf": [{"$ref": baseline["$ref"]} for baseline in baselines]}
+    scale = {"type": "object", "additionalProperties": False, "properties": {**body, "each_baseline": each}}
+    whole["properties"]["each_baseline"] = each
     whole["properties"]["scales"] = {"type": "object", "additionalProperties": scale}
     return whole
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m mto config check|diff|schema`."""
-    parser = argparse.ArgumentParser(prog="python -m mto config", description=main.__doc__)
-    parser.add_argument("action", choices=["check", "diff", "schema"])
-    parser.add_argument("--file", default="config.yaml")
-    args = parser.parse_args(argv)
-    if args.action == "schema":
-        SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")
-        return
-    source = read(args.file)
-    load(source)
-    for recipe in RECIPES:
-        for scale in source.raw["scales"]:
-            Study(validate(resolve(source, scale=scale, recipe=recipe)))  # the plan refuses what no single key shows
-    if args.action == "diff":
-        print("| key | paper | official |\n|---|---|---|")
-        for row in differences(source):
-            print("| {} | {} | {} |".format(*row))
-    else:
-        print(f"{args.file}: good, at every scale and recipe", file=sys.stderr)
+    """Run one `config` command.
+
+    Raises:
+        UserError: a setting that is wrong, or a key that is not there.
+    """
+    args = _parser().parse_args(argv)
+    args.action(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mto config", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    check = commands.add_parser("check", help="is the file good at its scale, and are the package's own settings?")
+    check.set_defaults(action=_check)
+    told = commands.add_parser("show", help="a setting, the file and line that it comes from, and what it overrides")
+    told.add_argument("keys", nargs="*", metavar="KEY", help="such as baselines.mae.pretrain.lr")
+    told.add_argument("--run", help="all settings of a run, such as mae-vitb-mto")
+    told.set_defaults(action=_show)
+    for command in (check, told):
+        command.add_argument("--file", default="config.yaml")
+        command.add_argument("--scale", help="instead of the file's")
+        command.add_argument("--recipe", help="instead of the file's")
+        command.add_argument("--config", default="{}", metavar="JSON", help="laid over the file")
+    diff = commands.add_parser("diff", help="where the two recipes, the paper's and the repositories', differ")
+    diff.set_defaults(action=_diff)
+    write = commands.add_parser("schema", help="write src/mto/config.schema.json, which editors read")
+    write.set_defaults(action=_schema)
+    return parser
+
+
+def _resolved(args: argparse.Namespace) -> tuple[Config, Resolved]:
+    source = read(args.file, json_object(args.config, "--config"))
+    config = load(source, scale=args.scale, recipe=args.recipe)
+    return config, resolve(source, scale=args.scale, recipe=args.recipe)
+
+
+def _check(args: argparse.Namespace) -> None:
+    config, _ = _resolved(args)
+    Study(config)  # the plan refuses what no single key shows
+    for scale in SCALES:
+        for recipe in RECIPES:
+            Study(validate(resolve(Source(), scale=scale, recipe=recipe)))
+    print(f"{args.file}: good, at scale {config.scale} and recipe {config.recipe}", file=sys.stderr)
+
+
+def _show(args: argparse.Namespace) -> None:
+    config, resolved = _resolved(args)
+    if not args.keys and not args.run:
+        raise UserError("config show: name a key, such as baselines.mae.pretrain.lr, or --run mae-vitb")
+    for name in args.keys:
+        print(*show.key(resolved, config, name), sep="\n")
+    if args.run:
+        print(*show.run(resolved, config, args.run), sep="\n")
+
+
+def _diff(args: argparse.Namespace) -> None:
+    print("| key | paper | official |\n|---|---|---|")
+    for row in differences():
+        print("| {} | {} | {} |".format(*row))
+
+
+def _schema(args: argparse.Namespace) -> None:
+    SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from mto.config.layers import RECIPES
 from mto.config.models import Config
-from mto.config.reading import RECIPES, Source, resolve, validate
+from mto.config.reading import Source, resolve, validate
 
 
-def differences(source: Source) -> list[tuple[str, Any, Any]]:
-    """(run and key, paper, official) wherever a run's two recipes differ at the paper scale."""
-    paper, official = (_runs(validate(resolve(source, scale="paper", recipe=recipe))) for recipe in RECIPES)
+def differences() -> list[tuple[str, Any, Any]]:
+    """Returns (run and key, paper, official) wherever a run's two recipes differ, as the package has them."""
+    paper, official = (_runs(validate(resolve(Source(), scale="paper", recipe=recipe))) for recipe in RECIPES)
     return [(key, paper[key], official[key]) for key in paper if paper[key] != official[key]]
 
 

@@ -5,7 +5,6 @@ What single blocks cannot know of each other is in `agreement`.
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mto.config.classes import Classes
 from mto.config.fields import Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
+from mto.config.layers import merge
 from mto.config.prices import Plan
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
@@ -21,7 +21,10 @@ from mto.names import PRESET
 
 # --------------------------------------------------------------------------------------------------------------- MTO
 class Preset(Model):
-    """One reading of the paper: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name."""
+    """One reading of the paper: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name.
+
+    In a file it may name a `base`, another preset, which has the switches that it does not name itself.
+    """
 
     spa_weight: NonNegative
     e_weight: NonNegative
@@ -44,6 +47,13 @@ class Preset(Model):
     final_norm: bool
     streams: Literal["sum", "mean", "pixel", "feature"]
     eps: Positive
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (lacking := [name for name in cls.model_fields if name not in given]):
+            raise ValueError(f"lacks {', '.join(lacking)}; add base: <a preset>, which has what this one does not name")
+        return given
 
 
 class Mto(Model):
@@ -83,17 +93,6 @@ class Pilot(Model):
 
 
 # ---------------------------------------------------------------------------------------------------------- the whole
-#: A mapping of what the user names, not of our keys (Figures 1 and 2): another one takes its place, as a list's does.
-LISTED = ("models",)
-
-
-def merge(base: Any, over: Any) -> Any:
-    """`over` laid onto `base`: mappings are merged, anything else is replaced."""
-    if isinstance(base, dict) and isinstance(over, dict):
-        return {**base, **{key: merge(None if key in LISTED else base.get(key), over[key]) for key in over}}
-    return copy.deepcopy(over)
-
-
 class Resources(Model):
     """The hardware of one stage. Changing it re-queues nothing: the global batch is kept by accumulation."""
 

@@ -1,199 +1,184 @@
-"""Reading config.yaml: overrides merged, then validated; every problem is a line with its place and what is allowed."""
+"""Reading the settings: layers merged, then validated; every problem is a line with its place and what is allowed."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from mto.config import yaml_file
+from mto.config import layers, yaml_file
 from mto.config.agreement import disagreements
-from mto.config.models import Config, merge
-from mto.config.overruled import refuse_overruled
-from mto.config.study_plan import StudyPlan
+from mto.config.layers import EACH, PER_SCALE, RECIPES, SCALES, File, Place, Stack
+from mto.config.models import Config
 from mto.errors import UserError
-
-OVERRIDES = ("each_baseline", "official", "scales")
-RECIPES = ("paper", "official")
-Place = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was given: the file's mapping, with what the command line lays over it.
+    """What the user wrote: a file of settings, and what the command line lays over it.
 
     Attributes:
-        raw: the whole mapping, overrides included.
+        raw: the file's mapping.
         path: the file, if there is one: it knows the lines.
         given: the command line's part (`--config`, `--configfile`).
     """
 
-    raw: dict[str, Any]
+    raw: dict[str, Any] = field(default_factory=dict)
     path: str | Path | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def lines(self) -> dict[Place, int]:
-        return yaml_file.lines(self.path) if self.path is not None else {}
-
-    def gives(self, place: Place) -> bool:
-        """Whether the command line has that key."""
-        return _reaches(self.given, place)
-
-    def name(self, place: Place) -> str:
-        """`config.yaml:412: scales.demo.seeds`: where a key stands, as far as it is known."""
-        shown = ".".join(map(str, place))
-        if self.gives(place):
-            return f"--config: {shown}"
-        known = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None)
-        return f"{self.path or 'config.yaml'}{'' if known is None else f':{known}'}: {shown}"
+    @property
+    def files(self) -> tuple[File, File]:
+        """Returns both, the last word last."""
+        return File(str(self.path or "config.yaml"), self.raw, self.path), File("--config", self.given)
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """One scale and recipe of a source: the plain mapping that `Config` validates."""
+    """The settings at one scale and recipe: the plain mapping that `Config` validates, and what it consists of."""
 
     source: Source
     scale: str
     recipe: str
-    merged: dict[str, Any]
+    stack: Stack
 
-    def written(self, place: Place) -> Place:
-        """Where the value at a place of the merged mapping comes from: what is laid on top first, the base last."""
-        return next((origin for origin in self._origins(place) if _reaches(self.source.raw, origin)), place)
+    @property
+    def merged(self) -> dict[str, Any]:
+        return self.stack.settings
 
-    def _origins(self, place: Place) -> Iterator[Place]:
-        yield ("scales", self.scale, *place)
-        if place[:1] == ("baselines",) and len(place) > 1:
-            yield ("scales", self.scale, "each_baseline", *place[2:])
-            if self.recipe == "official":
-                yield ("official", *place[1:])
-
-    def name(self, place: Place) -> str:
-        return self.source.name(self.written(place))
+    def told(self, place: Place, message: str) -> str:
+        """Returns the message with the place that it is about: where the user set it, or where the package did."""
+        found, shown = self.stack.origin(place), ".".join(map(str, place))
+        if found is None or found.file.shipped:
+            where = "" if found is None or not found.inside else f" (set in {found})"
+            return f"{self.source.files[0].name}: {shown}{message}{where}"
+        return f"{found}: {'.'.join(map(str, found.inside))}{message}"
 
 
-def _reaches(node: Any, place: Place) -> bool:
-    """Whether the mapping has a value at that place."""
-    for part in place:
-        held = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
-        if part not in held:
-            return False
-        node = node[part]
-    return True
+class Problem(NamedTuple):
+    """What is wrong, and with which key."""
+
+    place: Place
+    line: str
 
 
 def resolve(source: Source, *, scale: str | None = None, recipe: str | None = None) -> Resolved:
-    """The base file, then the recipe's overrides, then the scale's."""
-    raw = source.raw
-    scale = raw.get("scale") if scale is None else scale
-    recipe = raw.get("recipe") if recipe is None else recipe
-    scales = raw.get("scales")
-    if not isinstance(scales, dict) or not scales:
-        raise UserError(f"{source.name(('scales',))}: must be a mapping of scales to their overrides")
-    if not isinstance(scale, str) or scale not in scales:
-        allowed = ", ".join(map(str, scales))
-        raise UserError(f"{source.name(('scale',))}: no such scale: {scale!r} (allowed: {allowed})")
-    if recipe not in RECIPES:
-        allowed = ", ".join(RECIPES)
-        raise UserError(f"{source.name(('recipe',))}: no such recipe: {recipe!r} (allowed: {allowed})")
-    if "each_baseline" in raw:
-        raise UserError(f"{source.name(('each_baseline',))}: each_baseline belongs under scales.<scale>")
-    for name, block in scales.items():
-        if not isinstance(block, dict) or {"scale", "recipe"} & block.keys():
-            raise UserError(f"{source.name(('scales', name))}: a mapping of overrides, without scale and recipe")
-    for place, block in {("official",): raw.get("official"), ("baselines",): raw.get("baselines")}.items():
-        if not isinstance(block, dict | None):
-            raise UserError(f"{source.name(place)}: must be a mapping of baselines, not {_shown(block)}")
-    merged = {key: value for key, value in raw.items() if key not in OVERRIDES}
-    merged |= {"scale": scale, "recipe": recipe}
+    """Lays the layers over one another: the package's, the recipe's, the scale's, config.yaml's, the command line's.
+
+    Args:
+        source: what the user wrote.
+        scale: one of the package's or of the user's, to override the one that the user names.
+        recipe: `paper` or `official`, likewise.
+
+    Raises:
+        UserError: there is no such scale or recipe, or a block that chooses is no mapping.
+    """
+    written = source.files
+    for file in written:
+        _refuse_odd_blocks(file)
+    scales = list(dict.fromkeys([*SCALES, *(name for file in written for name in file.content.get(PER_SCALE) or {})]))
+    scale = _chosen(written, "scale", scale, scales)
+    recipe = _chosen(written, "recipe", recipe, RECIPES)
+    stack = Stack()
+    stack.lay(layers.base())
+    layers.complete_presets(stack.settings)  # before any edit: no shipped preset takes another's edits
     if recipe == "official":
-        merged = merge(merged, {"baselines": raw.get("official") or {}})
-    over = dict(scales[scale])
-    each = over.pop("each_baseline", None) or {}
-    _keep_null(merged, over)
-    shared = {"baselines": dict.fromkeys(merged.get("baselines") or {}, each)}
-    merged = merge(merged, shared)
-    _yield_to(merged, merge(shared, over))
-    return Resolved(source, scale, recipe, merge(merged, over))
+        stack.lay(layers.official())
+    if scale in SCALES:
+        stack.lay(layers.scale(scale))
+    for file in written:
+        for layer in layers.written(file, scale):
+            stack.lay(layer)
+    stack.settings |= {"scale": scale, "recipe": recipe}
+    resolved = Resolved(source, scale, recipe, stack)
+    try:
+        layers.complete_presets(stack.settings)
+    except LookupError as error:
+        place, named = error.args
+        known = ", ".join(name for name in stack.settings["mto"]["presets"] if name != place[2])
+        raise UserError(resolved.told(place, f": {_shown(named)} is no preset to take from ({known})")) from None
+    return resolved
 
 
-def _yield_to(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """What a scale says of a baseline, it says of all its backbones: their own blocks above it lose those keys."""
-    said_of = over.get("baselines")
-    if not isinstance(said_of, dict):
-        return  # `validate` says so
-    for name, baseline in (base.get("baselines") or {}).items():
-        said = said_of.get(name)
-        if isinstance(baseline, dict) and isinstance(said, dict) and isinstance(baseline.get("backbones"), dict):
-            baseline["backbones"] = {
-                backbone: _without(block, said) if isinstance(block, dict) else block
-                for backbone, block in baseline["backbones"].items()
-            }
+def _chosen(written: tuple[File, ...], key: str, asked: str | None, allowed: Any) -> str:
+    """Returns the scale or the recipe: the caller's, or the last one that is written."""
+    file = next((file for file in reversed(written) if key in file.content), layers.shipped("study"))
+    value = file.content[key] if asked is None else asked
+    if not isinstance(value, str) or value not in allowed:
+        where = layers.Origin(file, (key,)) if asked is None and not file.shipped else written[0].name
+        raise UserError(f"{where}: {key}: no such {key}: {value!r} (allowed: {', '.join(map(str, allowed))})")
+    return value
 
 
-def _without(block: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    """The block without what is said, key by key down to single values."""
-    left = {}
-    for key, value in block.items():
-        if key not in said:
-            left[key] = value
-        elif isinstance(value, dict) and isinstance(said[key], dict):
-            left[key] = _without(value, said[key])
-    return left
+def _refuse_odd_blocks(file: File) -> None:
+    """Refuse what would keep a file from being cut into its parts."""
+
+    def where(*place: Any) -> str:
+        return f"{layers.Origin(file, place)}: {'.'.join(map(str, place))}"
+
+    scales = file.content.get(PER_SCALE)
+    if not isinstance(scales, dict | None):
+        raise UserError(f"{where(PER_SCALE)}: must be a mapping of scales to what is set at each, not {_shown(scales)}")
+    for name, block in (scales or {}).items():
+        if not isinstance(block, dict) or {"scale", "recipe", PER_SCALE} & block.keys():
+            raise UserError(f"{where(PER_SCALE, name)}: must be a mapping of settings, without scale and recipe")
+    if "official" in file.content:
+        raise UserError(
+            f"{where('official')}: write it below baselines: what you set there has the last word with both recipes"
+        )
+    blocks: dict[Place, Any] = {
+        (): file.content,
+        **{(PER_SCALE, name): block for name, block in (scales or {}).items()},
+    }
+    for place, node in blocks.items():
+        if not isinstance(node.get(EACH), dict | None):
+            raise UserError(f"{where(*place, EACH)}: must be a mapping of keys to values, not {_shown(node[EACH])}")
 
 
-def _keep_null(base: dict[str, Any], over: dict[str, Any]) -> None:
-    """A table that the file's upper part leaves out stays out of a scale that only sets some keys of it."""
-    tables, changed = base.get("study"), over.get("study")
-    if isinstance(tables, dict) and isinstance(changed, dict):
-        left_out = {name for name, keys in tables.items() if keys is None}
-        over["study"] = {name: keys for name, keys in changed.items() if name not in left_out or _whole(name, keys)}
-
-
-def _whole(name: str, keys: Any) -> bool:
-    """Whether the keys make a table or figure by themselves."""
-    models = get_args(StudyPlan.model_fields[name].annotation) if name in StudyPlan.model_fields else ()
-    fields = {field for model in models if hasattr(model, "model_fields") for field in model.model_fields}
-    return not isinstance(keys, dict) or not fields or fields <= keys.keys()
-
-
-def validate(resolved: Resolved) -> Config:
-    """`Config` from a merged mapping; every problem is one line of one `UserError`."""
+def problems(resolved: Resolved) -> tuple[Config | None, list[Problem]]:
+    """Returns the settings as `Config`, or everything that is wrong with them."""
     try:
         config = Config.model_validate(resolved.merged)
     except ValidationError as error:
-        lines = [_line(resolved, problem) for problem in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
-    told: dict[Any, str] = {}
+        return None, [_problem(resolved, each) for each in error.errors()]
+    told: dict[Any, Problem] = {}
     for place, value, message in disagreements(config):  # a value that all baselines share is told of the first alone
-        told.setdefault(place[-1], f"{resolved.name(place)}{value}: {message}")
-    if told:
-        raise UserError("\n".join(told.values()))
+        told.setdefault(place[-1], Problem(place, resolved.told(place, f"{value}: {message}")))
+    return config, list(told.values())
+
+
+def validate(resolved: Resolved) -> Config:
+    """Returns the settings as `Config`.
+
+    Raises:
+        UserError: every problem is one line of it.
+    """
+    config, found = problems(resolved)
+    if config is None or found:
+        raise UserError("\n".join(dict.fromkeys(problem.line for problem in found)))
     return config
 
 
-def _line(resolved: Resolved, problem: Any) -> str:
+def _problem(resolved: Resolved, problem: Any) -> Problem:
     # pydantic also names the member of a union that it tried, such as list[int] or literal['all'], and `[key]`.
     place = tuple(
         part for part in problem["loc"] if not re.search(r"\[|^constrained-|^(int|float|bool|str)$", str(part))
     )
-    name = resolved.name(place)
     message = problem["msg"].removeprefix("Value error, ")
     kind = problem["type"]
     if kind == "extra_forbidden":
         allowed = _allowed(problem["loc"][:-1])
         close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"{name}: unknown key{hint} (allowed: {', '.join(allowed)})"
+        return Problem(place, resolved.told(place, f": unknown key{hint} (allowed: {', '.join(allowed)})"))
     if kind == "missing":
-        return f"{name}: this key is required"
+        return Problem(place, resolved.told(place, ": this key is required"))
     if kind == "too_short":
         message = f"needs at least {problem['ctx']['min_length']} of them"
     elif kind == "list_type":
@@ -201,17 +186,17 @@ def _line(resolved: Resolved, problem: Any) -> str:
     elif kind in ("model_type", "dict_type"):
         message = "must be a mapping of keys to values"
     given = "" if kind == "value_error" else f", not {_shown(problem['input'])}"
-    return f"{name}: {message}{given}"
+    return Problem(place, resolved.told(place, f": {message}{given}"))
 
 
 def _shown(value: Any) -> str:
-    """A value, cut where it would fill the line."""
+    """Returns a value as text, cut where it would fill the line."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _allowed(path: Place) -> list[str]:
-    """The keys of the model found by walking down `path` from `Config`."""
+    """Returns the keys of the model found by walking down `path` from `Config`."""
     schema = Config.model_json_schema()
     node: dict[str, Any] = schema
     for part in path:
@@ -229,41 +214,63 @@ def _allowed(path: Place) -> list[str]:
 
 
 def read(path: str | Path = "config.yaml", given: dict[str, Any] | None = None) -> Source:
-    """The file, with the command line's values laid over it.
+    """Returns what the user wrote: the file, and the command line's values over it.
 
     Raises:
         UserError: no such file, no YAML, or no mapping, or a key that is there twice.
     """
-    raw, given = yaml_file.read(path), yaml_file.typed(given or {})
-    return Source(merge(raw, given), path, given)
+    return Source(yaml_file.read(path), path, yaml_file.typed(given or {}))
 
 
 def load(
-    source: str | Path | dict[str, Any] | Source = "config.yaml", given: dict[str, Any] | None = None, **choice: str
+    source: str | Path | dict[str, Any] | Source = "config.yaml",
+    given: dict[str, Any] | None = None,
+    *,
+    scale: str | None = None,
+    recipe: str | None = None,
 ) -> Config:
-    """Read and validate config.yaml, at every scale and recipe: a mistake shows before the scale that it is in is run.
+    """Reads and validates the settings; what config.yaml leaves out is the package's.
 
     Args:
         source: a path, its mapping, or what `read` made of it.
         given: laid over the file: what the command line says.
-        choice: `scale` and `recipe`, to override the file's own.
+        scale: to override the one that the user names.
+        recipe: likewise.
 
     Raises:
-        UserError: one line per problem: file, line, key path, what is wrong, what is allowed. A given key that the
-            scale sets itself is one, since it would have no effect.
+        UserError: one line per problem: file, line, key path, what is wrong, what is allowed. What a file sets for
+            another scale is looked at too, so that a mistake in it shows before that scale is run.
     """
     if isinstance(source, dict):
-        source = Source(source)
+        source = Source(source, given=given or {})
     whole = source if isinstance(source, Source) else read(source, given)
-    chosen = resolve(whole, **choice)
-    refuse_overruled(chosen)
+    chosen = resolve(whole, scale=scale, recipe=recipe)
     config = validate(chosen)
-    for scale in whole.raw["scales"]:
-        for recipe in RECIPES:
-            if (scale, recipe) != (config.scale, config.recipe):
-                try:
-                    validate(resolve(whole, scale=scale, recipe=recipe))
-                except UserError as error:
-                    lines = [f"{line} (at scale {scale}, recipe {recipe})" for line in str(error).splitlines()]
-                    raise UserError("\n".join(lines)) from None
+    elsewhere = list(dict.fromkeys(_of_other_scales(whole, chosen)))
+    if elsewhere:
+        raise UserError("\n".join(elsewhere))
     return config
+
+
+def _of_other_scales(source: Source, chosen: Resolved) -> Iterator[str]:
+    """Yields what is wrong with what is set for other scales: both by itself, and with all else that is set."""
+    alone = Source({PER_SCALE: source.raw.get(PER_SCALE)}, source.path, {PER_SCALE: source.given.get(PER_SCALE)})
+    for scale in dict.fromkeys(name for file in source.files for name in file.content.get(PER_SCALE) or {}):
+        if scale != chosen.scale:
+            whole, part = (resolve(each, scale=scale, recipe=chosen.recipe) for each in (source, alone))
+            wrong = {place for place, _ in problems(whole)[1]}
+            yield from (f"{line} (at scale {scale})" for place, line in problems(part)[1] if place in wrong)
+
+
+# ---------------------------------------------------------------------------------- what a start keeps for its own jobs
+def kept(source: Source, config: Config) -> str:
+    """Returns everything that a start read, as text: `load_kept` gives the same `Config`, whatever is edited since."""
+    settings = resolve(source, scale=config.scale, recipe=config.recipe).merged
+    classes = {"datasets": {"imagenet": {"classes": config.datasets.imagenet.classes}}}  # so far a file's name, maybe
+    return json.dumps({"given": source.given, "settings": layers.merge(settings, classes)}, indent=1)
+
+
+def load_kept(path: str | Path) -> tuple[Config, Source]:
+    """Returns what `kept` kept."""
+    whole = json.loads(Path(path).read_text(encoding="utf-8"))
+    return Config.model_validate(whole["settings"]), Source(given=whole["given"])

@@ -37,12 +37,14 @@ _Loader.add_implicit_resolver(
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The mapping in the file.
+    """Returns the mapping in the file; an empty one if it holds nothing but comments.
 
     Raises:
         UserError: no such file, no YAML, no mapping, or a key that is there twice; with the line.
     """
     root = _root(path)
+    if root is None:
+        return {}
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: not a mapping of keys to values")
     _refuse_repeats(path, root)

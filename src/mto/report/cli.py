@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mto.config.reading import Source, load, read
+from mto.config.reading import load
 from mto.errors import UserError
 from mto.files import json_object
 from mto.report import metrics
@@ -118,27 +118,26 @@ def _page(args: argparse.Namespace) -> None:
             raise UserError("--remake takes the plan from --config, not from --job")
         print(f"{out}: {render.write(json_object(args.job, '--job'), args.results, out)}", file=sys.stderr)
         return
-    source = read(args.config)
-    study = _study(source, args.results)
-    problems = _remake(study, source, args.results) if args.remake else {}
+    study = _study(args.config, args.results)
+    problems = _remake(study, args.results) if args.remake else {}
     print(f"{out}: {render.write(page.job(study), args.results, out, problems)}", file=sys.stderr)
 
 
-def _study(source: Source, results: Path) -> Study:
+def _study(file: str, results: Path) -> Study:
     """The plan at the scale that the folder is named after, with the seeds that are found in it."""
-    study = Study(load(source, scale=results.name))
+    study = Study(load(file, scale=results.name))
     found = {int(folder.name[4:]) for folder in results.glob("*/*/seed*") if folder.name[4:].isdigit()}
     seeds = sorted(found | set(study.config.seeds))
     return Study(study.config.model_copy(update={"seeds": seeds}))
 
 
-def _remake(study: Study, source: Source, results: Path) -> dict[str, str]:
+def _remake(study: Study, results: Path) -> dict[str, str]:
     """Make results.csv and every table and figure as far as their cells are there; the reasons where that fails."""
     problems = {}
     if finished := metrics.finished(results):
         metrics.write_results(finished, results / "results.csv", study.config.mto.default)
     for name in (*study.tables, *study.figures):
-        report = metrics.Report(jobs.report_job(study, source, name), results)
+        report = metrics.Report(jobs.report_job(study, name), results)
         try:
             _make(report, results / ("figures" if name in FIGURES else "tables"))
         except UserError as error:
@@ -170,12 +169,11 @@ def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
     if args.job is not None:
         chosen = [json_object(args.job, "--job")]
     else:
-        source = read(args.config, {"scale": args.scale} if args.scale else None)
-        study = Study(load(source))
+        study = Study(load(args.config, **({"scale": args.scale} if args.scale else {})))
         names = args.names or (study.tables if args.kind == "table" else study.figures)
         for name in names:
             _require_known(args, name)
-        chosen = [jobs.report_job(study, source, name) for name in names]
+        chosen = [jobs.report_job(study, name) for name in names]
     for job in chosen:
         _require_known(args, job.get("name"))
         results = args.results or Path("results", job["scale"])

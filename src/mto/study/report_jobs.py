@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mto.config.compare import differences
-from mto.config.reading import Source
 from mto.study.study import AUDIT, Study
 
 
@@ -18,7 +17,7 @@ def results_job(study: Study) -> dict[str, Any]:
     return {"mto": study.config.mto.default, "seeds": study.config.seeds, "steps": [list(step) for step in steps]}
 
 
-def report_job(study: Study, source: Source, name: str) -> dict[str, Any]:
-    """`Study.report_job`, and for the audit the rows in which the two recipes of config.yaml (`source`) differ."""
+def report_job(study: Study, name: str) -> dict[str, Any]:
+    """Returns `Study.report_job`, and for the audit the rows in which the two recipes of the package differ."""
     job = study.report_job(name)
-    return job | {"recipes": [list(row) for row in differences(source)]} if name == AUDIT else job
+    return job | {"recipes": [list(row) for row in differences()]} if name == AUDIT else job
