@@ -16,7 +16,7 @@ sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
 from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
-from mto.config.reading import kept, load, load_kept, read
+from mto.config.reading import kept, load, load_kept, read, resolve
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
@@ -26,6 +26,7 @@ from mto.study import report_jobs
 from mto.report import page
 from mto.names import IMPORTED, RESTART, Run
 from mto.study.study import DATASET, STAGES, Step, Study
+from mto.study.unused import unused
 
 
 def read_study():
@@ -47,6 +48,9 @@ def read_study():
         study = Study(settings)
     except UserError as error:
         sys.exit(f"{error}")
+    if workflow.is_main_process:
+        for line in unused(study, resolve(source)):
+            print(line, file=sys.stderr)
     if workflow.is_main_process and not workflow.dryrun:
         os.environ[SETTINGS] = str(keep(kept(source, settings)))
     return study, source

@@ -16,6 +16,7 @@ from mto.config.reading import Resolved, Source, load, read, resolve, validate
 from mto.errors import UserError
 from mto.files import json_object
 from mto.study.study import Study
+from mto.study.unused import unused
 
 SCHEMA = Path(__file__).parents[1] / "config.schema.json"
 
@@ -74,11 +75,13 @@ def _resolved(args: argparse.Namespace) -> tuple[Config, Resolved]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    config, _ = _resolved(args)
-    Study(config)  # the plan refuses what no single key shows
+    config, resolved = _resolved(args)
+    study = Study(config)  # the plan refuses what no single key shows
     for scale in SCALES:
         for recipe in RECIPES:
             Study(validate(resolve(Source(), scale=scale, recipe=recipe)))
+    for line in unused(study, resolved):
+        print(line, file=sys.stderr)
     print(f"{args.file}: good, at scale {config.scale} and recipe {config.recipe}", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ class PilotStudy(Study):
 
     def segments(self) -> list[Step]:
         seed, epoch = self.config.seeds[0], self.config.pilot.epochs
-        return [Step("pretrain", run.name, seed, epoch) for run in self._pilot_runs()]
+        return [Step("pretrain", run.name, seed, epoch) for run in self.pilot_runs()]
 
     def steps(self, report: str | None = None) -> list[Step]:
         return []

@@ -74,7 +74,7 @@ class Study:
         self._known: dict[str, list[Cell]] = {}
         self._jobs = Jobs(config, self.preset)
         self.results = f"results/{config.scale}"
-        for run in self.runs() | set(self._pilot_runs()):
+        for run in self.runs() | set(self.pilot_runs()):
             backbones = getattr(config.baselines, run.baseline).backbones
             if run.backbone not in backbones:
                 known = ", ".join(backbones)
@@ -278,7 +278,8 @@ class Study:
         return _sorted(job)
 
     # ------------------------------------------------------------------------------------------------------- the pilot
-    def _pilot_runs(self) -> list[Run]:
+    def pilot_runs(self) -> list[Run]:
+        """Returns the runs of `snakemake pilot`."""
         plan = self.config.pilot
         plain = [Run.parse(baseline) for baseline in plan.baselines]
         return [run for base in plain for run in (base, *(self.with_mto(base, name) for name in plan.presets))]
@@ -286,7 +287,7 @@ class Study:
     def pilot_folders(self) -> list[str]:
         """Where the pilot's runs are: beside the study's steps, whose chains they never join."""
         seed, epoch = self.config.seeds[0], self.config.pilot.epochs
-        return [self.folder(Step("pilot", run.name, seed, epoch)) for run in self._pilot_runs()]
+        return [self.folder(Step("pilot", run.name, seed, epoch)) for run in self.pilot_runs()]
 
     def pilot_job(self, run: str, seed: int, epoch: int) -> dict[str, Any]:
         """The job of the study's own pre-training, stopped early: the schedule keeps its length.
@@ -300,7 +301,7 @@ class Study:
 
     def pilot_report_job(self) -> dict[str, Any]:
         """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""
-        warmups = {run.name: self._jobs.recipe(run).pretrain.schedule.warmup_epochs for run in self._pilot_runs()}
+        warmups = {run.name: self._jobs.recipe(run).pretrain.schedule.warmup_epochs for run in self.pilot_runs()}
         return {
             "scale": self.config.scale,
             "seed": self.config.seeds[0],
