@@ -25,8 +25,7 @@ wildcard_constraints:
 
 include: "rules/data.smk"
 include: "rules/pretrain.smk"
-include: "rules/classify.smk"
-include: "rules/transfer.smk"
+include: "rules/encoders.smk"
 include: "rules/analysis.smk"
 include: "rules/report.smk"
 include: "rules/pilot.smk"
@@ -66,71 +65,12 @@ rule figures:
         "The figures are made"
 
 
-rule simmim:
-    input:
-        measured("simmim"),
-    message:
-        "All of SimMIM is done"
+for _target, _done in targets().items():
 
-
-rule mae:
-    input:
-        measured("mae"),
-    message:
-        "All of MAE is done"
-
-
-rule bootmae:
-    input:
-        measured("bootmae"),
-    message:
-        "All of BootMAE is done"
-
-
-rule conmim:
-    input:
-        measured("conmim"),
-    message:
-        "All of ConMIM is done"
-
-
-rule pretrain:
-    input:
-        measured("pretrain"),
-    message:
-        "Every run is pre-trained"
-
-
-rule finetune:
-    input:
-        measured("finetune"),
-    message:
-        "Every fine-tuning is done"
-
-
-rule linear:
-    input:
-        measured("linear"),
-    message:
-        "Every linear probe is done"
-
-
-rule ade20k:
-    input:
-        measured("ade20k"),
-    message:
-        "Every transfer to ADE20K is done"
-
-
-rule coco:
-    input:
-        measured("coco"),
-    message:
-        "Every transfer to COCO is done"
-
-
-rule analysis:
-    input:
-        measured("analysis"),
-    message:
-        "Every heterogeneity analysis is done"
+    rule:
+        name:
+            _target
+        input:
+            measured(_target),
+        message:
+            _done

@@ -36,7 +36,8 @@ from mto.bench.loading import photographs
 from mto.config import load
 from mto.data import imagenet
 from mto.data.transforms import finetune_train_transform, linear_train_transform, posterize
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 BATCH = 64
 CASES = [(baseline, "pretrain") for baseline in ("simmim", "mae", "bootmae", "conmim")]

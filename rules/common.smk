@@ -14,6 +14,7 @@ import snakemake.scheduling.job_scheduler
 SOURCE = f"{workflow.basedir}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
+from mto.names import BASELINES, IMPORTED, RESTART, STAGES, TRAINED, Run, Step
 from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
 from mto.config.reading import kept, load, load_kept, read, resolve
@@ -24,8 +25,7 @@ from mto.files import replacing
 from mto.cost import preflight
 from mto.study import report_jobs
 from mto.report import page
-from mto.names import IMPORTED, RESTART, Run
-from mto.study.study import DATASET, STAGES, Step, Study
+from mto.study.study import Study
 from mto.study.unused import unused
 
 
@@ -170,7 +170,8 @@ def request(job):
 
 def reads(job):
     """The dataset that a job reads, or None."""
-    return DATASET.get(stage_of(job.rule.name)) or job.wildcards_dict.get("dataset")
+    stage = STAGES.get(stage_of(job.rule.name))
+    return stage.dataset if stage else job.wildcards_dict.get("dataset")
 
 
 def stage_of(rule):
@@ -290,6 +291,13 @@ def measured(target):
     return of_target
 
 
+def targets():
+    """The targets that measure something, by name: each baseline's and each stage's. Each with the message of its end."""
+    baselines = {name: f"All of {baseline.title} is done" for name, baseline in BASELINES.items()}
+    stages = {stage.target or name: f"Done for every run: {stage.title}" for name, stage in STAGES.items()}
+    return baselines | stages
+
+
 def metrics_of(steps):
     return [f"{study.folder(step)}/metrics.json" for step in steps]
 
@@ -299,7 +307,26 @@ def cells_of(wildcards):
     return metrics_of(study.steps(wildcards.name))
 
 
+def measuring_encoders():
+    """The stages that take a pre-trained encoder."""
+    return [name for name, stage in STAGES.items() if stage.takes == "encoder"]
+
+
+def made_by(stage):
+    """The outputs of a stage that takes an encoder: its metrics, and a history where it trains."""
+    files = {"metrics": "metrics.json"} | ({"history": "history.jsonl"} if STAGES[stage].trains else {})
+    return {name: f"<results>/{stage}/<step>/{file}" for name, file in files.items()}
+
+
 # ------------------------------------------------------------------------------------------------------------- hardware
+#: What the command line of every task says of its place and its hardware, and where its words go.
+ON_HARDWARE = (
+    "--out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
+    " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+    " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"
+)
+
+
 def hardware(stage):
     """A stage's resources for Snakemake and the task; they are never part of a job, so changing them re-queues nothing."""
     asked = study.resources(stage).model_dump()
@@ -310,9 +337,6 @@ def hardware(stage):
         "deterministic": study.resources(stage).kernels,
     }
     return asked | told | steps(asked["nodes"])
-
-
-TRAINED = [stage for stage in STAGES if stage != "heterogeneity"]
 
 
 def hardware_of_stage():

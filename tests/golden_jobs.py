@@ -22,10 +22,10 @@ def jobs(scale: str, recipe: str) -> Iterator[tuple[str, Any]]:
     """Every job that a rule can get at a scale with a recipe, by the folder or the name of what it makes."""
     from mto.config import load
     from mto.cost import preflight
-    from mto.names import Run
+    from mto.names import TRAINED, Run, Step
     from mto.report import page
     from mto.study import report_jobs
-    from mto.study.study import STAGES, Step, Study
+    from mto.study.study import Study
 
     study = Study(load(ROOT / "config.yaml", scale=scale, recipe=recipe))
     steps = [*study.segments(), *study.steps()]
@@ -41,8 +41,8 @@ def jobs(scale: str, recipe: str) -> Iterator[tuple[str, Any]]:
             job = study.pilot_job(run.name, study.config.seeds[0], study.config.pilot.epochs)
             yield f"pilot/{run.name}", job
     yield "pilot/report", study.pilot_report_job()
-    for stage in STAGES:
-        if stage != "heterogeneity" and study.select(stage):
+    for stage in TRAINED:
+        if study.select(stage):
             yield f"preflight/{stage}", preflight.job(study, stage)
     yield "results", report_jobs.results_job(study)
     yield "page", page.job(study)

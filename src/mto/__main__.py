@@ -15,19 +15,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from mto.emulate.card import Card
 from mto.errors import UserError
+from mto.names import STAGES
 from mto.runtime.devices import lease
 from mto.runtime.launch import another_told, launch, report_mistake
 from mto.runtime.lock import Superseded
 from mto.runtime.nodes import BEGAN, is_one_of_several, spread
 from mto.runtime.ranks import forget_others, is_launched, number
 
-TASKS = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity", "data")
-#: UPerNet's pooling and loss, and Mask R-CNN's region features, have no deterministic form on a GPU.
-DETERMINISTIC: dict[str, Any] = {"ade20k": "warn", "coco": "warn"}
+TASKS = (*STAGES, "data")
 TOOLS = {
     "bench": "mto.bench.cli",
     "config": "mto.config.cli",
@@ -160,7 +158,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         arguments.workers,
         arguments.micro_batch or None,
         arguments.processes,
-        arguments.deterministic or DETERMINISTIC.get(arguments.task, "strict"),
+        arguments.deterministic or (STAGES[arguments.task].kernels if arguments.task in STAGES else "strict"),
         arguments.compile,
     )
     if arguments.task == "data":

@@ -7,8 +7,8 @@ from mto.bench.counting import count, windows
 from mto.bench.workloads import build, job_of
 from mto.config import load
 from mto.cost.amounts import work_key
-from mto.names import BASELINES
-from mto.study.study import Step, Study
+from mto.names import BASELINES, Step
+from mto.study.study import Study
 
 
 @pytest.fixture(scope="module")

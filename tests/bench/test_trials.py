@@ -15,7 +15,8 @@ from mto.bench.trials import Asked
 from mto.config import load
 from mto.cost import preflight
 from mto.errors import UserError
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 from mto.training.mim import MaskedImageModel
 
 ROOT = Path(__file__).parents[2]

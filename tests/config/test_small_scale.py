@@ -14,7 +14,8 @@ from mto.config import load
 from mto.data.demo import make_ade20k, make_coco
 from mto.data.imagenet import ImageFolder
 from mto.files import read_json
-from mto.study.study import BASELINES, Step, Study
+from mto.names import BASELINES, Step
+from mto.study.study import Study
 from mto.tasks import data
 from tasks.dense_jobs import save_encoder
 from tasks.tiny import run

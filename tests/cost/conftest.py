@@ -8,7 +8,8 @@ from round_numbers import count
 from mto.config.reading import load, read
 from mto.cost.estimate import Cost, estimate, once
 from mto.cost.measured import Measured
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from mto.cost.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED
 from mto.cost.measured import is_card
 from mto.cost.parts import longest, needed, parts, row, running
 from mto.errors import UserError
-from mto.study.study import Step
+from mto.names import Step
 
 MAE = Step("pretrain", "mae-vitb", 0, 400)
 FINE = Step("finetune", "mae-vitb", 0, 400)

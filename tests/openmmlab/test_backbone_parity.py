@@ -21,9 +21,10 @@ import torch
 import formula
 from mto.config import load
 from mto.methods.encoder import build_encoder
+from mto.names import Step
 from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.libraries import load_mmdet, load_mmseg, quiet
-from mto.study.study import Step, Study
+from mto.study.study import Study
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 OFFICIAL = json.loads((Path(__file__).parent / "official" / "backbone.json").read_text())

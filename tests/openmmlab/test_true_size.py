@@ -16,8 +16,9 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 from mto.config import load
+from mto.names import Step
 from mto.openmmlab.libraries import load_mmdet, load_mmseg
-from mto.study.study import Step, Study
+from mto.study.study import Study
 
 pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[2] / "config.yaml"

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mto.config import load
-from mto.names import Run
-from mto.report.metrics import folder
+from mto.names import Run, Step
 from mto.study.study import Study
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
@@ -74,7 +73,7 @@ def make_tree(root: Path, scale: str, seeds: list[int]) -> tuple[Study, Path]:
         "-".join(map(str, variant.model_dump(exclude_none=True).values())) for variant in config.analysis.variants
     ]
     for task, run, seed, epoch in [*study.segments(), *study.steps()]:
-        out = folder(results, task, run, seed, epoch)
+        out = results / Step(task, run, seed, epoch).folder
         out.mkdir(parents=True)
         (out / "metrics.json").write_text(json.dumps(record(study, task, run, seed, epoch)))
         if task == "heterogeneity":

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from made_up_results import record
 
-from mto.names import Run
-from mto.report.metrics import folder
-from mto.study.study import Step, Study
+from mto.names import Run, Step
+from mto.study.study import Study
 
 LOSSES = {"conmim": ["contrastive"], "bootmae": ["pixel", "feature"]}
 STREAMS = {"bootmae": {"pixel/": 2, "feature/": 2}, "mae": {"": 8}}
@@ -20,7 +19,7 @@ ROWS = 200  # over the whole schedule
 def write_runs(study: Study, results: Path) -> None:
     """metrics.json, history.jsonl and job.json of every pre-training segment of the plan."""
     for step in study.segments():
-        out = folder(results, *step)
+        out = results / step.folder
         out.mkdir(parents=True, exist_ok=True)
         (out / "metrics.json").write_text(json.dumps(record(study, *step)))
         (out / "job.json").write_text(json.dumps({"task": "pretrain", "job": study.job(step), "inputs": {}}))

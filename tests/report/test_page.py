@@ -15,9 +15,9 @@ from made_up_results import CONFIG, make_tree
 
 from mto.config import load
 from mto.errors import UserError
+from mto.names import Step
 from mto.report import page
 from mto.report.cli import main
-from mto.report.metrics import folder
 from mto.report.page import choices, render
 from mto.report.page.findings import Findings
 from mto.report.sheet import Column, Sheet
@@ -113,7 +113,7 @@ def test_it_names_nothing_outside_itself(complete):
 def test_downloads_are_the_files(complete):
     results = complete[1]
     read = Reader((results / "report.html").read_text())
-    expected = {f"{name}.{form}": results / "tables" for name in TABLES for form in ("csv", "tex", "md")}
+    expected = {f"{name}.{form}": results / "tables" for name in complete[0].tables for form in ("csv", "tex", "md")}
     expected |= {f"{name}.pdf": results / "figures" for name in FIGURES} | {"results.csv": results}
     assert read.downloads.keys() == expected.keys()
     for name, folder_ in expected.items():
@@ -172,7 +172,7 @@ def test_steps_whose_compiler_failed_are_named(complete, tmp_path):
         shutil.copytree(path, results / path.relative_to(whole))
     assert "torch.compile failed" not in rendered(study, results, tmp_path / "page.html").words()
     for epoch in (2, 4):
-        path = folder(results, "finetune", "mae-vitb", 0, epoch) / "metrics.json"
+        path = results / Step("finetune", "mae-vitb", 0, epoch).folder / "metrics.json"
         record = json.loads(path.read_text())
         record["provenance"]["eager_images"] = 7
         path.unlink()  # copied
@@ -204,7 +204,7 @@ def test_a_table_that_misses_measurements_is_called_partial(complete, tmp_path):
     shutil.copytree(whole, results)
     name = next(name for name in TABLES if page.job(study)["cells"].get(name))
     task, run, epoch = page.job(study)["cells"][name][0]
-    (folder(results, task, run, 0, epoch) / "metrics.json").unlink()
+    (results / Step(task, run, 0, epoch).folder / "metrics.json").unlink()
     assert "Partial: needs 1 more measurement" in rendered(study, results, tmp_path / "page.html").words()
 
 
@@ -276,7 +276,7 @@ def answered(tmp_path, curves, seeds=(0,), also=()):
     results = tmp_path / "results"
     for (run, seed), curve in curves.items():
         for epoch, value in curve.items():
-            out = folder(results, "finetune", run, seed, epoch)
+            out = results / Step("finetune", run, seed, epoch).folder
             out.mkdir(parents=True)
             identity = {"scale": "demo", "task": "finetune", "run": run, "seed": seed, "epoch": epoch}
             (out / "metrics.json").write_text(json.dumps({**identity, "metrics": {"top1": value}}))

@@ -10,8 +10,8 @@ from made_up_results import CONFIG
 
 from mto.config import load
 from mto.errors import UserError
+from mto.names import Step
 from mto.report.cli import main
-from mto.report.metrics import folder
 from mto.study.study import Study
 
 STUDY = Study(load(CONFIG, scale="demo"))
@@ -25,7 +25,7 @@ def write(results, run, loss, signs, epochs=4.0):
     stream = "pixel/" if run.startswith("bootmae") else ""
     name = "loss_pixel" if stream else "loss_reconstruction"
     signs = {key if key == "constant_ratio" else f"{stream}{key}": value for key, value in signs.items()}
-    out = folder(results, "pilot", run, 0, 4)
+    out = results / Step("pilot", run, 0, 4).folder
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         {"step": i, "epoch": i / 4, name: loss * (1 if i > 12 else 2), **signs} for i in range(1, int(epochs * 4) + 1)
@@ -85,7 +85,7 @@ def test_before_the_baseline_has_learnt_nothing_is_said(results):
 
 @pytest.mark.parametrize("content", ['{"step": 1, "epo', ""])
 def test_a_damaged_history_is_one_line(results, content):
-    path = folder(results, "pilot", "simmim-vitb-mto", 0, 4) / "history.jsonl"
+    path = results / Step("pilot", "simmim-vitb-mto", 0, 4).folder / "history.jsonl"
     path.write_text(content)
     with pytest.raises(UserError, match=r"history\.jsonl: (damaged|empty).* remove .* and run again"):
         table(results)

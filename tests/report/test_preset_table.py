@@ -11,10 +11,10 @@ from made_up_results import CONFIG
 from mto.config import load
 from mto.config.study_plan import Presets
 from mto.errors import UserError
-from mto.names import Run
+from mto.names import BASELINES, Run, Step
 from mto.report.cli import main
-from mto.report.metrics import Report, folder
-from mto.report.preset_table import LOSS, table_presets
+from mto.report.metrics import Report
+from mto.report.preset_table import table_presets
 from mto.study.study import PRESETS, Study
 
 VALUES = {
@@ -45,13 +45,15 @@ def asked(tmp_path):
     for number, run in enumerate(runs):
         parsed = Run.parse(run)
         stream = "pixel/" if parsed.baseline == "bootmae" else ""
-        names = {"loss": LOSS[parsed.baseline]} | {n: f"{stream}{n}" for n in ("masked_cosine", "modal_share")}
+        names = {"loss": BASELINES[parsed.baseline].loss} | {
+            n: f"{stream}{n}" for n in ("masked_cosine", "modal_share")
+        }
         for seed in (0, 1):
             shifted = {name: value + number / 100 + seed / 50 for name, value in VALUES.items()}
             made = {names.get(n, n): v for n, v in shifted.items() if n not in ("finetune", "linear")}
             for task in ("finetune", "linear", "pretrain"):
                 identity = {"scale": "demo", "task": task, "run": run, "seed": seed, "epoch": 8}
-                out = folder(tmp_path, task, run, seed, 8)
+                out = tmp_path / Step(task, run, seed, 8).folder
                 out.mkdir(parents=True)
                 metrics = made if task == "pretrain" else {"top1": shifted[task]}
                 (out / "metrics.json").write_text(json.dumps({**identity, "metrics": metrics}))
@@ -79,7 +81,7 @@ def test_every_value_stands_in_its_row(asked):
 
 def test_what_is_missing_is_said(asked):
     study, results = asked
-    (folder(results, "pretrain", "mae-vitb-mto@text", 1, 8) / "metrics.json").unlink()
+    (results / Step("pretrain", "mae-vitb-mto@text", 1, 8).folder / "metrics.json").unlink()
     sheet = table_presets(Report(study.report_job(PRESETS), results))
     assert sheet.rows[2][-1] == "1"
     assert any("mae-vitb-mto@text" in note for note in sheet.notes)

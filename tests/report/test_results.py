@@ -134,7 +134,7 @@ def test_paper_epoch(tmp_path, epochs, epoch, paper):
 def test_the_folder_is_the_plan_s(demo):
     study, results = demo
     step = study.steps()[0]
-    assert metrics.folder(results, step.task, step.run, step.seed, step.epoch).as_posix().endswith(study.folder(step))
+    assert (results / step.folder).as_posix().endswith(study.folder(step))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from made_up_results import CEILING, CONFIG, accuracy
 
 from mto.config import load
 from mto.errors import UserError
+from mto.names import STAGES
 from mto.report import printed
 from mto.report.cli import main
 from mto.report.sheet import Column, Sheet, escape
-from mto.study.study import AUDIT, STAGES, TABLES, Study
+from mto.study.study import AUDIT, TABLES, Study
 
 
 def build(tree, name, out):

@@ -14,7 +14,8 @@ from tiny_study import EPOCHS, Run, Undisturbed, assert_same, folder, stopped, t
 from workflow_clone import Clone, copy_workflow
 
 from mto.config import load
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 Start = Callable[..., Run]
 pytestmark = pytest.mark.slurm

@@ -13,7 +13,8 @@ from lab import Cluster
 from tiny_study import EPOCHS, assert_same, tiny_study
 
 from mto.config import load
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 pytestmark = pytest.mark.slurm
 

@@ -10,7 +10,8 @@ from tiny import run
 
 from mto.config import load
 from mto.losses.collapsed import collapsed
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 from mto.tasks import data
 from mto.tasks.pretrain import guards
 from mto.tasks.task import Task

@@ -110,6 +110,17 @@ def linear_job(root: Path, baseline: str, optim: dict[str, Any] | None = None, *
     }
 
 
+def knn_job(root: Path, baseline: str, **feature: Any) -> dict[str, Any]:
+    return {
+        **common("knn", baseline, 2),
+        "encoder": _encoder(baseline),
+        "feature": {"pool": "mean", "layer": 2, "norm": True} | feature,
+        "data": {"root": str(root), **PIXELS, "eval": EVAL},
+        "neighbours": 5,
+        "temperature": 0.07,
+    }
+
+
 def heterogeneity_job(root: Path, baseline: str) -> dict[str, Any]:
     job = pretrain_job(root, baseline)
     return {

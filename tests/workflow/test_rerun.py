@@ -11,8 +11,8 @@ import torch
 from workflow_clone import Clone
 
 from mto.config import load
-from mto.names import IMPORTED, RESTART
-from mto.study.study import TABLES, Step, Study
+from mto.names import IMPORTED, RESTART, Step
+from mto.study.study import TABLES, Study
 from mto.tasks.prune import prune
 from mto.training.checkpoint import save_state
 

@@ -30,7 +30,7 @@ def count(job: Job) -> Work:
     with torch.device("meta"):
         model: Any = model_of(job)
     model = model.to("meta")  # what was made of NumPy's arrays
-    passes = {"ade20k": _upernet, "coco": _maskrcnn}.get(job["task"], _own)
+    passes = {"ade20k": _upernet, "coco": _maskrcnn, "knn": _compared}.get(job["task"], _own)
     train, evaluate = passes(job, model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     every = sum(value.numel() for value in model.state_dict().values())
@@ -64,6 +64,12 @@ def _own(job: Job, model: Any) -> tuple[float, float]:
     if job["task"] == "pretrain":
         return train, 0.0
     return train, flops(lambda: model.eval()(**batch, mode="predict"), backward=False) / IMAGES
+
+
+def _compared(job: Job, model: Any) -> tuple[float, float]:
+    side = job["data"]["eval"]["crop"]
+    images = torch.empty(IMAGES, 3, side, side, device="meta")
+    return 0.0, flops(lambda: model.eval().forward_features(images), backward=False) / IMAGES
 
 
 def _upernet(job: Job, model: Any) -> tuple[float, float]:

@@ -22,7 +22,8 @@ from mto.data.transforms import (
     linear_train_transform,
     pretrain_transform,
 )
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 Job = dict[str, Any]
 
@@ -97,6 +98,12 @@ def _probed(job: Job) -> BaseModel:
     return build_model(job, None)
 
 
+def _compared(job: Job) -> Any:
+    from mto.methods.encoder import build_encoder
+
+    return build_encoder(**job["encoder"])
+
+
 def _upernet(job: Job) -> BaseModel:
     from mto.openmmlab.libraries import load_mmseg
 
@@ -134,6 +141,7 @@ _MODELS = {
     "heterogeneity": _pretrained,
     "finetune": _finetuned,
     "linear": _probed,
+    "knn": _compared,
     "ade20k": _upernet,
     "coco": _maskrcnn,
 }
@@ -157,6 +165,7 @@ _VIEWS: dict[str, Callable[[Job], Transform]] = {
     "heterogeneity": eval_transform,
     "finetune": finetune_train_transform,
     "linear": linear_train_transform,
+    "knn": eval_transform,
 }
 
 

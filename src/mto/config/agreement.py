@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from mto.config.models import Config, Resources
 from mto.config.recipe import BaselineConfig, Mask
+from mto.names import BASELINES, TRAINED
 
 #: COCO's training images, where none are made.
 COCO_IMAGES = 118_287
@@ -75,7 +76,7 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
         if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):
             yield f"mto.presets.{reading}.sparsity_layers", looked_at, f"{name} has layers 0 to {layers}"
     yield from _lengths(config, recipe)
-    for stage in ("pretrain", "finetune", "linear", "ade20k", "coco"):
+    for stage in TRAINED:
         yield from _batch(stage, getattr(recipe, stage), getattr(config.resources, stage))
 
 
@@ -93,7 +94,7 @@ def _mask(name: str, mask: Mask, img_size: int, patch_size: int) -> Found:
         masked = math.ceil(cells * mask.ratio) * (cell // patch_size) ** 2
     else:
         masked = patches - int(patches * (1 - mask.ratio))
-    if mask.sampler == "block" and name in ("mae", "bootmae"):
+    if mask.sampler == "block" and BASELINES[name].masked_in == "decoder":
         yield (
             "mask.sampler",
             "block",

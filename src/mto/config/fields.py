@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mto.names import BACKBONES, BASELINES, TERMS
 
 #: No rate, weight or length of a recipe comes near it: what is above is a slip, and overflows somewhere in training.
 MOST = 1e6
@@ -16,17 +18,14 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's legacy generator takes no more
 Share = Annotated[float, Field(ge=0, lt=1)]
 Epoch = Annotated[int, Field(ge=1)]
-Term = Literal["spa", "e", "r"]
-Baseline = Literal[
-    "simmim-vitb",
-    "mae-vitb",
-    "bootmae-vitb",
-    "conmim-vitb",
-    "simmim-vitl",
-    "mae-vitl",
-    "bootmae-vitl",
-    "conmim-vitl",
-]
+if TYPE_CHECKING:
+    Term: TypeAlias = str
+    Baseline: TypeAlias = str
+    Backbone: TypeAlias = str
+else:
+    Term = Literal[TERMS]
+    Backbone = Literal[tuple(BACKBONES)]
+    Baseline = Literal[tuple(f"{baseline}-{backbone}" for backbone in BACKBONES for baseline in BASELINES)]
 
 
 def rising(values: list[float]) -> list[float]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
+from mto.config import fields
 from mto.config.classes import Classes
 from mto.config.fields import Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
 from mto.config.layers import merge
 from mto.config.prices import Plan
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
-from mto.names import PRESET
+from mto.names import PRESET, STAGES, Stage
 
 
 # --------------------------------------------------------------------------------------------------------------- MTO
@@ -118,20 +119,40 @@ class Resources(Model):
         return self
 
 
-class DenseResources(Resources):
-    """UPerNet's pooling and loss, and Mask R-CNN's region features, have no deterministic form on a GPU."""
+class WarnedResources(Resources):
+    """The hardware of a stage with operators that have no deterministic form on a GPU."""
 
     deterministic: Literal[True, False, "warn"] = "warn"
 
 
-class AllResources(Model):
-    pretrain: Resources
-    finetune: Resources
-    linear: Resources
-    ade20k: DenseResources
-    coco: DenseResources
-    heterogeneity: Resources
-    dataset: Resources
+class _AllResources(Model):
+    """The hardware of each stage, and of the jobs that make or check a dataset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_another(cls, given: Any) -> Any:
+        """A stage whose resources are not named has those of the stage that it is like."""
+        if not isinstance(given, dict):
+            return given
+        like = {name: given[stage.like] for name, stage in STAGES.items() if stage.like in given}
+        return {**like, **{name: asked for name, asked in given.items() if asked is not None or name not in like}}
+
+
+def _hardware(stage: Stage) -> Any:
+    """Returns the field of a stage's resources; it may be left out where the stage is like another."""
+    kind: Any = Resources if stage.kernels == "strict" else WarnedResources
+    return (kind, ...) if stage.like is None else (kind | None, None)
+
+
+_KEYS: dict[str, Any] = {name: _hardware(stage) for name, stage in STAGES.items()}
+AllResources: Any = create_model("AllResources", __base__=_AllResources, **_KEYS, dataset=(Resources, ...))
+
+
+class Neighbours(Model):
+    """The vote of the nearest training images; see mto.tasks.knn. DINO:eval_knn.py:31-35 has these values."""
+
+    neighbours: Count = 20
+    temperature: Positive = 0.07
 
 
 class Make(Model):
@@ -239,13 +260,14 @@ class Config(Model):
     study: StudyPlan
     img_size: Count
     patch_size: Count
-    backbones: dict[Literal["vitb", "vitl"], Backbone]
+    backbones: dict[fields.Backbone, Backbone]
     mto: Mto
     pilot: Pilot
     plan: Plan
     baselines: Baselines
     evaluation: Evaluation
     analysis: Analysis
+    knn: Neighbours = Neighbours()
     precision: Literal["fp32", "bf16", "fp16"]
     log_interval: Count
     eval_interval: Count

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from mto.config.fields import Count, Model, NonNegative, Positive
+from mto.names import BASELINES, STAGES
 
-Rate = Literal["simmim", "mae", "bootmae", "conmim", "finetune", "linear", "ade20k", "coco"]
+#: What a core reads for: each baseline's pre-training, and each stage that has a rate of its own.
+RATES = (
+    *(name for name, baseline in BASELINES.items() if baseline.reads_like is None),
+    *(name for name, stage in STAGES.items() if name != "pretrain" and stage.like is None),
+)
+if TYPE_CHECKING:
+    Rate: TypeAlias = str
+else:
+    Rate = Literal[RATES]
 
 
 class Card(Model):
@@ -49,7 +58,7 @@ class Plan(Model):
     def _complete(self) -> Plan:
         if self.card not in self.cards:
             raise ValueError(f"card: no such card: '{self.card}' (plan.cards has: {', '.join(self.cards)})")
-        if lacking := [rate for rate in Rate.__args__ if rate not in self.images_per_core]:  # type: ignore[attr-defined]
+        if lacking := [rate for rate in RATES if rate not in self.images_per_core]:
             raise ValueError(f"images_per_core: lacks {', '.join(lacking)}")
         if max(self.images_per_core.values()) >= self.decoded_per_core:
             raise ValueError("decoded_per_core: must be above every rate of images_per_core, which decode too")

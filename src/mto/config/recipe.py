@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
+from mto.config import fields
 from mto.config.fields import Areas, Count, Model, NonNegative, Positive, Range, Share, Taps, Unit, rising
+from mto.names import BASELINES
 
 
 class Backbone(Model):
@@ -267,7 +270,7 @@ class Coco(TransferStage):
 class BaselineConfig(Model):
     """Everything that one baseline does; `backbones` holds what a backbone changes of it."""
 
-    backbones: Annotated[dict[Literal["vitb", "vitl"], dict[str, Any]], Field(min_length=1)]
+    backbones: Annotated[dict[fields.Backbone, dict[str, Any]], Field(min_length=1)]
     mask: Mask
     pixels: Pixels
     pretrain: Pretrain
@@ -277,53 +280,36 @@ class BaselineConfig(Model):
     coco: Coco
 
 
-class SimmimMethod(Model):
-    drop_path: Share
-    init_values: Positive
+#: The kinds of a method's own settings, which its baseline declares (`mto.names.Baseline.settings`).
+KINDS: dict[str, Any] = {
+    "bool": bool,
+    "count": Count,
+    "fourfold": Annotated[int, Field(ge=4, multiple_of=4)],
+    "positive": Positive,
+    "share": Share,
+}
 
 
-class MaeMethod(Model):
-    decoder_embed_dim: Count
-    decoder_depth: Count
-    decoder_num_heads: Count
-    norm_pix: bool
+class Method(Model):
+    """The settings of a method's own network."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> MaeMethod:
-        if self.decoder_embed_dim % self.decoder_num_heads or self.decoder_embed_dim % 4:
-            raise ValueError(
-                f"decoder_embed_dim {self.decoder_embed_dim} must be a multiple of decoder_num_heads "
-                f"{self.decoder_num_heads} and of 4"
-            )
+    def _heads_divide(self) -> Method:
+        width, heads = getattr(self, "decoder_embed_dim", 0), getattr(self, "decoder_num_heads", None)
+        if heads is not None and (width % heads or width % 4):
+            raise ValueError(f"decoder_embed_dim {width} must be a multiple of decoder_num_heads {heads} and of 4")
         return self
 
 
-class BootmaeMethod(Model):
-    decoder_embed_dim: Annotated[int, Field(ge=4, multiple_of=4)]
-    decoder_depth: Count
-
-
-class ConmimMethod(Model):
-    init_values: Positive
-    projector_dim: Count
-    output_dim: Count
-    temperature: Positive
-
-
-class Simmim(BaselineConfig):
-    method: SimmimMethod
-
-
-class Mae(BaselineConfig):
-    method: MaeMethod
-
-
-class Bootmae(BaselineConfig):
-    method: BootmaeMethod
+def _recipe(name: str, settings: Mapping[str, str]) -> type[BaselineConfig]:
+    """Returns the model of a baseline's recipe, with the settings of its method."""
+    keys: dict[str, Any] = {key: (KINDS[kind], ...) for key, kind in settings.items()}
+    method = create_model(f"{name.capitalize()}Method", __base__=Method, **keys)
+    return create_model(name.capitalize(), __base__=RECIPES.get(name, BaselineConfig), method=(method, ...))
 
 
 class Conmim(BaselineConfig):
-    method: ConmimMethod
+    """ConMIM's recipe, whose teacher needs a view of its own."""
 
     @model_validator(mode="after")
     def _teacher_has_a_view(self) -> Conmim:
@@ -332,8 +318,7 @@ class Conmim(BaselineConfig):
         return self
 
 
-class Baselines(Model):
-    simmim: Simmim
-    mae: Mae
-    bootmae: Bootmae
-    conmim: Conmim
+#: The baselines whose recipes are checked beyond their keys.
+RECIPES: dict[str, type[BaselineConfig]] = {"conmim": Conmim}
+_KEYS: dict[str, Any] = {name: (_recipe(name, baseline.settings), ...) for name, baseline in BASELINES.items()}
+Baselines: Any = create_model("Baselines", __base__=Model, **_KEYS)

@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple, cast
 
 from mto.config.models import Config, Dataset
-from mto.study.study import DATASET
+from mto.names import BASELINES, STAGES
 
 Job = dict[str, Any]
 #: What no count and no rate depends on.
@@ -60,10 +60,10 @@ class Work(NamedTuple):
 
 def size_of(config: Config, task: str) -> Size:
     """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published."""
-    source: Dataset = getattr(config.datasets, DATASET[task])
+    source: Dataset = getattr(config.datasets, STAGES[task].dataset)
     if source.make is None:
-        whole = FULL[DATASET[task]]
-        return whole if DATASET[task] != "imagenet" else _share(whole, config.datasets.imagenet.classes)
+        whole = FULL[STAGES[task].dataset]
+        return whole if STAGES[task].dataset != "imagenet" else _share(whole, config.datasets.imagenet.classes)
     return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
 
 
@@ -102,6 +102,8 @@ def amount(job: Job, since: int, size: Size) -> Amount:
     task = job["task"]
     if task == "heterogeneity":
         return Amount(0, min(job["images"], size.val), 0)
+    if task == "knn":
+        return Amount(0, size.train + size.val, 0)
     batch = job["optim"]["batch_size"]
     if "iterations" in job:
         return Amount(job["iterations"] * batch, size.val, job["iterations"])
@@ -137,7 +139,8 @@ def loading_rates(config: Config, job: Job) -> tuple[float, float]:
     """
     rates = cast("dict[str, float]", config.plan.images_per_core)
     task: str = job["task"]
-    rate = rates[{"pretrain": job["baseline"], "heterogeneity": "linear"}.get(task, task)]
+    baseline = BASELINES[job["baseline"]]
+    rate = rates[(baseline.reads_like or job["baseline"]) if task == "pretrain" else (STAGES[task].like or task)]
     if job["data"].get("decode") == "device":
         return config.plan.files_per_core, rate
     cached = job["data"].get("cache")

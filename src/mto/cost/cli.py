@@ -17,7 +17,8 @@ from mto.cost.measured import Measured
 from mto.cost.parts import Part, parts, row
 from mto.cost.pilot import pilot_costs
 from mto.files import json_object
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 
 def main(argv: list[str] | None = None) -> None:

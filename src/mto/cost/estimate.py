@@ -14,7 +14,8 @@ from mto.config.prices import Card
 from mto.cost.amounts import Amount, Job, Work, amount, bytes_trained, loading_rates, size_of, without_mto, work_key
 from mto.cost.disk import segment_bytes
 from mto.cost.measured import Measured, hours_of
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 FINISHED, LIKE, PREFLIGHT, SCALED, COUNTED = "finished", "finished alike", "preflight", "preflight, scaled", "counted"
 #: A row of history.jsonl and its TensorBoard events, roughly.

@@ -9,7 +9,8 @@ from typing import Any
 
 from mto.cost.amounts import Amount, Job
 from mto.files import read_json
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 PREFLIGHT = "preflight"
 Record = dict[str, Any]

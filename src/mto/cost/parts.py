@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mto.config.study_plan import REPORTS
 from mto.cost.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED, Cost
-from mto.names import BASELINES, Run
-from mto.study.study import REPORTS, STAGES, Step, Study
+from mto.names import BASELINES, STAGES, Run, Step
+from mto.study.study import Study
 
 Costs = Mapping[Step, Cost]
 
@@ -63,7 +64,7 @@ def _backbone(step: Step) -> str:
 
 
 def _order(step: Step) -> tuple[int, int, str]:
-    return STAGES.index(step.task), BASELINES.index(_method(step)), _backbone(step)
+    return list(STAGES).index(step.task), list(BASELINES).index(_method(step)), _backbone(step)
 
 
 def needed(study: Study, steps: Iterable[Step]) -> frozenset[Step]:

@@ -8,7 +8,8 @@ from copy import copy
 from mto.cost.amounts import Job, Work
 from mto.cost.estimate import Cost, estimate
 from mto.cost.measured import Measured
-from mto.study.study import Step, Study
+from mto.names import Step
+from mto.study.study import Study
 
 
 class PilotStudy(Study):

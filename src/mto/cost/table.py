@@ -8,7 +8,7 @@ from typing import Any
 
 from mto.config.prices import Plan
 from mto.cost.estimate import COUNTED, Cost
-from mto.study.study import STAGES
+from mto.names import STAGES
 
 Row = dict[str, Any]
 TITLES = {"stage": "Stage", "method": "Method", "backbone": "Backbone", "table": "Table or figure, alone", "all": "All"}

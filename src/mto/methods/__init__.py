@@ -7,6 +7,8 @@ dict of named loss terms with their sum under ``loss``. Classes are imported on 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mto.names import BASELINES
+
 if TYPE_CHECKING:
     from mto.methods.base import Method, Stream
     from mto.methods.bootmae import BootMAE
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAE", "BootMAE", "ConMIM", "Method", "SimMIM", "Stream"]
 
-_HOME = {"SimMIM": "simmim", "MAE": "mae", "BootMAE": "bootmae", "ConMIM": "conmim", "Method": "base", "Stream": "base"}
+_HOME = {baseline.method: name for name, baseline in BASELINES.items()} | {"Method": "base", "Stream": "base"}
 
 
 def __getattr__(name: str) -> Any:

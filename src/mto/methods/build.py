@@ -7,8 +7,7 @@ from typing import Any
 from mto import methods
 from mto.data.rng import seeded
 from mto.methods.base import Method
-
-CLASSES = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
+from mto.names import BASELINES
 
 
 def build_method(job: dict[str, Any]) -> Method:
@@ -19,4 +18,4 @@ def build_method(job: dict[str, Any]) -> Method:
     """
     arguments = {name: value for name, value in job["method"].items() if name != "name"}
     with seeded(job["seed"], "init"):
-        return getattr(methods, CLASSES[job["method"]["name"]])(**arguments)
+        return getattr(methods, BASELINES[job["method"]["name"]].method)(**arguments)

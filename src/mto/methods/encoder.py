@@ -8,7 +8,7 @@ are timm's Beit: with a relative position bias and LayerScale (SimMIM, ConMIM), 
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
@@ -17,14 +17,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mto.methods.position import resize_absolute, resize_relative, sincos_2d
-
-Baseline = Literal["simmim", "mae", "bootmae", "conmim"]
+from mto.names import BASELINES, Baseline
 
 _SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 _BLOCK_TABLE = "attn.relative_position_bias_table"
 
 
-def timm_arguments(baseline: Baseline) -> tuple[str, dict[str, Any]]:
+def timm_arguments(baseline: str) -> tuple[str, dict[str, Any]]:
     """A timm model and keyword arguments that load a ViT-B's `encoder.safetensors` without a leftover key.
 
     Example:
@@ -32,27 +31,35 @@ def timm_arguments(baseline: Baseline) -> tuple[str, dict[str, Any]]:
         model = timm.create_model(name, num_classes=0, **arguments)
         model.load_state_dict(load_file("encoder.safetensors"))
     """
-    return ("vit" if baseline == "mae" else "beit") + "_base_patch16_224", _style(baseline)
+    return f"{_declared(baseline).encoder}_base_patch16_224", _style(baseline)
 
 
-def _style(baseline: Baseline) -> dict[str, Any]:
+def _declared(baseline: str) -> Baseline:
+    """Returns what `mto.names` declares of a baseline.
+
+    Raises:
+        ValueError: there is no such baseline.
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline: '{baseline}' is none of {', '.join(BASELINES)}")
+    return BASELINES[baseline]
+
+
+def _style(baseline: str) -> dict[str, Any]:
     """timm's arguments that tell the baselines' pre-training encoders apart."""
-    match baseline:
-        case "mae":
-            return {}
-        case "bootmae":
-            # timm.create_model drops arguments that are None; 0 means no LayerScale too.
-            position = {"use_abs_pos_emb": True, "use_shared_rel_pos_bias": False, "init_values": 0.0}
-        case "simmim" | "conmim":
-            position = {"use_abs_pos_emb": False, "use_shared_rel_pos_bias": True}
-        case _:
-            raise ValueError(f"baseline: '{baseline}' is none of simmim, mae, bootmae, conmim")
+    declared = _declared(baseline)
+    if declared.encoder == "vit":
+        return {}
+    position: dict[str, Any] = {"use_abs_pos_emb": False, "use_shared_rel_pos_bias": True}
+    if declared.position == "fixed":
+        # timm.create_model drops arguments that are None; 0 means no LayerScale too.
+        position = {"use_abs_pos_emb": True, "use_shared_rel_pos_bias": False, "init_values": 0.0}
     # 'token' keeps the final norm before pooling, where pre-training has it.
     return {"use_rel_pos_bias": False, "global_pool": "token"} | position
 
 
 def build_encoder(
-    baseline: Baseline,
+    baseline: str,
     *,
     img_size: int = 224,
     patch_size: int = 16,
@@ -92,17 +99,17 @@ def build_encoder(
     }
     style = _style(baseline)
     style.pop("init_values", None)
-    cls = VisionTransformer if baseline == "mae" else Beit
+    cls = VisionTransformer if BASELINES[baseline].encoder == "vit" else Beit
     encoder: Any = cls(**(arguments | style | timm_overrides))
     if encoder.pos_embed is not None:
         grid = encoder.patch_embed.grid_size
-        encoder.pos_embed.data.copy_(sincos_2d(embed_dim, grid, row_first=baseline == "bootmae"))
+        encoder.pos_embed.data.copy_(sincos_2d(embed_dim, grid, row_first=BASELINES[baseline].row_first))
         encoder.pos_embed.requires_grad_(False)
     return encoder
 
 
 def build_classifier(
-    baseline: Baseline,
+    baseline: str,
     *,
     num_classes: int = 1000,
     img_size: int = 224,
@@ -119,10 +126,11 @@ def build_classifier(
     SimMIM's and ConMIM's have a relative bias table in each block (SimMIM:utils.py:207). MAE's positions become
     trainable (MAE:models_vit.py), BootMAE's stay frozen (BootMAE:models/modeling_finetune_bootmae.py:297).
     """
-    if init_values is not None and baseline in ("mae", "bootmae"):
+    declared = _declared(baseline)
+    if init_values is not None and declared.position == "fixed":
         raise ValueError(f"init_values: {baseline}'s encoder is pre-trained without LayerScale; leave it null")
     overrides: dict[str, Any] = {"num_classes": num_classes, "global_pool": "avg"}
-    if baseline in ("simmim", "conmim"):
+    if declared.position == "relative":
         overrides |= {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": False}
     model: Any = build_encoder(
         baseline,
@@ -136,10 +144,10 @@ def build_classifier(
         init_values=init_values,
         **overrides,
     )
-    if baseline == "mae":
+    if declared.encoder == "vit":
         model.pos_embed.requires_grad_(True)
         trunc_normal_(model.head.weight, std=2e-5)  # MAE:main_finetune.py:257; Beit's head is scaled by 0.001 in timm
-    elif baseline == "bootmae":
+    elif declared.position == "fixed":
         nn.init.normal_(model.cls_token, std=1e-6)
     return model
 

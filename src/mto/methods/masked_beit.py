@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mto.methods.base import Method, Stream, attention_map
-from mto.methods.encoder import Baseline, build_encoder, cut_normal_, init_beit
+from mto.methods.encoder import build_encoder, cut_normal_, init_beit
 from mto.methods.position import relative_bias
 
 
@@ -16,7 +16,7 @@ class MaskedBeit(Method):
 
     def __init__(
         self,
-        baseline: Baseline,
+        baseline: str,
         *,
         img_size: int,
         patch_size: int,

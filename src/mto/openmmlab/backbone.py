@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mto.methods.encoder import build_encoder
 from mto.methods.position import resize_absolute, sincos_2d
+from mto.names import BASELINES
 from mto.openmmlab.rel_pos import Grid, RelativePositionBias
 
 #: Tokens from which on attention takes one image at a time: it fills a GPU, and the gradient of a bias, which torch's
@@ -189,7 +190,7 @@ class PlainViT(nn.Module):
             if position == "resized":
                 table = resize_absolute(vit.pos_embed.data, self.grid)
             else:
-                row_first = position == "row_first" or encoder["baseline"] == "bootmae"
+                row_first = position == "row_first" or BASELINES[encoder["baseline"]].row_first
                 table = sincos_2d(encoder["embed_dim"], self.grid, row_first=row_first)
             self.pos_embed = nn.Parameter(table if class_token else table[:, 1:])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from mto.names import ENCODER_STYLE, Run
+from mto.names import BASELINES, Run
 from mto.report import printed
 from mto.report.claim import (
     CONTRADICTED,
@@ -105,7 +105,8 @@ def _transferred(table: dict[tuple[str, str], str], run: str, metric: str) -> tu
 def _architectures() -> Iterator[Claim]:
     table, elsewhere = printed.load("table2_linear"), published("linear")
     probes = {run: float(table[run, "top1@800"]) for run in baselines(table) if Run.parse(run).backbone == "vitb"}
-    inpainting = {run: value for run, value in probes.items() if Run.parse(run).baseline in ENCODER_STYLE}
+    in_encoder = {name for name, baseline in BASELINES.items() if baseline.masked_in == "encoder"}
+    inpainting = {run: value for run, value in probes.items() if Run.parse(run).baseline in in_encoder}
     decoder = {run: value for run, value in probes.items() if run not in inpainting}
     listed = (", ".join(f"{short(run)} {value}" for run, value in style.items()) for style in (decoder, inpainting))
     yield Claim(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mto.names import TERMS, Run
+from mto.names import Run
 from mto.report import printed
 from mto.report.labels import baseline_name
 
@@ -57,8 +57,7 @@ def published(task: str) -> float:
 
 def with_mto(name: str) -> str:
     """`mae-vitb-mto` of `mae-vitb`."""
-    run = Run.parse(name)
-    return Run(run.baseline, run.backbone, TERMS).name
+    return Run.parse(name).with_mto.name
 
 
 def signed(value: float, digits: int = 1) -> str:

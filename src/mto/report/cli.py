@@ -12,9 +12,10 @@ from typing import Any
 from mto.config.reading import load
 from mto.errors import UserError
 from mto.files import json_object
+from mto.names import Step
 from mto.report import metrics
 from mto.study import report_jobs as jobs
-from mto.study.study import FIGURES, PRESETS, TABLES, Study
+from mto.study.study import FIGURES, OURS, TABLES, Study
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("metrics", type=Path, nargs="*", help="metrics.json files, or @FILE with one a line")
     results.set_defaults(action=_results)
 
-    for kind, known in (("table", (*TABLES, PRESETS)), ("figure", FIGURES)):
+    for kind, known in (("table", (*TABLES, *OURS)), ("figure", FIGURES)):
         command = commands.add_parser(kind, help=f"of whatever has finished; some of: {', '.join(known)}")
         command.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(known)} (default: all)")
         command.add_argument("--job", help="one report's job instead of names: JSON, or a file of it")
@@ -83,7 +84,7 @@ def _below(results: Path, wanted: dict[str, Any] | None) -> list[Path]:
     if wanted is None:
         return metrics.finished(results)
     return [
-        metrics.folder(results, task, run, seed, epoch) / "metrics.json"
+        results / Step(task, run, seed, epoch).folder / "metrics.json"
         for seed in wanted["seeds"]
         for task, run, epoch in wanted["steps"]
     ]

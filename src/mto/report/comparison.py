@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from mto.names import DATASETS, STAGES, Cell
 from mto.report import printed
 from mto.report.labels import baseline_name
-from mto.report.metrics import Cell, Report, mean, std
+from mto.report.metrics import Report, mean, std
 from mto.report.rauc import epochs_saved, gains, rauc
 from mto.report.sheet import UNKNOWN, Column, Sheet
 
@@ -25,7 +26,7 @@ class Comparison:
         self.report = report
         self.printed = printed.load(report.name)
         self.task = report.cells[0].task
-        dataset = {"ade20k": "ADE20K", "coco": "COCO"}.get(self.task, "ImageNet-1K")
+        dataset = DATASETS[STAGES[self.task].dataset]
         self.paper, self.elsewhere = (
             name if report.is_paper_scale else f"{name} ({dataset})" for name in ("paper", "elsewhere")
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from mto.names import TERMS, Run
+from mto.names import BACKBONES, BASELINES, TERMS, Run
 
-BASELINES = {"simmim": "SimMIM", "mae": "MAE", "bootmae": "BootMAE", "conmim": "ConMIM"}
-BACKBONES = {"vitb": "ViT-B", "vitl": "ViT-L"}
 STREAMS = {"pixel": "pixel decoder", "feature": "feature decoder"}
 READINGS = {
     **{"pre": "before position", "post": "after position"},
@@ -17,7 +15,7 @@ READINGS = {
 def baseline_name(run: str) -> str:
     """`MAE ViT-B`, whatever MTO does."""
     parsed = Run.parse(run)
-    return f"{BASELINES[parsed.baseline]} {BACKBONES[parsed.backbone]}"
+    return f"{BASELINES[parsed.baseline].title} {BACKBONES[parsed.backbone]}"
 
 
 def run_name(run: str) -> str:

@@ -12,13 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mto.errors import UserError
 from mto.files import replacing
-from mto.names import Run
-from mto.report.labels import BACKBONES
-from mto.study.study import STAGES
+from mto.names import BACKBONES, STAGES, Cell, Run, Step
 
 COLUMNS = (
     *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "preset", "decoder_depth", "seed", "epoch"),
@@ -32,20 +30,6 @@ PERCENT = re.compile(r"top[15]|mIoU|mAcc|aAcc|(box|mask)_ap")
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
 NOT_THERE = "Not there yet, and left out"
 SHOWN_MISSING = 12  # steps that a note names before it only counts
-
-
-class Cell(NamedTuple):
-    """One measured value, over all seeds: as `mto.study.study.Cell`, read back from JSON."""
-
-    task: str
-    run: str
-    epoch: int
-    metric: str
-
-
-def folder(results: Path, task: str, run: str, seed: int, epoch: int) -> Path:
-    """Where a step's files are (as `Study.folder`)."""
-    return results / task / run / f"seed{seed}" / f"epoch{epoch:04d}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -213,7 +197,7 @@ class Report:
         return f"({first}, {last})" + ("" if paper == (first, last) else f" (paper: {paper[0]}, {paper[1]})")
 
     def folder(self, cell: Cell, seed: int) -> Path:
-        return folder(self.results, cell.task, cell.run, seed, cell.epoch)
+        return self.results / Step(cell.task, cell.run, seed, cell.epoch).folder
 
     def step(self, cell: Cell, seed: int) -> dict[str, Any] | None:
         """The metrics.json behind a cell; None, and remembered as missing, where there is none yet.
@@ -279,7 +263,7 @@ class Report:
         total = 0.0
         for task, run, epoch in steps:
             for seed in self.seeds:
-                path = folder(self.results, task, run, seed, epoch) / "metrics.json"
+                path = self.results / Step(task, run, seed, epoch).folder / "metrics.json"
                 hours = (read(path).get("provenance") or {}).get("gpu_hours") if path.exists() else None
                 if hours is None:
                     return None

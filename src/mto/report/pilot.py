@@ -9,10 +9,9 @@ from typing import Any
 
 from mto.errors import UserError
 from mto.losses.collapsed import CONSTANT, collapsed
-from mto.names import Run
+from mto.names import BASELINES, Run, Step
 from mto.report import metrics
 from mto.report.labels import baseline_name
-from mto.report.preset_table import LOSS
 from mto.report.sheet import UNKNOWN, Column, Sheet
 
 BENIGN, HARMFUL, EARLY = "benign", "harmful", "too early to say"
@@ -58,7 +57,7 @@ class Pilot:
 
     @property
     def loss(self) -> float:
-        return self.value(LOSS[self.run.baseline])
+        return self.value(BASELINES[self.run.baseline].loss)
 
     def verdict(self, plain: Pilot) -> str:
         """Of a run with MTO, beside the one without.
@@ -75,7 +74,7 @@ class Pilot:
 def sheet(job: dict[str, Any], results: Path) -> Sheet:
     """The table of a pilot's job (`Study.pilot_report_job`), from `results`/pilot."""
     found = {
-        name: Pilot(name, metrics.folder(results, "pilot", name, job["seed"], job["epochs"]), warmup)
+        name: Pilot(name, results / Step("pilot", name, job["seed"], job["epochs"]).folder, warmup)
         for name, warmup in job["runs"].items()
     }
     title = f"MTO after {job['epochs']} of {job['pretrain_epochs']} epochs"

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from mto.names import Run
+from mto.names import BASELINES, Cell, Run
 from mto.report.comparison import spread
 from mto.report.labels import baseline_name
-from mto.report.metrics import Cell, Report, mean, std
+from mto.report.metrics import Report, mean, std
 from mto.report.sheet import UNKNOWN, Column, Sheet
-
-#: What a baseline reconstructs, in the metrics of its pre-training. BootMAE's two streams: that of its pixels.
-LOSS = {
-    "simmim": "loss_reconstruction",
-    "mae": "loss_reconstruction",
-    "bootmae": "loss_pixel",
-    "conmim": "loss_contrastive",
-}
 
 
 def table_presets(report: Report) -> Sheet:
@@ -28,8 +20,9 @@ def table_presets(report: Report) -> Sheet:
     ]
     for run, epoch in report.rows:
         parsed = Run.parse(run)
-        stream = "pixel/" if parsed.baseline == "bootmae" else ""
-        signs = (LOSS[parsed.baseline], "constant_ratio", f"{stream}masked_cosine", f"{stream}modal_share")
+        baseline = BASELINES[parsed.baseline]
+        stream = f"{baseline.stream}/" if baseline.stream else ""
+        signs = (baseline.loss, "constant_ratio", f"{stream}masked_cosine", f"{stream}modal_share")
         cells = [Cell(task, run, epoch, "top1") for task in ("finetune", "linear")]
         cells += [Cell("pretrain", run, epoch, sign) for sign in signs if epoch]
         preset = (parsed.preset or report.plan["default"]) if parsed.terms else "without" if epoch else "from scratch"

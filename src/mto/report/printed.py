@@ -7,6 +7,8 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from mto.config.study_plan import REPORTS
+
 
 class Reported(NamedTuple):
     """A number that a baseline's own repository or an independent reproduction reports."""
@@ -25,8 +27,11 @@ def load(table: str) -> dict[tuple[str, str], str]:
     """(row, column) to the number as printed ("1.20" keeps its zero). Rows are run names, columns are
     `metric@epoch`, `metric@first-last` or a name.
 
-    Rows called `unassigned` are numbers whose place in the table is not known; they are left out.
+    Rows called `unassigned` are numbers whose place in the table is not known; they are left out. A table that is ours,
+    beyond the paper, has none.
     """
+    if table in REPORTS and REPORTS[table].ours:
+        return {}
     return {(row["row"], row["column"]): row["value"] for row in _rows(table) if row["row"] != "unassigned"}
 
 

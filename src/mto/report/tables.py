@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mto.names import TERMS, Run
+from mto.names import TERMS, Cell, Run
 from mto.report import printed
 from mto.report.audit import audit
 from mto.report.comparison import Comparison
 from mto.report.labels import baseline_name
-from mto.report.metrics import Cell, Report
+from mto.report.metrics import Report
 from mto.report.preset_table import table_presets
 from mto.report.rauc import rauc
 from mto.report.sheet import UNKNOWN, Column, Sheet
@@ -17,12 +17,13 @@ from mto.report.sheet import UNKNOWN, Column, Sheet
 SCRATCH = "from scratch"
 #: The epochs at which the paper prints linear probes.
 PRINTED = (400, 800)
+KNN = ("top1", "top5")
 BEST = "Last: after the last epoch. Best: the best epoch of the same run, chosen on the validation set."
 
 
 def _with_mto(baseline: str) -> tuple[str, str]:
     run = Run.parse(baseline)
-    return run.name, Run(run.baseline, run.backbone, TERMS).name
+    return run.name, run.with_mto.name
 
 
 def table1_rauc(report: Report) -> Sheet:
@@ -135,6 +136,22 @@ def table3_objectives(report: Report) -> Sheet:
     return table.done()
 
 
+def table_knn(report: Report) -> Sheet:
+    """Ours: the vote of the nearest training images, without and with MTO."""
+    title = "Weighted vote of the nearest training images, top-1 (%); ours, beyond the paper."
+    table = Comparison(report, "Nearest neighbours", title)
+    table.sheet.columns = [
+        *(Column("Baseline", align="l"), Column("MTO", align="c"), Column("Epochs"), Column("top-1"), Column("top-5")),
+        *table.closing(),
+    ]
+    for run, epoch in report.rows:
+        cell = Cell(table.task, run, epoch, "top1")
+        texts = [table.quantity(run, name, report.values(cell._replace(metric=name)), None, epoch)[0] for name in KNN]
+        mark = "✓" if Run.parse(run).terms else "" if epoch else SCRATCH
+        table.sheet.rows.append([baseline_name(run), mark, report.epoch(epoch), *texts, *table.close([cell])])
+    return table.done()
+
+
 def tableS1_ade20k(report: Report) -> Sheet:
     """Supplementary Table 1: UPerNet on ADE20K."""
     title = "Semantic segmentation, UPerNet on ADE20K, mIoU (%)."
@@ -164,5 +181,8 @@ def _transfer(report: Report, number: str, title: str, metrics: dict[str, str]) 
 
 TABLES: dict[str, Callable[[Report], Sheet]] = {
     table.__name__: table
-    for table in (table1_rauc, table2_linear, table3_objectives, tableS1_ade20k, tableS2_coco, table_presets, audit)
+    for table in (
+        *(table1_rauc, table2_linear, table3_objectives, tableS1_ade20k, tableS2_coco),
+        *(table_presets, table_knn, audit),
+    )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mto.config.models import Config, Dataset, Preset
@@ -24,7 +25,8 @@ class Jobs:
     def of(self, task: str, run: Run) -> dict[str, Any]:
         """What the jobs of a task on a run have in common, over seeds and epochs."""
         if (task, run.name) not in self._parts:
-            self._parts[task, run.name] = getattr(self, f"_{task}")(run)
+            build = getattr(self, f"_{task}", partial(self._evaluated, task))
+            self._parts[task, run.name] = build(run)
         return self._parts[task, run.name]
 
     def recipe(self, run: Run) -> Any:
@@ -114,6 +116,21 @@ class Jobs:
             "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
             "eval_interval": self.config.eval_interval,
             "log_interval": self.config.log_interval,
+        }
+
+    def _evaluated(self, task: str, run: Run) -> dict[str, Any]:
+        """Builds the job of a stage that trains nothing: the probe's feature, and the settings under its name."""
+        probe = self.recipe(run).linear.probe
+        depth = self.config.backbones[run.backbone].depth
+        return {
+            "encoder": self._encoder(run, drop_path=0.0),
+            "feature": {
+                "pool": probe.feature,
+                "layer": probe.layer if isinstance(probe.layer, int) else depth,
+                "norm": probe.norm,
+            },
+            "data": {**self._data(run, "imagenet"), "eval": self.config.evaluation.model_dump()},
+            **getattr(self.config, task).model_dump(),
         }
 
     def _heterogeneity(self, run: Run) -> dict[str, Any]:

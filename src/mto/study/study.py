@@ -1,65 +1,31 @@
 """The experiment plan: which runs exist, at which epochs they are measured, and which job fills which cell.
 
-A *run* is an identity (baseline, backbone, MTO's terms and preset, decoder depth). A *step* is one cached GPU job: a
-task on a run, with a seed, at a number of completed pre-training epochs. A *cell* is one measured value of a table or a
-figure. The Snakefile asks this module and nothing else; it needs neither torch nor the data.
+Runs, steps and cells are declared in `mto.names`, tables and figures in `mto.config.study_plan`. The Snakefile asks
+this module and nothing else; it needs neither torch nor the data.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from mto.config.models import Config, Preset, Resources
-from mto.config.study_plan import Transfer
+from mto.config.study_plan import REPORTS
 from mto.errors import UserError
-from mto.names import BASELINES, TERMS, Run
+from mto.names import BASELINES, STAGES, Cell, Run, Step
 from mto.study.jobs import Jobs, cache_of, classes_of
 
-REPORTS = (
-    "table1_rauc",
-    "table2_linear",
-    "table3_objectives",
-    "tableS1_ade20k",
-    "tableS2_coco",
-    "table_presets",
-    "fig1_heterogeneity",
-    "fig2_affinity",
-    "fig3_method",
-    "fig4_epochs",
-    "figS1_architectures",
-    "figS2_decoder_depth",
-)
-#: A table beyond the paper, made where it is asked for.
-PRESETS = "table_presets"
 #: The audit of the paper's claims is a table that measures nothing.
 AUDIT = "audit"
-TABLES = (*(name for name in REPORTS if name.startswith("table") and name != PRESETS), AUDIT)
+#: The table whose rows are presets, so that its runs with MTO have no preset in common.
+PRESETS = "table_presets"
+#: Tables beyond the paper, made where they are asked for.
+OURS = tuple(name for name, report in REPORTS.items() if report.ours)
+TABLES = (*(name for name in REPORTS if name.startswith("table") and not REPORTS[name].ours), AUDIT)
 FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
-STAGES = ("pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity")
-DATASET = {stage: stage if stage in ("ade20k", "coco") else "imagenet" for stage in STAGES}
-
-
-class Step(NamedTuple):
-    """One GPU job, and with it the folder of its files."""
-
-    task: str
-    run: str
-    seed: int
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measured value of a table or figure: `metric` of `task` on `run` after `epoch` epochs, over all seeds."""
-
-    task: str
-    run: str
-    epoch: int
-    metric: str
 
 
 class Study:
@@ -104,7 +70,7 @@ class Study:
         """A depth of a decoder that is not there, or the recipe's own, which would train one network twice."""
         if run.decoder_depth is None:
             return
-        own = getattr(self._jobs.recipe(run).method, "decoder_depth", None)
+        own = self.decoder_depth(run)
         plain = replace(run, decoder_depth=None).name
         if own is None:
             raise UserError(f"config.yaml: study asks for {run.name}, but {run.baseline} has no decoder; take {plain}")
@@ -115,13 +81,13 @@ class Study:
 
     def with_mto(self, plain: Run, preset: str) -> Run:
         """The run with MTO's three terms and that preset; the default's goes without saying."""
-        return replace(plain, terms=TERMS, preset=None if preset == self.config.mto.default else preset)
+        return replace(plain.with_mto, preset=None if preset == self.config.mto.default else preset)
 
     # -------------------------------------------------------------------------------------------- cells and steps
     @property
     def tables(self) -> tuple[str, ...]:
         """The tables that are made at this scale."""
-        return tuple(name for name in (*TABLES, PRESETS) if name == AUDIT or getattr(self.config.study, name))
+        return tuple(name for name in (*TABLES, *OURS) if name == AUDIT or getattr(self.config.study, name))
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -132,69 +98,26 @@ class Study:
         """The values that a table or figure shows, in its order; none if it is not made at this scale."""
         if report not in self._known:
             plan = getattr(self.config.study, report)
-            self._known[report] = [] if plan is None else list(self._cells(report, plan))
+            self._known[report] = [] if plan is None else list(plan.cells(self))
         return self._known[report]
 
     def scratch(self, report: str) -> list[Cell]:
         """What stands beside them where the study asks for it: the same measured from scratch, which is epoch 0."""
         if not self.config.study.from_scratch:
             return []
-        measured = [cell for cell in self.cells(report) if cell.task != "heterogeneity"]
-        return list(dict.fromkeys(replace(cell, run=Run.parse(cell.run).plain.name, epoch=0) for cell in measured))
+        measured = [cell for cell in self.cells(report) if STAGES[cell.task].from_scratch]
+        return list(dict.fromkeys(cell._replace(run=Run.parse(cell.run).plain.name, epoch=0) for cell in measured))
 
     @property
     def datasets(self) -> list[str]:
         """The datasets that the measuring jobs read."""
-        read = {DATASET[step.task] for step in self.steps()}
-        return [name for name in dict.fromkeys(DATASET.values()) if name in read]
+        read = {STAGES[step.task].dataset for step in self.steps()}
+        return [name for name in dict.fromkeys(stage.dataset for stage in STAGES.values()) if name in read]
 
     def epochs(self, task: str) -> list[int]:
         """The epochs at which a task may be asked for; 0 is from scratch."""
-        scratch = self.config.study.from_scratch and task not in ("pretrain", "heterogeneity")
+        scratch = self.config.study.from_scratch and STAGES[task].from_scratch
         return [*([0] if scratch else []), *self.config.study.measured_epochs]
-
-    def _cells(self, report: str, plan: Any) -> Iterator[Cell]:
-        if report == "table1_rauc":
-            named = dict.fromkeys([*plan.baselines, *plan.saved])
-            yield from _curve(named, plan.epochs, "finetune")
-        elif report in ("fig4_epochs", "figS1_architectures"):
-            yield from _curve(plan.baselines, plan.epochs, "finetune")
-        elif report == "table2_linear":
-            yield from _curve(plan.baselines, plan.epochs, "linear")
-            if plan.baseline_epoch is not None and plan.baseline_epoch not in plan.epochs:
-                for baseline in plan.baselines:
-                    yield Cell("linear", Run.parse(baseline).name, plan.baseline_epoch, "top1")
-        elif report == "table3_objectives":
-            base = Run.parse(plan.baseline)
-            for subset in plan.subsets:
-                terms = tuple(term for term in TERMS if term in subset)
-                yield Cell("finetune", Run(base.baseline, base.backbone, terms).name, plan.epoch, "top1")
-        elif report == "tableS1_ade20k":
-            yield from _transfer(plan, "ade20k", ["mIoU"])
-        elif report == "tableS2_coco":
-            yield from _transfer(plan, "coco", ["box_ap", "mask_ap"])
-        elif report in ("fig1_heterogeneity", "fig2_affinity"):
-            for run, epochs in plan.models.items():
-                for epoch in epochs:
-                    yield Cell("heterogeneity", Run.parse(run).name, epoch, "H")
-        elif report == PRESETS:
-            for baseline in plan.baselines:
-                plain = Run.parse(baseline)
-                for run in (plain, *(self.with_mto(plain, preset) for preset in plan.presets)):
-                    for epoch in plan.epochs:
-                        yield Cell("finetune", run.name, epoch, "top1")
-                        yield Cell("linear", run.name, epoch, "top1")
-        elif report == "figS2_decoder_depth":
-            base = Run.parse(plan.baseline)
-            default = getattr(self._jobs.recipe(base).method, "decoder_depth", None)
-            if default is None:
-                raise UserError(
-                    f"config.yaml: study.figS2_decoder_depth.baseline: {plan.baseline} has no decoder (use mae-vitb)"
-                )
-            for depth in plan.depths:
-                run = Run(base.baseline, base.backbone, TERMS, None if depth == default else depth)
-                yield Cell("finetune", run.name, plan.epoch, "top1")
-                yield Cell("linear", run.name, plan.epoch, "top1")
 
     def runs(self) -> set[Run]:
         """Every run that a table or figure needs."""
@@ -213,11 +136,9 @@ class Study:
     def select(self, target: str) -> list[Step]:
         """The steps behind a target: a stage's name, or a baseline's."""
         every = [*self.segments(), *self.steps()]
-        if target == "analysis":
-            return [step for step in every if step.task == "heterogeneity"]
         if target in BASELINES:
             return [step for step in every if Run.parse(step.run).baseline == target]
-        return [step for step in every if step.task == target]
+        return [step for step in every if target in (step.task, STAGES[step.task].target)]
 
     def previous(self, run: str, epoch: int) -> int | None:
         """The epoch before this one at which the run is measured: where the segment that ends here continues.
@@ -238,7 +159,11 @@ class Study:
 
     def folder(self, step: Step) -> str:
         """Where a step's files are: identity only, never a hyper-parameter."""
-        return f"{self.results}/{step.task}/{step.run}/seed{step.seed}/epoch{step.epoch:04d}"
+        return f"{self.results}/{step.folder}"
+
+    def decoder_depth(self, run: Run) -> int | None:
+        """The depth of the run's decoder by its recipe; None of a method without one."""
+        return getattr(self._jobs.recipe(run).method, "decoder_depth", None)
 
     def resources(self, stage: str) -> Resources:
         """The hardware of a stage."""
@@ -344,8 +269,8 @@ class Study:
                 "seeds": self.config.seeds if cells else [],  # a drawing is not redrawn for another seed
                 "pretrain_epochs": self.config.study.pretrain_epochs,
                 "plan": plan,
-                "cells": [asdict(cell) for cell in cells],
-                "scratch": [asdict(cell) for cell in scratch],
+                "cells": [cell._asdict() for cell in cells],
+                "scratch": [cell._asdict() for cell in scratch],
             }
         )
 
@@ -369,24 +294,6 @@ def _of_the_default(cells: Iterable[Cell]) -> bool:
     """Whether a cell is of a run that has MTO's default preset."""
     runs = [Run.parse(cell.run) for cell in cells]
     return any(run.terms and run.preset is None for run in runs)
-
-
-def _curve(baselines: Iterable[str], epochs: list[int], task: str) -> Iterator[Cell]:
-    for baseline in baselines:
-        plain = Run.parse(baseline)
-        for run in (plain, Run(plain.baseline, plain.backbone, TERMS)):
-            for epoch in epochs:
-                yield Cell(task, run.name, epoch, "top1")
-
-
-def _transfer(plan: Transfer, task: str, metrics: list[str]) -> Iterator[Cell]:
-    for baseline in plan.baselines:
-        plain = Run.parse(baseline)
-        with_mto = Run(plain.baseline, plain.backbone, TERMS)
-        rows = [(plain, e) for e in plan.baseline_epochs] + [(with_mto, e) for e in plan.mto_epochs]
-        for run, epoch in rows:
-            for metric in metrics:
-                yield Cell(task, run.name, epoch, metric)
 
 
 def _sorted(node: Any) -> Any:

@@ -22,10 +22,10 @@ from mto.data.forms.recognise import TITLES, recognise
 from mto.data.verify import Level
 from mto.errors import UserError
 from mto.files import write_json
+from mto.names import DATASETS
 
 Job = dict[str, Any]
 SPLITS = ("train", "val")  # ImageNet's
-DATASETS = ("imagenet", "ade20k", "coco")
 
 
 def run(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from mto.config import load
 from mto.errors import UserError
 from mto.files import replacing, write_json
-from mto.names import IMPORTED
-from mto.study.study import Step, Study
+from mto.names import IMPORTED, Step
+from mto.study.study import Study
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mto.data.device.pixels import Pixels
 from mto.methods.base import average_
+from mto.methods.features import pooled
 from mto.training.compiled import Compiled
 from mto.training.engine import unwrap
 from mto.training.optim import AUTOCAST, Precision
@@ -202,21 +203,7 @@ class LinearProbe(_Classification):
     @torch.no_grad()
     def features(self, image: Tensor) -> list[Tensor]:
         """One (B, F) feature per layer."""
-        taken: Any = self.encoder.forward_intermediates(
-            image,
-            indices=[layer - 1 for layer in self.layers],
-            return_prefix_tokens=True,
-            norm=self.norm is True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        pooled = []
-        for patches, prefix in taken:
-            parts = {"cls": [prefix[:, 0]], "mean": [patches.mean(1)], "cls_mean": [prefix[:, 0], patches.mean(1)]}
-            x = torch.cat(parts[self.feature], dim=-1).float()
-            pooled.append(F.layer_norm(x, x.shape[-1:], eps=1e-6) if self.norm == "fresh" else x)
-        return pooled
+        return pooled(self.encoder, image, self.layers, self.feature, self.norm)
 
     def forward(self, image: Tensor, label: Tensor, mode: Literal["loss", "predict"] = "loss") -> Any:
         if mode == "predict":

@@ -9,10 +9,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mto.names import TERMS, Run
+from mto.names import TERMS, Cell, Run
 from mto.report import printed
 from mto.report.figures import style
-from mto.report.metrics import Cell, Report, mean, std
+from mto.report.metrics import Report, mean, std
 from mto.report.rauc import epochs_saved
 
 # Told apart without colour too: by the line, and by what the markers are.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from mto.names import ENCODER_STYLE, Run
+from mto.names import BASELINES, Run
 from mto.report.figures import accuracy, style
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report
@@ -17,7 +17,7 @@ def draw(report: Report) -> Figure:
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False).ravel()
     for axes, baseline in zip(panels, baselines, strict=True):
         accuracy.panel(axes, report, baseline)
-        kind = "encoder-style" if Run.parse(baseline).baseline in ENCODER_STYLE else "decoder-style"
+        kind = "encoder-style" if BASELINES[Run.parse(baseline).baseline].masked_in == "encoder" else "decoder-style"
         axes.set_title(f"{baseline_name(baseline)}, {kind}", pad=16)
         axes.set_xlabel("pre-training epochs")
     panels[0].set_ylabel("top-1 (%)")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mto.names import Cell
 from mto.report import printed
 from mto.report.figures import accuracy, style
 from mto.report.labels import run_name
-from mto.report.metrics import Cell, Report, mean, std
+from mto.report.metrics import Report, mean, std
 
 
 def draw(report: Report) -> Figure:

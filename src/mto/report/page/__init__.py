@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mto.study.study import REPORTS, Study
+from mto.config.study_plan import REPORTS
+from mto.study.study import Study
 
 
 def job(study: Study) -> dict[str, Any]:

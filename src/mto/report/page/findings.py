@@ -10,23 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mto.names import TERMS, Run
+from mto.names import STAGES, Run, Step
 from mto.report import metrics
 from mto.report.comparison import spread
 from mto.report.labels import baseline_name, full_name
 from mto.report.rauc import Curve, Saving, epochs_saved
-from mto.study.study import STAGES, Step
 
 #: The figure whose fine-tuning curves answer whether MTO saves epochs.
 CURVES = "fig4_epochs"
-VERB = {
-    "pretrain": "pre-training",
-    "finetune": "fine-tuning",
-    "linear": "linear probe",
-    "ade20k": "UPerNet on ADE20K",
-    "coco": "Mask R-CNN on COCO",
-    "heterogeneity": "heterogeneity",
-}
 
 
 @dataclass(frozen=True)
@@ -76,8 +67,7 @@ class Findings:
         self.results = results
         self.records: dict[Step, dict[str, Any]] = {}
         for path in metrics.finished(results):
-            task, run, seed, epoch = path.parts[-5:-1]
-            self.records[Step(task, run, int(seed[4:]), int(epoch[5:]))] = metrics.read(path)
+            self.records[Step.at(path.parent)] = metrics.read(path)
 
     # --------------------------------------------------------------------------------------------- planned and done
     def steps(self, name: str) -> list[Step]:
@@ -110,7 +100,7 @@ class Findings:
         rate = f"{rates[0]:.0f} to {rates[-1]:.0f}" if len(rates) > 1 else "".join(f"{rate:.0f}" for rate in rates)
         planned = [step for step in self.planned if step.task == name]
         return Stage(
-            name=VERB[name],
+            name=STAGES[name].title,
             planned=len(planned),
             done=sum(step in self.records for step in planned),
             gpu_hours=sum(p.get("gpu_hours") or 0.0 for p in done),
@@ -134,7 +124,7 @@ class Findings:
     def eager(self) -> list[str]:
         """Folders of steps that trained on some images eagerly, since torch.compile had failed."""
         done = sorted(step for step in self.records if self._provenance(step).get("eager_images"))
-        return [str(metrics.folder(Path(), *step)) for step in done]
+        return [step.folder for step in done]
 
     @cached_property
     def versions(self) -> dict[str, str]:
@@ -154,7 +144,7 @@ class Findings:
             wall, hours = given.get("wall_seconds"), given.get("gpu_hours")
             rows.append(
                 [
-                    *(VERB[step.task], full_name(step.run), str(step.seed), str(step.epoch)),
+                    *(STAGES[step.task].title, full_name(step.run), str(step.seed), str(step.epoch)),
                     *(short(given.get("commit") or "unknown"), _device(given)),
                     *("" if wall is None else f"{wall:.0f}", "" if hours is None else f"{hours:.2f}"),
                 ]
@@ -170,8 +160,7 @@ class Findings:
         return [self._answer(run) for run in plain]
 
     def _answer(self, plain: str) -> Answer:
-        parsed = Run.parse(plain)
-        run = Run(parsed.baseline, parsed.backbone, TERMS).name
+        run = Run.parse(plain).with_mto.name
         final = max(epoch for _, name, epoch in self.job["cells"][CURVES] if name == plain)
         savings: list[Saving] = []
         ends: list[tuple[float, float | None]] = []
@@ -329,4 +318,4 @@ def short(commit: str) -> str:
 def describe(step: Step) -> str:
     """`fine-tuning of MAE ViT-B + MTO at epoch 8, seed 0`."""
     when = f"at epoch {step.epoch}" if step.epoch else "from scratch"
-    return f"{VERB[step.task]} of {full_name(step.run)} {when}, seed {step.seed}"
+    return f"{STAGES[step.task].title} of {full_name(step.run)} {when}, seed {step.seed}"

@@ -10,20 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mto.config.study_plan import REPORTS, About
 from mto.files import replacing
-from mto.names import Run
+from mto.names import BASELINES, Run, Step
 from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
 from mto.report.comparison import MISSING
-from mto.report.labels import BASELINES, baseline_name, full_name, stream_name
+from mto.report.labels import baseline_name, full_name, stream_name
 from mto.report.metrics import NOT_THERE
 from mto.report.page import choices, histories
 from mto.report.page.charts import Line, Scale, draw
 from mto.report.page.findings import Findings, describe, short
 from mto.report.page.histories import History
 from mto.report.sheet import Column, Sheet
-from mto.study.study import Step
+from mto.study.study import AUDIT
 
 TYPES = {"csv": "text/csv", "tex": "application/x-tex", "md": "text/markdown", "pdf": "application/pdf"}
 WORDS = {"csv": "CSV", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF"}
@@ -31,36 +32,8 @@ WORDS = {"csv": "CSV", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF"}
 LOOKS = {HOLDS: "yes", NOT_FOLLOWING: "mixed", CONTRADICTED: "no", OPEN: "open", MISSING: "lacking"}
 
 
-class About(NamedTuple):
-    """What a table or figure reproduces: its place in the paper, what it shows, and the equations behind it."""
-
-    number: str
-    shows: str
-    equations: tuple[int, ...] = ()
-
-
 #: What a name is, where no sheet says it: the figures, and the tables that are not made yet.
-ABOUT = {
-    "table1_rauc": About("Table 1", "Fine-tuning over pre-training: RAUC, and the epochs that MTO saves", (6,)),
-    "table2_linear": About("Table 2", "Linear probes without and with MTO, and their RAUC", (6,)),
-    "table3_objectives": About("Table 3", "Which of MTO's three terms", (3, 4, 5)),
-    "tableS1_ade20k": About("Supplementary Table 1", "Semantic segmentation on ADE20K"),
-    "tableS2_coco": About("Supplementary Table 2", "Detection and instance segmentation on COCO"),
-    "table_presets": About("Presets", "MTO's readings side by side; ours, beyond the paper"),
-    "audit": About("Audit", "The paper's checkable claims, each with its arithmetic and a verdict"),
-    "fig1_heterogeneity": About(
-        "Figure 1", "Heterogeneity H of every layer, of converged models and an early one", (2,)
-    ),
-    "fig2_affinity": About(
-        "Figure 2", "Affinity between all tokens, layer by layer; H is its masked-visible part", (2,)
-    ),
-    "fig3_method": About("Figure 3", "Where MTO acts: on an encoder, or on a decoder", (3, 4, 5)),
-    "fig4_epochs": About(
-        "Figure 4", "Fine-tuning accuracy over pre-training, and the epochs that MTO saves (Table 1)", (6,)
-    ),
-    "figS1_architectures": About("Supplementary Figure 1", "An encoder-style method beside a decoder-style one"),
-    "figS2_decoder_depth": About("Supplementary Figure 2", "The depth of MAE's decoder, with MTO"),
-}
+ABOUT = REPORTS | {AUDIT: About("Audit", "The paper's checkable claims, each with its arithmetic and a verdict")}
 
 
 @dataclass(frozen=True)
