@@ -25,7 +25,7 @@ SHELL := bash
 .PHONY: demo report test test-slow test-slurm lint format schema lock clean setup
 
 demo: $(READY)
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores all --logger mto
 	@echo "The report: file://$(CURDIR)/results/demo/report.html"
 
 report: $(READY)

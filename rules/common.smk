@@ -86,11 +86,15 @@ def prepare_shell():
     passed_over = {name: d.bad_files_limit for name, d in study.config.datasets if d.bad_files == "skip"}
     exports = f"PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH {VARIABLE}={shlex.quote(canonical(passed_over))}"
     in_a_job = pass_on.OUTLIVE if workflow.remote_exec else ""
-    prefix = f"{STRICT}{in_a_job}export {exports}\n{KEEP_LOG}"
+    prefix = f"{STRICT}{in_a_job}export {exports}\n{KEEP_LOG_ALONE if shows_progress() else KEEP_LOG}"
     shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 
 STRICT = "set -euo pipefail\n"
+# Under a bar of progress the log is kept, and nothing shown.
+KEEP_LOG_ALONE = """
+keep_log() ( trap "" INT TERM USR1; cat > "$1" )
+"""
 # A copy of what is shown, where each line names its job. It outlives the signals on which a task saves and stops.
 KEEP_LOG = """
 keep_log() (
@@ -99,6 +103,12 @@ keep_log() (
     tee "$1" | while IFS= read -r line || [ -n "$line" ]; do printf "%s | %s\\n" "${name%.log}" "$line"; done
 )
 """
+
+
+def shows_progress():
+    """Whether this process draws the bar of `--logger mto`, into which the lines of its own jobs would break."""
+    settings = workflow.output_settings
+    return workflow.local_exec and "mto" in settings.log_handler_settings and not settings.verbose
 
 
 def require_datasets():
