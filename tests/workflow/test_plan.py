@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 from workflow_clone import ROOT, Clone, copy_workflow
 
+from mto.names import STAGES
+
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "sklearn", "matplotlib")
 
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
 # epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400. Probed: four baselines, plain and
 # with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five,
-# and beside each value the same from scratch (five fine-tuned, four probed, three transferred to each). Small: that
-# too, but no ViT-L.
+# and beside each value the same from scratch (five fine-tuned, four probed, three transferred to each); the nearest
+# neighbours of four, from scratch, without and with MTO. Small: as the demo, but no ViT-L and no neighbours.
 TRANSFERS = {"ade20k_upernet": 12, "coco_maskrcnn": 12}
 JOBS = {
     "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
-    "demo": {"pretrain_segment": 50, "finetune_encoder": 55, "linear_probe": 24} | TRANSFERS,
+    "demo": {"pretrain_segment": 50, "finetune_encoder": 55, "linear_probe": 24, "knn_vote": 12, "table": 7}
+    | TRANSFERS,
     "small": {"pretrain_segment": 50, "finetune_encoder": 54, "linear_probe": 19, "heterogeneity": 5} | TRANSFERS,
 }
 SAME = {
@@ -56,7 +59,7 @@ def test_a_baseline_plans_its_own_jobs_and_nothing_else(clone: Clone) -> None:
     folders = {file.split("/")[3] for file in planned if "/data/" not in file}
     runs = {"mae-vitb", "mae-vitb-mto", "mae-vitl", "mae-vitl-mto", *(f"mae-vitb-mto-depth{d}" for d in (1, 2, 4, 12))}
     assert folders == runs
-    tasks = {"data", "pretrain", "finetune", "linear", "ade20k", "coco", "heterogeneity"}
+    tasks = {"data", *STAGES}
     assert {file.split("/")[2] for file in planned} == tasks
 
 
