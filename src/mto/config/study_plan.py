@@ -228,7 +228,7 @@ class StudyPlan(Model):
     table_knn: Annotated[
         Neighbours | None,
         About("Nearest neighbours", "The vote of the nearest training images; ours, beyond the paper", ours=True),
-    ] = None
+    ]
     fig1_heterogeneity: Annotated[
         Models | None,
         About("Figure 1", "Heterogeneity H of every layer, of converged models and an early one", (2,)),
