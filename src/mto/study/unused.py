@@ -7,7 +7,8 @@ from typing import Any
 
 from mto.config.layers import EACH, Part, Place, reaches
 from mto.config.reading import Resolved
-from mto.study.study import DATASET, STAGES, Study
+from mto.names import STAGES
+from mto.study.study import Study
 
 
 def unused(study: Study, resolved: Resolved) -> list[str]:
