@@ -116,7 +116,7 @@ class Idle:
     def _of_recipe(self, above: Place, baseline: str, rest: list[Any]) -> tuple[Place, str] | None:
         recipe = getattr(self.config.baselines, baseline)
         match rest:
-            case [stage, *_] if stage in DATASET and stage != "pretrain" and (stage, baseline) not in self.measured:
+            case [stage, *_] if stage in STAGES and stage != "pretrain" and (stage, baseline) not in self.measured:
                 return (*above, stage), f"no table has a {stage} of it"
             case [stage, "schedule", "milestones" | "gamma"] if stage in STAGES:
                 kind = getattr(recipe, stage).schedule.kind
