@@ -28,7 +28,7 @@ from mto.runtime.ranks import forget_others, is_launched, number
 TASKS = (*STAGES, "data")
 TOOLS = {
     "bench": "mto.bench.cli",
-    "config": "mto.config.cli",
+    "config": "mto.study.cli",
     "emulate": "mto.emulate.cli",
     "plan": "mto.cost.cli",
     "preflight": "mto.cost.preflight",

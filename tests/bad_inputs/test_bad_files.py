@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from mto.__main__ import main
 from mto.config import load
 from mto.errors import UserError
-from mto.methods.build import build_method
 from mto.names import Step
 from mto.report import metrics, profiles
 from mto.report.figures import fig2_affinity
 from mto.study.study import Study
+from mto.tasks.build import build_method
 from mto.tasks.released import import_checkpoint
 from tasks.tiny import heterogeneity_job, make_images, pretrain_job, run
 

@@ -4,9 +4,9 @@ import pytest
 
 from mto.bench import measure
 from mto.bench.counting import count, windows
+from mto.bench.work import work_key
 from mto.bench.workloads import build, job_of
 from mto.config import load
-from mto.cost.amounts import work_key
 from mto.names import BASELINES, Step
 from mto.study.study import Study
 

@@ -14,10 +14,10 @@ import yaml
 from mto import MaskedTokenOptimization
 from mto.__main__ import parse
 from mto.config import Config, load
-from mto.config.cli import SCHEMA, differences, main, schema
 from mto.config.layers import DATA, RECIPES, SCALES
 from mto.config.reading import read
 from mto.errors import UserError
+from mto.study.cli import SCHEMA, differences, main, schema
 from mto.tasks.task import Task
 
 FILE = Path(__file__).parents[2] / "config.yaml"

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mto.config import load
-from mto.config.cli import main
 from mto.config.layers import RECIPES, SCALES
 from mto.config.reading import Source, kept, load_kept, problems, read, resolve
 from mto.errors import UserError
+from mto.study.cli import main
 from mto.study.study import Study
 
 FILE = Path(__file__).parents[2] / "config.yaml"

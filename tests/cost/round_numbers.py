@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mto.cost.amounts import Work
+from mto.bench.work import Work
 
 
 def count(job: dict[str, Any]) -> Work:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from round_numbers import count
 
-from mto.bench.cli import WITH_LOADER
-from mto.cost.amounts import amount, evaluations, loading_rates, size_of, work_key
+from mto.bench.cases import WITH_LOADER
+from mto.bench.work import work_key
+from mto.cost.amounts import amount, evaluations, loading_rates, size_of
 from mto.cost.estimate import COUNTED, FINISHED, LIKE, PREFLIGHT, SCALED
 from mto.cost.measured import is_card
 from mto.cost.parts import longest, needed, parts, row, running

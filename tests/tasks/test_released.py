@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from mto.config import load
 from mto.errors import UserError
-from mto.methods.build import build_method
 from mto.names import Step
 from mto.study.study import Study
 from mto.tasks import pretrain
+from mto.tasks.build import build_method
 from mto.tasks.heterogeneity import load_model
 from mto.tasks.released import import_checkpoint, main, read
 from mto.tasks.task import Task

@@ -19,18 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mto import names
+from mto.bench.cases import STAGES
 from mto.emulate import cli as emulated
 from mto.emulate.card import Card
 from mto.errors import UserError
-from mto.names import BASELINES, TRAINED
-
-#: name -> the task, and what the run's name adds to ``<baseline>-vitb``
-STAGES = {"pretrain": ("pretrain", ""), "pretrain-mto": ("pretrain", "-mto")} | {
-    name: (name, "-mto") for name in TRAINED if name != "pretrain"
-}
-#: tasks whose data path is measured too
-WITH_LOADER = tuple(name for name in TRAINED if names.STAGES[name].dataset == "imagenet")
+from mto.names import BASELINES
 
 COLUMNS = {
     "baseline": "baseline",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mto.bench.work import Work
 from mto.bench.workloads import Job, batch_of, model_of
-from mto.cost.amounts import Work
 
 IMAGES = 2  # a batch norm and mixup want more than one
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mto.bench.cli import STAGES
+from mto.bench.cases import STAGES
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained
 from mto.bench.workloads import Job, job_of
 from mto.emulate import start

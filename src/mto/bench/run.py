@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mto.bench import loading
-from mto.bench.cli import STAGES, WITH_LOADER
+from mto.bench.cases import STAGES, WITH_LOADER
 from mto.bench.counting import count
 from mto.bench.measure import Step, flops, interleaved, memory, operators, peak_flops
 from mto.bench.workloads import Job, Workload, build, job_of

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 
 from mto.bench import loading
-from mto.bench.cli import WITH_LOADER
+from mto.bench.cases import WITH_LOADER
 from mto.bench.counting import count
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained, mto_ratio, side_by_side
-from mto.cost.amounts import work_key
+from mto.bench.work import work_key
 from mto.data.layout import check
 from mto.data.listing import NAME, save
 from mto.errors import UserError

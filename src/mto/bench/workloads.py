@@ -11,7 +11,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from mto.bench.cli import STAGES
+from mto.bench.cases import STAGES
 from mto.data.imagenet import collate
 from mto.data.rng import generator, seeded
 from mto.data.transforms import (

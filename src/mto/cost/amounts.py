@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple, cast
 
 from mto.config.models import Config, Dataset
 from mto.names import BASELINES, STAGES
 
 Job = dict[str, Any]
-#: What no count and no rate depends on.
-APART = (
-    *("scale", "recipe", "run", "seed", "epoch", "epochs", "iterations", "code_version", "precision"),
-    *("optim", "schedule", "log_interval", "eval_interval", "save_interval"),
-)
 
 
 class Size(NamedTuple):
@@ -38,24 +32,6 @@ class Amount(NamedTuple):
     trained: int
     evaluated: int
     steps: int
-
-
-class Work(NamedTuple):
-    """Of a job.
-
-    Attributes:
-        train: floating-point operations for an image trained on, forward, backward and teacher.
-        evaluate: for an image evaluated.
-        trained: numbers that are trained.
-        fixed: other numbers in a training state: teachers, running averages, frozen parts, buffers.
-        encoder: numbers in encoder.safetensors; 0 where there is none.
-    """
-
-    train: float
-    evaluate: float
-    trained: int
-    fixed: int
-    encoder: int
 
 
 def size_of(config: Config, task: str) -> Size:
@@ -116,14 +92,6 @@ def amount(job: Job, since: int, size: Size) -> Amount:
 def evaluations(job: Job) -> int:
     """How often a job evaluates: at its interval, and at its end."""
     return -(-job["epochs"] // job.get("eval_interval", job["epochs"]))
-
-
-def work_key(job: Job) -> str:
-    """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
-    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root", "classes")}
-    apart = (*APART, "method") if "encoder" in job else APART  # of a job from scratch: whose first weights it has
-    rest = {key: value for key, value in job.items() if key not in apart}
-    return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))
 
 
 def without_mto(job: Job) -> Job | None:

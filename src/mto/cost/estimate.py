@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mto.bench.work import Work, work_key
 from mto.config.prices import Card
-from mto.cost.amounts import Amount, Job, Work, amount, bytes_trained, loading_rates, size_of, without_mto, work_key
+from mto.cost.amounts import Amount, Job, amount, bytes_trained, loading_rates, size_of, without_mto
 from mto.cost.disk import segment_bytes
 from mto.cost.measured import Measured, hours_of
 from mto.names import Step

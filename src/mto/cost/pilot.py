@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 
-from mto.cost.amounts import Job, Work
+from mto.bench.work import Work
+from mto.cost.amounts import Job
 from mto.cost.estimate import Cost, estimate
 from mto.cost.measured import Measured
 from mto.names import Step

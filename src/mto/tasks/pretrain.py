@@ -16,8 +16,8 @@ from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.files import link_or_copy
-from mto.methods.build import build_method
 from mto.names import IMPORTED, TERMS
+from mto.tasks.build import build_method
 from mto.tasks.task import Task
 from mto.training.engine import Engine, train, unwrap
 from mto.training.guard import Guard

@@ -58,7 +58,7 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
         UserError: the run exists; the file is missing, would run code, or holds another network.
     """
     from mto.losses.mto import MaskedTokenOptimization
-    from mto.methods.build import build_method
+    from mto.tasks.build import build_method
     from mto.tasks.pretrain import save_encoder
     from mto.tasks.task import Task
     from mto.training.checkpoint import save_state

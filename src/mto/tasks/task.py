@@ -124,7 +124,7 @@ class Task:
     def read_encoder(self) -> dict[str, Tensor]:
         """The tensors of the input ``encoder``, under timm's names; at epoch 0 those that pre-training starts from."""
         if self.job["epoch"] == 0:
-            from mto.methods.build import build_method
+            from mto.tasks.build import build_method
 
             method = build_method(self.job)
             return method.encoder_state(method.make_teacher())

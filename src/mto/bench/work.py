@@ -1,0 +1,39 @@
+"""What a job does with an image, and which jobs do the same. It needs no torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+Job = dict[str, Any]
+#: What no count and no rate depends on.
+APART = (
+    *("scale", "recipe", "run", "seed", "epoch", "epochs", "iterations", "code_version", "precision"),
+    *("optim", "schedule", "log_interval", "eval_interval", "save_interval"),
+)
+
+
+class Work(NamedTuple):
+    """What a job does with an image, counted on its own network.
+
+    Attributes:
+        train: floating-point operations for an image trained on, forward, backward and teacher.
+        evaluate: for an image evaluated.
+        trained: numbers that are trained.
+        fixed: other numbers in a training state: teachers, running averages, frozen parts, buffers.
+        encoder: numbers in encoder.safetensors; 0 where there is none.
+    """
+
+    train: float
+    evaluate: float
+    trained: int
+    fixed: int
+    encoder: int
+
+
+def work_key(job: Job) -> str:
+    """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
+    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root", "classes")}
+    apart = (*APART, "method") if "encoder" in job else APART  # of a job from scratch: whose first weights it has
+    rest = {key: value for key, value in job.items() if key not in apart}
+    return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))
