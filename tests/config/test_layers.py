@@ -67,6 +67,10 @@ def test_whatever_a_user_writes_reaches_the_settings(data: st.DataObject) -> Non
     value = data.draw(another(at(WHOLE[scale], place)))
     in_file = data.draw(st.booleans())
     source = Source(nested(place, value)) if in_file else Source(given=nested(place, value))
+    if place == ("study", "pretrain_epochs") and value % 8:
+        with pytest.raises(UserError, match="no whole epoch"):  # that can be measured
+            resolve(source, scale=scale, recipe=recipe)
+        return
     resolved = resolve(source, scale=scale, recipe=recipe)
     assert at(resolved.merged, place) == value
     config, wrong = problems(resolved)
@@ -130,6 +134,36 @@ def test_a_list_takes_the_place_of_the_first() -> None:
     config = load(nested("study.fig2_affinity.models", {"mae-vitb": [8]}), scale="demo")
     assert config.study.fig2_affinity is not None
     assert config.study.fig2_affinity.models == {"mae-vitb": [8]}
+
+
+# -------------------------------------------------------------------------------------------------------------- epochs
+@given(st.sampled_from(SCALES), st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_another_length_leaves_every_epoch_its_share(scale: str, times: int) -> None:
+    """The whole edit is one number: whatever is measured follows, and the other settings stay."""
+    before = load({}, scale=scale)
+    length = times * before.study.pretrain_epochs
+    after = load({"study": {"pretrain_epochs": length}}, scale=scale)
+    assert after.study.asked() == {
+        name: [times * epoch for epoch in epochs] for name, epochs in before.study.asked().items()
+    }
+    assert after.study.measured_epochs == [times * epoch for epoch in before.study.measured_epochs]
+    assert after.study.measured_epochs[-1] == length
+    assert after.model_dump(exclude={"study"}) == before.model_dump(exclude={"study"})
+    plan = Study(after)
+    assert max(step.epoch for step in plan.segments()) == length
+
+
+def test_a_length_may_be_given_twice_and_epochs_of_ones_own_are_taken_as_they_stand() -> None:
+    shorter = {"study": {"pretrain_epochs": 10}}  # at which nothing of mini is whole
+    assert load(Source(shorter, given={"study": {"pretrain_epochs": 16}}), scale="mini") == load({}, scale="mini")
+    own = {"pretrain_epochs": 32, "measured_epochs": [2, 4, 8, 16, 32]}
+    study = load({"study": own}, scale="mini").study
+    assert study.measured_epochs == [2, 4, 8, 16, 32]
+    assert study.fig4_epochs is not None
+    assert study.fig4_epochs.epochs == [2, 4, 8, 16, 32]
+    assert study.table1_rauc is not None
+    assert study.table1_rauc.windows == [[4, 16], [8, 16]]
 
 
 # ------------------------------------------------------------------------------------------------------------- presets

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +181,21 @@ class Stack:
             for key in reversed(part.at):
                 node = {key: node}
             said = merge(said, node)
+        self._keep_shares(said)
         self._ask_again(said)
         _yield_to(self.settings, said)
         _start_over(self.settings, said)
         self.settings = merge(self.settings, said)
         self.parts += layer
+
+    def _keep_shares(self, said: dict[str, Any]) -> None:
+        """Another length of pre-training leaves each epoch that a lower layer set its share of the schedule."""
+        tables, now = said.get("study"), self.settings.get("study")
+        before, after = (study.get("pretrain_epochs") if isinstance(study, dict) else None for study in (now, tables))
+        if type(before) is int and type(after) is int and 0 < before != after > 0:
+            share = Fraction(after, before)
+            self.settings = {**self.settings, "study": {**_epochs(now, share), "pretrain_epochs": before}}
+            self._hidden = {name: _epochs(keys, share) for name, keys in self._hidden.items()}
 
     def _ask_again(self, said: dict[str, Any]) -> None:
         """Keys that are given to a table which is null are laid over what it was before it was made null."""
@@ -248,6 +260,55 @@ def _without(block: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, dict) and isinstance(said[key], dict):
             left[key] = _without(value, said[key])
     return left
+
+
+# -------------------------------------------------------------------------------------------------------------- epochs
+#: The keys below `study` that hold epochs of pre-training.
+EPOCHS = ("measured_epochs", "epochs", "epoch", "baseline_epochs", "mto_epochs", "baseline_epoch", "windows", "models")
+#: In the place of a table's epochs: all of `measured_epochs`.
+MEASURED = "measured"
+
+
+def _epochs(node: Any, share: Fraction, within: bool = False) -> Any:
+    """Returns the block with each of its epochs times the share; one that is not whole stays a fraction."""
+    if isinstance(node, dict):
+        return {key: _epochs(value, share, within or key in EPOCHS) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_epochs(value, share, within) for value in node]
+    if not within or type(node) not in (int, Fraction):
+        return node
+    epoch = node * share
+    return epoch.numerator if epoch.denominator == 1 else epoch
+
+
+def complete_epochs(settings: dict[str, Any]) -> None:
+    """Gives each table whose epochs are `measured` those of `measured_epochs`.
+
+    Raises:
+        LookupError: the place of the length of pre-training at which an epoch of a lower layer is not whole, and that.
+    """
+    study = settings.get("study")
+    if not isinstance(study, dict):
+        return
+    measured, tables = study.get("measured_epochs"), {k: v for k, v in study.items() if isinstance(v, dict)}
+    if odd := sorted(_odd(study)):
+        raise LookupError(("study", "pretrain_epochs"), odd[0])
+    known = measured if isinstance(measured, list) and all(type(epoch) is int for epoch in measured) else []
+    rises = bool(known) and all(earlier < later for earlier, later in pairwise(known))
+    for name, table in tables.items():
+        if table.get("epochs") == MEASURED:  # of a list that is refused nothing more is to be said
+            study[name] = {**table, "epochs": list(known)} if rises else None
+
+
+def _odd(node: Any, within: bool = False) -> Iterator[Fraction]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _odd(value, within or key in EPOCHS)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _odd(value, within)
+    elif within and isinstance(node, Fraction):
+        yield node
 
 
 # ------------------------------------------------------------------------------------------------------------- presets

@@ -101,8 +101,15 @@ def resolve(source: Source, *, scale: str | None = None, recipe: str | None = No
         layers.complete_presets(stack.settings)
     except LookupError as error:
         place, named = error.args
-        known = ", ".join(name for name in stack.settings["mto"]["presets"] if name != place[2])
-        raise UserError(resolved.told(place, f": {_shown(named)} is no preset to take from ({known})")) from None
+        others = ", ".join(name for name in stack.settings["mto"]["presets"] if name != place[2])
+        raise UserError(resolved.told(place, f": {_shown(named)} is no preset to take from ({others})")) from None
+    try:
+        layers.complete_epochs(stack.settings)
+    except LookupError as error:
+        place, odd = error.args
+        length = stack.settings["study"]["pretrain_epochs"]
+        message = f" {length}: what is measured keeps its share of it, and {float(odd):g} of {length} is no whole epoch"
+        raise UserError(resolved.told(place, f"{message}; take another length, or name the epochs of study")) from None
     return resolved
 
 

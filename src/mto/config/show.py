@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mto.config.layers import Origin, Place, reaches
+from mto.config.layers import MEASURED, Origin, Place, reaches
 from mto.config.models import Config
 from mto.config.reading import Resolved
 from mto.errors import UserError
@@ -71,6 +71,9 @@ def _told(resolved: Resolved, place: Place, value: Any) -> Iterator[str]:
         yield "    its default; no file sets it"
     for word, origin in zip(["set by", *["over"] * len(found)], found, strict=False):
         before = "" if word == "set by" else f"{_shown(origin.value)}, of "
+        if word == "set by" and origin.value != value and place[0] == "study":
+            share = "" if origin.value == MEASURED else ", its share of pretrain_epochs,"
+            before = f"{_shown(origin.value)}{share} in "
         yield f"    {word} {before}{_named(origin, place)}"
 
 

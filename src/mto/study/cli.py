@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mto.config import show
+from mto.config import layers, show
 from mto.config.compare import differences
 from mto.config.layers import RECIPES, SCALES
 from mto.config.models import Config
@@ -28,6 +28,9 @@ def schema() -> dict[str, Any]:
         model.pop("required", None)
     preset = whole["$defs"]["Preset"]["properties"]
     preset["base"] = {"type": "string", "description": "the preset that has the switches which this one does not name"}
+    for model in whole["$defs"].values():
+        if "epochs" in model["properties"] and model["properties"]["epochs"].get("type") == "array":
+            model["properties"]["epochs"] = {"anyOf": [model["properties"]["epochs"], {"const": layers.MEASURED}]}
     body = json.loads(json.dumps(whole["properties"]))
     baselines = whole["$defs"]["Baselines"]["properties"].values()
     each = {"anyOf": [{"$ref": baseline["$ref"]} for baseline in baselines]}

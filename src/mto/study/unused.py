@@ -109,14 +109,14 @@ class Idle:
                 return place[:2], "no job reads it"
             case ("analysis", *_) if "heterogeneity" not in self.stages:
                 return place[:1], "neither Figure 1 nor Figure 2 is made"
-            case ("evaluation" | "eval_interval", *_) if not self.stages & {"finetune", "linear"}:
+            case ("evaluation" | "eval_interval", *_) if not self.stages & {"finetune", "linear", "knn"}:
                 return place[:1], "nothing is fine-tuned or probed"
         return None
 
     def _of_recipe(self, above: Place, baseline: str, rest: list[Any]) -> tuple[Place, str] | None:
         recipe = getattr(self.config.baselines, baseline)
         match rest:
-            case [stage, *_] if stage in STAGES and stage != "pretrain" and (stage, baseline) not in self.measured:
+            case [stage, *_] if stage in STAGES and stage != "pretrain" and not self._uses(stage, baseline):
                 return (*above, stage), f"no table has a {stage} of it"
             case [stage, "schedule", "milestones" | "gamma"] if stage in STAGES:
                 kind = getattr(recipe, stage).schedule.kind
@@ -126,6 +126,10 @@ class Idle:
             case ["mask", "block_patches" | "min_block" | "max_block"] if not recipe.mask.sampler.startswith("block"):
                 return (*above, *rest), f"the sampler is {recipe.mask.sampler}"
         return None
+
+    def _uses(self, stage: str, baseline: str) -> bool:
+        """Whether a baseline has jobs of the stage, or of one that takes its settings."""
+        return any((name, baseline) in self.measured for name in STAGES if stage in (name, STAGES[name].like))
 
     def _own(self, baseline: str, place: Place) -> tuple[Place, str] | None:
         """A value of a baseline that every backbone in use has one of its own for."""
