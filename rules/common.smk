@@ -11,13 +11,15 @@ from pathlib import Path
 import snakemake.jobs
 import snakemake.scheduling.job_scheduler
 
-SOURCE = f"{workflow.basedir}/src"
+#: Where this file's clone is. As a `module:` of another workflow, `workflow.basedir` would be that workflow's.
+CLONE = Path(workflow.current_basedir).parent
+SOURCE = f"{CLONE}/src"
 sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 
 from mto.names import BASELINES, IMPORTED, RESTART, STAGES, TRAINED, Run, Step
 from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
-from mto.config.reading import kept, load, load_kept, read, resolve
+from mto.config.reading import Source, kept, load, load_kept, read, resolve
 from mto.data.bad_files import VARIABLE
 from mto.data.layout import check
 from mto.errors import UserError
@@ -43,7 +45,7 @@ def read_study():
         if workflow.remote_exec and SETTINGS in os.environ:
             settings, source = load_kept(os.environ[SETTINGS])
         else:
-            source = read("config.yaml", config)
+            source = read_as_a_module() or read("config.yaml", config)
             settings = load(source)
         study = Study(settings)
     except UserError as error:
@@ -54,6 +56,13 @@ def read_study():
     if workflow.is_main_process and not workflow.dryrun:
         os.environ[SETTINGS] = str(keep(kept(source, settings)))
     return study, source
+
+
+def read_as_a_module():
+    """The settings of a workflow that has this one as a `module:`, whose `config:` gives them; None for the clone's own."""
+    if Path(workflow.main_snakefile).resolve().parent == CLONE.resolve() or Path("config.yaml").exists():
+        return None
+    return Source({}, None, dict(config))
 
 
 #: Names the kept copy of the settings to the jobs of a start.
@@ -174,7 +183,7 @@ def request(job):
     """What a job asks of Slurm."""
     amounts = {name: job.resources.get(name, 0) for name in ("gpu", "cpus_per_task", "mem_mb", "runtime")}
     partition = job.resources.get("slurm_partition")
-    stage = job.wildcards_dict.get("stage", stage_of(job.rule.name))
+    stage = job.wildcards_dict.get("stage", stage_of(job.rule.name) or job.rule.name)
     return cluster.Request(stage, partition, **amounts, nodes=job.resources.get("nodes", 1))
 
 
@@ -184,9 +193,13 @@ def reads(job):
     return stage.dataset if stage else job.wildcards_dict.get("dataset")
 
 
+#: The stage of each rule that a GPU job has; datasets have resources of their own.
+STAGE_OF = {stage.rule: name for name, stage in STAGES.items()} | {"pretrain_pilot": "pretrain", "dataset": "dataset"}
+
+
 def stage_of(rule):
-    """A rule's name begins with its stage: finetune_encoder."""
-    return rule.split("_")[0]
+    """The stage of a rule, whatever a workflow that has this one as a module puts before its name; None of other rules."""
+    return next((name for own, name in STAGE_OF.items() if rule == own or rule.endswith(f"_{own}")), None)
 
 
 # ---------------------------------------------------------------------------------------- what a step reads and is told
