@@ -148,7 +148,8 @@ def start_forced_jobs_over():
 
 def require_gpus():
     """Stop before the first job if one would get other GPUs than its stage has in config.yaml; a line for each stage."""
-    jobs = [gpus_asked(job) for job in workflow.dag.needrun_jobs() if "gpu" in job.resources.keys()]
+    own = [job for job in workflow.dag.needrun_jobs() if stage_of(job.rule.name) or "stage" in job.wildcards_dict]
+    jobs = [gpus_asked(job) for job in own if "gpu" in job.resources.keys()]
     if problems := fewer_gpus.problems(jobs, devices.count() if workflow.local_exec else None):
         sys.exit("\n".join(problems))
 

@@ -12,6 +12,7 @@ from mto.config.compare import differences
 from mto.config.models import Preset
 from mto.config.reading import load, read
 from mto.study.study import FIGURES, TABLES
+from test_paper_map import targets
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
@@ -74,8 +75,7 @@ def test_the_readme_names_every_table_and_figure():
 
 def test_the_targets_are_rules():
     table = RUNNING.split("## Targets")[1].split("## ")[0]
-    files = [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]
-    rules = {rule for file in files for rule in re.findall(r"^rule (\w+):", file.read_text(), flags=re.M)}
+    rules = targets()
     named = [name for name in first_cells(table) if "/" not in name]
     assert len(named) > 10
     assert not [name for name in named if name not in rules]
@@ -101,10 +101,17 @@ def test_the_presets_are_the_configs():
 
 
 # -------------------------------------------------------------------------------------------------------------- citing
+def test_the_extras_are_what_the_lock_is_made_of():
+    asked = re.findall(r"^[a-z][^#\n]*", (ROOT / "envs/requirements.in").read_text(), flags=re.M)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert sorted(line.strip() for line in asked) == sorted([*extras["study"], *extras["dev"], "transformers"])
+
+
 def test_the_citation_is_of_this_version_and_of_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
-    paper = citation["preferred-citation"]
+    (paper,) = citation["references"]
+    assert "preferred-citation" not in citation  # a button that cites would give the paper alone
     assert [author["family-names"] for author in paper["authors"]] == ["Choi", "Lee", "Joung", "Park", "Kim", "Min"]
     assert paper["url"].endswith("2404.08330")

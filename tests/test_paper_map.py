@@ -10,6 +10,7 @@ import yaml
 
 from mto.__main__ import TASKS, TOOLS
 from mto.config.reading import load, read
+from mto.names import BASELINES, STAGES
 from mto.study.study import FIGURES, TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -69,9 +70,10 @@ def names(node):
 
 
 def targets():
-    """The rules that can be asked for by name."""
+    """The rules that can be asked for by name: those in the workflow's text, and those that it makes of what is declared."""
     files = [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]
-    return {name for file in files for name in re.findall(r"^rule (\w+):", file.read_text(), flags=re.M)}
+    written = {name for file in files for name in re.findall(r"^rule (\w+):", file.read_text(), flags=re.M)}
+    return written | BASELINES.keys() | {stage.target or name for name, stage in STAGES.items()}
 
 
 def exists(name):
