@@ -69,7 +69,7 @@ def names(node):
 
 
 def targets():
-    """The rules that can be asked for by name: the workflow's text has some, and it makes others of what is declared."""
+    """The rules that can be asked for by name: some are in the workflow's text, others are made of what is declared."""
     files = [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]
     written = {name for file in files for name in re.findall(r"^rule (\w+):", file.read_text(), flags=re.M)}
     return written | BASELINES.keys() | {stage.target or name for name, stage in STAGES.items()}
