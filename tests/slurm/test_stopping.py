@@ -30,6 +30,7 @@ STOPS: dict[Stop, str] = {
     preempt: "SIGTERM",
     ask_by_signal: "SIGUSR1",
 }
+ON_TWO_NODES = {"resources.pretrain.gpu": 16, "resources.pretrain.nodes": 2, "resources.pretrain.mem_mb": 6000}
 
 
 @pytest.mark.parametrize("nodes", [1, 2], ids=["one node", "two nodes"])
@@ -42,7 +43,7 @@ def test_no_stop_costs_a_step(cluster: Cluster, start: Start, tmp_path: Path, no
         "study.measured_epochs": [*epochs],
         "study.fig4_epochs.epochs": [*epochs],
         "log_interval": 1,
-        **({"resources.pretrain.gpu": 16, "resources.pretrain.nodes": 2} if nodes > 1 else {}),
+        **(ON_TWO_NODES if nodes > 1 else {}),
     }.items():
         clone.set(f"scales.demo.{key}", value)
     run = start(clone, target(epochs[-1]))

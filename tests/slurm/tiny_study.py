@@ -124,7 +124,7 @@ class Run:
             command = [sys.executable, str(HASTY), *ON_SLURM, *arguments]
             self.process = subprocess.Popen(command, cwd=clone.path, env=env, stdout=log, stderr=subprocess.STDOUT)
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 600) -> int:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -132,7 +132,7 @@ class Run:
             self.process.wait(60)
             raise AssertionError(f"not done within {seconds} s:\n{self.printed()}") from None
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:
         """Wait for something while Snakemake runs; return it."""
 
         def seen() -> Any:

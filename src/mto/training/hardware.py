@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mto.errors import UserError
+from mto.names import STAGES
 from mto.runtime.ranks import number
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 #: The first compute capability with bfloat16 in hardware.
 BF16 = (8, 0)
-#: Tasks whose step is compiled: the images of the others differ in size.
-COMPILED = ("pretrain", "finetune", "linear")
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class Hardware:
         capability = ".".join(map(str, torch.cuda.get_device_capability(self.device)))
         found = f"precision: bf16, on a GPU of compute capability {capability}"
         remedy = "set precision: fp16 in config.yaml"
-        if self.compiles and task in COMPILED:
+        if self.compiles and STAGES[task].compiles:
             raise UserError(
                 f"{found}: it does not compile there, and saves 1.38 times the bytes for the backward pass: {remedy} "
                 f"(or resources.{task}.compile: false, to train in it all the same, slower)"
