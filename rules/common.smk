@@ -21,6 +21,7 @@ from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
 from mto.config.reading import Source, kept, load, load_kept, read, resolve
 from mto.data.bad_files import VARIABLE
+from mto.data.forms.recognise import form_of, place_of
 from mto.data.layout import check
 from mto.errors import UserError
 from mto.files import replacing
@@ -131,7 +132,9 @@ def require_datasets():
         source = getattr(study.config.datasets, dataset)
         try:
             if source.make is None:
-                check(dataset, source.root, classes=getattr(source, "classes", None), num_classes=source.num_classes)
+                root = place_of(source.root, getattr(source, "convert", None))
+                check(dataset, root, classes=getattr(source, "classes", None), num_classes=source.num_classes)
+                print(f"{dataset}: {form_of(dataset, root)}, at {root}", file=sys.stderr)
         except UserError as error:
             problems.append(f"config.yaml: {error}")
     if problems:

@@ -17,6 +17,7 @@ from mto.bench.cases import WITH_LOADER
 from mto.bench.counting import count
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained, mto_ratio, side_by_side
 from mto.bench.work import work_key
+from mto.data.forms.recognise import place_of
 from mto.data.layout import check
 from mto.data.listing import NAME, save
 from mto.errors import UserError
@@ -72,7 +73,8 @@ def measure(job: Job, asked: Asked) -> dict[str, Any]:
 def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
     """A folder of images and what it is: the dataset itself, listed once for all rows, or made-up photographs."""
     source = job["images"]
-    folder = {"root": source["root"], "num_classes": source["num_classes"], "classes": source.get("classes")}
+    root = str(place_of(source["root"], source.get("convert")))
+    folder = {"root": root, "num_classes": source["num_classes"], "classes": source.get("classes")}
     try:
         expected = dict.fromkeys(("train", "val"), folder["num_classes"])
         check("imagenet", folder["root"], expected=expected, classes=folder["classes"])
@@ -84,7 +86,7 @@ def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
         with TemporaryDirectory(prefix="mto-preflight-") as made:
             listing = Path(made, NAME)
             save(listing, Path(folder["root"]), ["train"], folder["classes"])
-            yield {**folder, "listing": str(listing)}, source["root"]
+            yield {**folder, "listing": str(listing)}, root
 
 
 def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: loading.Folder) -> list[Row]:

@@ -199,10 +199,14 @@ class ImageNet(Dataset):
 
     It alters what is trained and measured, and so it is a part of every job that reads images. `cache.side` alters what
     is trained on, and is a part of the jobs that train; so is `decode: device`, of those that it alters.
+
+    `convert` names the folder of a copy of parquet shards as tar shards, which the dataset's job makes; it alters no
+    result.
     """
 
     classes: Classes | None = None
     cache: Cache | None = None
+    convert: Annotated[str, Field(min_length=1)] | None = None
     decode: Literal["workers", "device"] = "workers"
 
     @model_validator(mode="after")

@@ -26,6 +26,10 @@ FULL = {
 }
 
 
+#: Of an image in a tar shard, beside its own: three headers, and the padding of three members to blocks of 512 bytes.
+TAR_BYTES = 3 * 512 + 3 * 256 + 100
+
+
 class Amount(NamedTuple):
     """Of one job: images trained on and evaluated, and optimiser steps."""
 
@@ -39,7 +43,7 @@ def size_of(config: Config, task: str) -> Size:
     source: Dataset = getattr(config.datasets, STAGES[task].dataset)
     if source.make is None:
         whole = FULL[STAGES[task].dataset]
-        return whole if STAGES[task].dataset != "imagenet" else _share(whole, config.datasets.imagenet.classes)
+        return whole if STAGES[task].dataset != "imagenet" else _share(whole, source.num_classes)
     return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
 
 
@@ -49,6 +53,14 @@ def cache_bytes(config: Config) -> float:
     if source.cache is None or source.make is not None:
         return 0.0
     return size_of(config, "pretrain").train * _cached(source.cache.side)
+
+
+def copy_bytes(config: Config) -> float:
+    """Of the copy that `datasets.imagenet.convert` asks for: all of ImageNet, whichever classes are looked at."""
+    source = config.datasets.imagenet
+    if source.convert is None or source.make is not None:
+        return 0.0
+    return (FULL["imagenet"].train + FULL["imagenet"].val) * (FULL["imagenet"].bytes_each + TAR_BYTES)
 
 
 def bytes_trained(config: Config, job: Job) -> float:
@@ -61,11 +73,12 @@ def _cached(side: int) -> float:
     return 3 * side**2 * 4 / 3
 
 
-def _share(whole: Size, classes: list[str] | None) -> Size:
-    """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images)."""
-    if classes is None:
-        return whole
-    share = len(classes) / 1000
+def _share(whole: Size, classes: int) -> Size:
+    """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images).
+
+    One's own classes are reckoned as large as these: how many images they have is known when they are looked over.
+    """
+    share = classes / 1000
     return Size(round(whole.train * share), round(whole.val * share), whole.bytes_each)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mto.config.reading import load
 from mto.cost import table
+from mto.cost.amounts import copy_bytes
 from mto.cost.estimate import Cost, estimate, once
 from mto.cost.measured import Measured
 from mto.cost.parts import Part, parts, row
@@ -73,9 +74,8 @@ class Plan(NamedTuple):
         from mto.report.metrics import write_csv
 
         config = self.study.config
-        shown = table.markdown(
-            self.rows, self.pilot, self.cards, self.costs.values(), config.plan, config.scale, self.foreign
-        )
+        about = config.plan, config.scale, self.foreign, copy_bytes(config)
+        shown = table.markdown(self.rows, self.pilot, self.cards, self.costs.values(), *about)
         print(shown)
         write_csv(out / "plan.csv", self.rows[0], [{k: _rounded(v) for k, v in row.items()} for row in self.rows])
         (out / "plan.md").write_text(shown, encoding="utf-8")

@@ -16,7 +16,7 @@ from mto.cost.measured import is_card
 from mto.errors import UserError
 from mto.files import json_object, read_json, write_json
 from mto.names import Run
-from mto.study.jobs import classes_of
+from mto.study.jobs import classes_of, convert_of
 from mto.study.study import Study
 
 Job = dict[str, Any]
@@ -49,12 +49,13 @@ def job(study: Study, stage: str) -> Job:
             chosen.setdefault(kind, study.job(step))
     source = study.config.datasets.imagenet
     side = [source.make.size] * 2 if source.make else [500, 375]  # ImageNet's usual one
+    images = {"root": source.root, "num_classes": source.num_classes, **classes_of(source), **convert_of(source)}
     return {
         "task": "preflight",
         "scale": study.config.scale,
         "stage": stage,
         "jobs": list(chosen.values()),
-        "images": {"root": source.root, "num_classes": source.num_classes, **classes_of(source), "side": side},
+        "images": images | {"side": side},
     }
 
 
@@ -158,6 +159,7 @@ def _failure(row: dict[str, Any]) -> str:
 
 def _datasets(study: Study) -> list[str]:
     """Of the datasets that the study reads."""
+    from mto.data.forms.recognise import place_of
     from mto.data.layout import check
 
     said = []
@@ -165,7 +167,8 @@ def _datasets(study: Study) -> list[str]:
         source = getattr(study.config.datasets, name)
         try:
             if source.make is None:
-                check(name, source.root, classes=getattr(source, "classes", None), num_classes=source.num_classes)
+                place = place_of(source.root, getattr(source, "convert", None))
+                check(name, place, classes=getattr(source, "classes", None), num_classes=source.num_classes)
             said.append(f"{name}: {'made by the workflow' if source.make else f'complete at {source.root}'}")
         except UserError as error:
             said.append(f"{name}: {error}")
@@ -173,7 +176,7 @@ def _datasets(study: Study) -> list[str]:
 
 
 def _disk(study: Study, costs: Any) -> list[str]:
-    from mto.cost.amounts import cache_bytes
+    from mto.cost.amounts import cache_bytes, copy_bytes
     from mto.cost.parts import running
 
     free = shutil.disk_usage(study.results).free / 1e9
@@ -181,6 +184,8 @@ def _disk(study: Study, costs: Any) -> list[str]:
     wanted = (kept + running([cost for cost in costs.values() if cost.left], study.config.plan.gpus)) / 1e9
     said = f"disk: {wanted:,.1f} GB wanted for what is left, {free:,.1f} GB free below {study.results}"
     lines = [said if wanted < free else f"{said}: TOO LITTLE; put results/ on a larger disk"]
+    if copied := copy_bytes(study.config):
+        lines.append(f"datasets.imagenet.convert: some {copied / 1e9:,.0f} GB more, until it is made")
     if cached := cache_bytes(study.config):
         lines.append(f"datasets.imagenet.cache: some {cached / 1e9:,.0f} GB more, until it is made")
     return lines

@@ -22,12 +22,14 @@ def markdown(
     plan: Plan,
     scale: str,
     foreign: Iterable[str],
+    copied: float = 0.0,
 ) -> str:
     """A heading, a table for each way to cut the study, one of the cards, and what has to be known to read them.
 
     Args:
         pilot: the row of the pilot.
         cards: on each card, the rows of the stages and of the whole.
+        copied: bytes of the copy of ImageNet that `datasets.imagenet.convert` asks for.
     """
     hours = _unit(plan)
     lines = [f"# The plan of scale {scale}, on {plan.gpus} x {plan.card}", ""]
@@ -44,6 +46,8 @@ def markdown(
         lines += [*_compare(cards, plan), ""]
     whole = rows[-1]
     lines += [f"- {note}" for note in notes(whole, pilot, list(costs), plan, sorted(foreign))]
+    if copied:
+        lines.append(f"- Disk: `datasets.imagenet.convert` takes {copied / 1e9:,.0f} GB more, for good.")
     return "\n".join(lines) + "\n"
 
 

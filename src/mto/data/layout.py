@@ -6,8 +6,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from mto.data.forms.recognise import is_parquet, recognise, shard_problems
 from mto.data.forms.recognise import problems as form_problems
-from mto.data.forms.recognise import recognise
 from mto.errors import UserError
 
 IMAGE_SUFFIXES = (
@@ -117,6 +117,10 @@ def _imagenet(root: Path, expected: Mapping[str, int], chosen: Sequence[str] | N
 
 
 def _ade20k(root: Path, expected: Mapping[str, int]) -> Found:
+    if is_parquet("ade20k", root):
+        return {}, list(shard_problems(root, "parquet", tuple(expected)))
+    if not (root / "annotations").is_dir() and (full := _full_ade20k(root)):
+        return {}, [full]
     counts, problems = {}, []
     for split, number in expected.items():
         images = _stems(root / "images" / split, ".jpg")
@@ -133,7 +137,24 @@ def _ade20k(root: Path, expected: Mapping[str, int]) -> Found:
     return counts, problems
 
 
+def _full_ade20k(root: Path) -> str | None:
+    """The full ADE20K, of 2016 or 2021, has folders of scenes, and labels of thousands of classes as `*_seg.png`."""
+    for folder in ("images/ADE", "images/training", "ADE20K_2021_17_01", "ADE20K_2016_07_26"):
+        inside = next(iter((root / folder).glob("**/*_seg.png")), None) if (root / folder).is_dir() else None
+        if inside is not None:
+            return (
+                f"{folder}/ is of the full ADE20K, whose labels ({inside.name}) are not the 150 classes of scene "
+                "parsing: ADEChallengeData2016.zip has them, from data.csail.mit.edu/places/ADEchallenge"
+            )
+    return None
+
+
 def _coco(root: Path, expected: Mapping[str, int]) -> Found:
+    if is_parquet("coco", root):
+        return {}, [
+            "COCO lies there as parquet, which has boxes and no masks (objects: bbox, category), and Mask R-CNN learns "
+            "from masks: train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org have them"
+        ]
     counts, problems = {}, []
     for split, number in expected.items():
         images = _stems(root / split, ".jpg")

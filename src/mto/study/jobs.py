@@ -168,6 +168,12 @@ def cache_of(source: Dataset) -> dict[str, Any]:
     return {} if cache is None else {"cache": cache.model_dump()}
 
 
+def convert_of(source: Dataset) -> dict[str, Any]:
+    """The folder of a copy that is read faster, where one is wanted."""
+    folder = getattr(source, "convert", None) if source.make is None else None
+    return {} if folder is None else {"convert": folder}
+
+
 def classes_of(source: Dataset) -> dict[str, list[str]]:
     """The class folders that are looked at, where it is not all of them."""
     chosen = getattr(source, "classes", None)

@@ -16,7 +16,7 @@ from mto.config.models import Config, Preset, Resources
 from mto.config.study_plan import REPORTS
 from mto.errors import UserError
 from mto.names import BASELINES, STAGES, Cell, Run, Step
-from mto.study.jobs import Jobs, cache_of, classes_of
+from mto.study.jobs import Jobs, cache_of, classes_of, convert_of
 
 #: The audit of the paper's claims is a table that measures nothing.
 AUDIT = "audit"
@@ -247,6 +247,7 @@ class Study:
             "num_classes": source.num_classes,
             **classes_of(source),
             **cache_of(source),
+            **convert_of(source),
             "make": source.make and source.make.model_dump(exclude_none=True),
         }
 

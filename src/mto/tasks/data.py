@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mto.data import cache, listing
+from mto.data import cache, layout, listing
 from mto.data.bad_files import limits
-from mto.data.forms.recognise import TITLES, recognise
+from mto.data.forms.recognise import form_of, is_parquet, place_of, recognise
 from mto.data.verify import Level
 from mto.errors import UserError
 from mto.files import write_json
@@ -51,9 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(args.datasets) - set(DATASETS):
         raise UserError(f"no such dataset: {', '.join(sorted(unknown))} (allowed: {', '.join(DATASETS)})")
     config = load("config.yaml", scale=args.scale)
-    for name in args.datasets or Study(config).datasets:
+    study = Study(config)
+    for name in args.datasets or study.datasets:
         source = getattr(config.datasets, name)
-        job = {"dataset": name, "root": source.root, "num_classes": source.num_classes}
+        root = place_of(source.root, getattr(source, "convert", None))
+        if name == "ade20k" and is_parquet(name, root):  # its job writes the files that are read
+            root = Path(study.results, "data", name)
+        job = {"dataset": name, "root": str(root), "num_classes": source.num_classes}
         job["classes"] = getattr(source, "classes", None)
         look_over(job, level=args.level or source.verify, workers=args.workers, made=source.make is not None)
 
@@ -101,10 +105,34 @@ def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> No
     Raises:
         UserError: it is missing, incomplete or damaged; with the files' names.
     """
-    found = look_over(job, level=level, workers=workers, listed=out / listing.NAME)
+    root = _copied(job, out, workers)
+    found = look_over(job | {"root": str(root)}, level=level, workers=workers, listed=out / listing.NAME)
+    if str(root) != job["root"]:
+        found["root"] = str(root)
     if job["dataset"] == "imagenet":
-        _cache(job, out, workers)
+        _cache(job | {"root": str(root)}, out, workers)
     _write_manifest(job, out, found, None)
+
+
+def _copied(job: Job, out: Path, workers: int) -> Path:
+    """Where the dataset is read: what parquet was written as once, else where it lies."""
+    name, root = job["dataset"], Path(job["root"])
+    if name == "ade20k" and is_parquet(name, root):
+        from mto.data.forms.ade20k import unpack
+
+        layout.check(name, root)
+        print(f"ade20k: {form_of(name, root)}, at {root}", flush=True)
+        return unpack(root, out)
+    if name == "imagenet" and job.get("convert") and place_of(root, job["convert"]) == root:
+        if recognise(root) == "parquet":
+            from mto.data.forms.convert import convert
+
+            layout.check(name, root)
+            print(f"imagenet: {form_of(name, root)}, at {root}: copied to {job['convert']}", flush=True)
+            convert(root, Path(job["convert"]), workers)
+        else:
+            print(f"imagenet: {form_of(name, root)} are read where they lie: nothing is converted", flush=True)
+    return place_of(root, job.get("convert"))
 
 
 def look_over(
@@ -116,14 +144,15 @@ def look_over(
         made: by the demo, in numbers of its own.
         listed: where the listing of an ImageNet is to be written.
     """
-    from mto.data import layout, verify
+    from mto.data import verify
 
     name, root, chosen = job["dataset"], job["root"], job.get("classes")
     found: dict[str, Any] = {"counts": {}}
     if not made:
         found["counts"] = layout.check(name, root, classes=chosen, num_classes=job.get("num_classes"))
-        found["form"] = recognise(root) if name == "imagenet" else "folders"
-        print(f"{name}: {TITLES[found['form']]}, at {root}", flush=True)
+        print(f"{name}: {form_of(name, root)}, at {root}", flush=True)
+    if not made and name == "imagenet":
+        found["form"] = recognise(root)
     if listed and name == "imagenet":
         listing.save(listed, Path(root), SPLITS, chosen)
         found |= _content(listed, Path(root), chosen)

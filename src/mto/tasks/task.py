@@ -85,10 +85,12 @@ class Task:
             self._record()
         bad_files.policy.record = self.progress / bad_files.RECORD
         if "data" in self.inputs:
-            made = (read_json(self.inputs["data"]) or {}).get("job", {})
+            manifest = read_json(self.inputs["data"]) or {}
+            made = manifest.get("job", {})
             if "root" not in made:
                 raise UserError(f"{self.inputs['data']}: damaged, names no dataset; remove it and run again")
-            place = {"root": made["root"], "listing": str(self.inputs["data"].with_name(LISTING))}
+            root = manifest.get("root", made["root"])  # a copy, where its job made one
+            place = {"root": root, "listing": str(self.inputs["data"].with_name(LISTING))}
             if "cache" in made:
                 place["cache_folder"] = str(folder_of(made, self.inputs["data"].parent))
             self.job = self.job | {"data": self.job["data"] | place}

@@ -10,7 +10,7 @@ import pytest
 
 from image_forms import CLASSES, WRITERS, Picture, pictures, write
 from mto.data import bad_files, cache, listing, verify
-from mto.data.forms.recognise import recognise
+from mto.data.forms.recognise import TITLES, recognise
 from mto.data.imagenet import ImageFolder
 from mto.errors import UserError
 from mto.tasks import data
@@ -69,7 +69,7 @@ def test_the_dataset_s_job_says_the_form_and_leaves_a_listing(roots, form, tmp_p
     assert found["images"] == expected["images"] == {"train": 30, "val": 15}
     assert found["content"] == expected["content"]
     printed = capsys.readouterr().out
-    assert f"imagenet: {data.TITLES[form]}, at {roots[form]}" in printed
+    assert f"imagenet: {TITLES[form]}, at {roots[form]}" in printed
     assert "images: train 30, val 15" in printed
     for split in SPLITS:
         read = listing.load(tmp_path / form / listing.NAME, roots[form] / split)

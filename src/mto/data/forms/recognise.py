@@ -36,6 +36,9 @@ PARQUET_FOLDERS = ("", "data", "default", "scene_parsing", "data/scene_parsing")
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
+#: Lies beside the tar shards of a copy that is whole (`mto.data.forms.convert`).
+CONVERTED = "converted.json"
+
 SOLUTION = "LOC_val_solution.csv"
 KAGGLE_FOLDERS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
 
@@ -50,6 +53,15 @@ class Shards(NamedTuple):
 
     files: list[Path]
     problem: str | None = None
+
+
+def place_of(root: str | Path, convert: str | Path | None) -> Path:
+    """Returns where a dataset is read: its copy, once that is whole, else where it lies.
+
+    Args:
+        convert: the folder of the copy, `datasets.imagenet.convert`.
+    """
+    return Path(convert) if convert and (Path(convert) / CONVERTED).is_file() else Path(root)
 
 
 def recognise(root: str | Path) -> Name:
@@ -69,6 +81,19 @@ def recognise(root: str | Path) -> Name:
     if solution(root) is not None:
         return "kaggle"
     return "folders"
+
+
+def form_of(dataset: str, root: str | Path) -> str:
+    """Returns what the form of a dataset is called."""
+    if dataset == "imagenet":
+        return TITLES[recognise(root)]
+    return TITLES["parquet"] if is_parquet(dataset, Path(root)) else "images and annotations as files"
+
+
+def is_parquet(dataset: str, root: Path) -> bool:
+    """Returns whether ADE20K or COCO lies there as parquet, and not as files."""
+    folder = {"ade20k": "images", "coco": "annotations"}[dataset]
+    return not (root / folder).is_dir() and any(parquet_shards(root, split).files for split in ("train", "val"))
 
 
 def problems(root: Path) -> Iterator[str]:
