@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mto.config import load
+from mto.config.classes import described
 from mto.data.demo import make_ade20k, make_coco
 from mto.data.imagenet import ImageFolder
 from mto.files import read_json
@@ -158,3 +159,15 @@ def test_a_step_of_the_dense_tasks(study: Study, tmp_path: Path, task: str) -> N
     metrics = read_json(run(job, tmp_path / "out", encoder=encoder) / "metrics.json")["metrics"]
     for metric in {"ade20k": ["mIoU"], "coco": ["box_ap", "mask_ap"]}[task]:
         assert 0 <= metrics[metric] <= 100
+
+
+def test_the_caption_says_which_list_it_is():
+    """Several lists are called ImageNet-100."""
+    config = load(FILE, scale="small")
+    source = config.datasets.imagenet
+    images = Study(config)._size_of_scale()["images"]
+    assert images == f"ImageNet-100 ({described(source.classes)})"
+    assert "Tian et al.'s list (HobbitLong/CMC) of 100 classes, SHA-256 5ee5db69d488" in images
+    other = described(sorted([*source.classes[:-1], "n99999999"]))
+    assert other.startswith("a list of one's own of 100 classes, SHA-256 ")
+    assert not other.endswith("5ee5db69d488")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from mto.config.classes import described
 from mto.config.models import Config, Preset, Resources
 from mto.config.study_plan import REPORTS
 from mto.errors import UserError
@@ -288,7 +289,9 @@ class Study:
         used = sorted({run.backbone for run in self.runs()})
         sizes = {name: self.config.backbones[name] for name in used}  # type: ignore[index]
         networks = {name: [size.embed_dim, size.depth] for name, size in sizes.items()}
-        return {"images": self.config.datasets.imagenet.title, "networks": networks}
+        source = self.config.datasets.imagenet
+        which = "" if source.classes is None else f" ({described(source.classes)})"
+        return {"images": f"{source.title}{which}", "networks": networks}
 
 
 def _of_the_default(cells: Iterable[Cell]) -> bool:
