@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mto.losses.balance import Balance
 from mto.losses.entropy import Partition, attention_entropy, freeze_visible
 from mto.losses.stream import Stream, Tokens, check_shapes, count_masked, layer_at
 
@@ -112,6 +113,8 @@ class MaskedTokenOptimization(nn.Module):
         final_norm: for :meth:`streams`, take the last layer after the network's final norm.
         streams: for :meth:`streams`, ``sum`` or ``mean`` of the streams' terms, or the name of the one to use.
         eps: Eq. 4's epsilon, not printed.
+        balance: the arguments of :class:`mto.losses.balance.Balance`: the three weights are then shares of the method's
+            gradient at layer 0, and its ``measure`` has to be called before a loss is used. None: plain weights.
         validate: check that each image has a masked and a visible token. On a GPU the check waits for the device, so
             only the first call makes it there; on a CPU it costs nothing and is always made, in compiled code never.
 
@@ -146,9 +149,11 @@ class MaskedTokenOptimization(nn.Module):
         final_norm: bool = False,
         streams: str = "sum",
         eps: float = 1e-6,
+        balance: Mapping[str, Any] | None = None,
         validate: bool = True,
     ):
-        choices = {name: value for name, value in locals().items() if name not in ("self", "validate", "__class__")}
+        others = ("self", "balance", "validate", "__class__")
+        choices = {name: value for name, value in locals().items() if name not in others}
         super().__init__()
         if unknown := set(terms) - set(TERMS):
             raise ValueError(f"terms: unknown {sorted(unknown)}; use some of {', '.join(TERMS)}")
@@ -165,6 +170,11 @@ class MaskedTokenOptimization(nn.Module):
             "terms": [term for term in TERMS if term in terms],
             "sparsity_layers": sparsity_layers if isinstance(sparsity_layers, str) else list(sparsity_layers),
         }
+        #: What turns shares into weights, if they are shares.
+        self.balance: Balance | None = None
+        if balance is not None:
+            self.settings["balance"] = dict(balance)
+            self.balance = Balance(self.settings["terms"], **balance)
         self._validate = validate
 
     @classmethod
@@ -258,6 +268,8 @@ class MaskedTokenOptimization(nn.Module):
     def weight(self, term: str, progress: float | Tensor | None = None) -> float | Tensor:
         """What the term is multiplied by after ``progress`` epochs."""
         weight, warmup = self.settings[f"{term}_weight"], self.settings["warmup_epochs"]
+        if self.balance is not None:
+            weight = weight * self.balance.factor(term)
         if warmup <= 0:
             return weight
         if progress is None:

@@ -1,5 +1,7 @@
 """Pre-training as mmengine sees it: a method, its teacher, and MTO on its hidden states."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,9 +45,11 @@ class MaskedImageModel(BaseModel):
         self.teacher = method.make_teacher()
         self.mto = mto
         self.num_masked = num_masked
-        #: Set by `PretrainHook`: log this pass; compare gradients too; epochs done; what the method wants of the epoch.
+        #: Set by `PretrainHook`: log this pass; compare gradients too; measure what MTO's weights are to be; epochs
+        #: done; what the method wants of the epoch.
         self.measure = True
         self.measure_gradients = False
+        self.measure_balance = False
         self.progress = 0.0
         self.epoch_inputs: dict[str, Any] = {}
         self.compiled: Compiled | None = None
@@ -64,7 +68,9 @@ class MaskedImageModel(BaseModel):
         self, image: Tensor, mask: Tensor, teacher_image: Tensor | None = None, mode: str = "loss"
     ) -> dict[str, Any]:
         """Losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool; ``mode="tensor"`` adds ``hidden``."""
-        # First, so that no other graph is in memory.
+        # First, so that no other graph is in memory; and the weights before what is multiplied by them.
+        if self.measure_balance and mode == "loss":
+            self._rebalance(image, mask, teacher_image)
         gradients = self._gradients(image, mask, teacher_image) if self.measure_gradients and mode == "loss" else {}
         if mode == "tensor" or self.compiled is None:
             out = self.losses(image, mask, teacher_image, self.progress, self.epoch_inputs, self.measure, mode)
@@ -122,11 +128,9 @@ class MaskedImageModel(BaseModel):
     def _gradients(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> dict[str, Tensor]:
         """Norms of the gradients of the method's loss, of MTO's, and of each of its terms as weighted.
 
-        Of a pass of their own, never compiled. It leaves no trace: random numbers are put back, and what batch norms
-        have seen.
+        Of a pass of their own, never compiled. It leaves no trace (`_apart`).
         """
-        kept = [buffer.clone() for buffer in self.buffers()]
-        with torch.random.fork_rng([image.device] if image.is_cuda else []):
+        with self._apart(image):
             out = self._student(image, mask, teacher_image, self.epoch_inputs, True)
             terms = self.mto.streams(
                 out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False
@@ -136,9 +140,34 @@ class MaskedImageModel(BaseModel):
                 losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
             trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
             norms = gradient_norms(losses, trained)
-        for buffer, value in zip(self.buffers(), kept, strict=True):
-            buffer.copy_(value)
         return {f"gradient_{name}": norm for name, norm in norms.items()}
+
+    def _rebalance(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> None:
+        """Measure the gradients that turn MTO's shares into weights, on a few images, in a pass that leaves no trace.
+
+        In full precision: ratios of small gradients are wanted, and float16 has none.
+        """
+        balance = self.mto.balance
+        assert balance is not None
+        image, mask = image[: balance.images], mask[: balance.images]
+        teacher_image = None if teacher_image is None else teacher_image[: balance.images]
+        with self._apart(image), torch.autocast(image.device.type, enabled=False):
+            out = self._student(image, mask, teacher_image, self.epoch_inputs, True)
+            terms = self.mto.streams(
+                out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False
+            )
+            embeddings = [stream.tokens[0] for stream in out["hidden"].values()]
+            balance.measure(out["loss"], {term: terms[f"loss_{term}"] for term in balance.terms}, embeddings)
+
+    @contextmanager
+    def _apart(self, image: Tensor) -> Iterator[None]:
+        """A pass that leaves no trace: random numbers are put back, and what batch norms have seen."""
+        seen = [*self.method.buffers(), *([] if self.teacher is None else self.teacher.buffers())]
+        kept = [buffer.clone() for buffer in seen]
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):
+            yield
+        for buffer, value in zip(seen, kept, strict=True):
+            buffer.copy_(value)
 
     def _student(
         self,
@@ -184,6 +213,8 @@ class PretrainHook(Hook):
         model.progress = step / self.steps_per_epoch
         log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
         model.measure = log.is_logged(step + 1)
+        balance = model.mto.balance
+        model.measure_balance = balance is not None and batch_idx == 0 and balance.is_due(step)
         model.measure_gradients = (
             bool(self.gradient_interval and model.mto.settings["terms"])
             and (step + 1) % (self.gradient_interval * log.log_interval) == 0
