@@ -17,6 +17,7 @@ from mto.config import Config, load
 from mto.config.layers import DATA, RECIPES, SCALES
 from mto.config.reading import read
 from mto.errors import UserError
+from mto.losses.balance import Balance
 from mto.study.cli import SCHEMA, differences, main, schema
 from mto.tasks.task import Task
 
@@ -135,6 +136,17 @@ def test_presets_are_the_python_class_built_by_its_own_names() -> None:
         assert mto.presets[name].model_dump() | {"terms": ["spa", "e", "r"]} == module.settings
     for preset in mto.presets.values():
         assert preset.model_dump().items() <= MaskedTokenOptimization(**preset.model_dump()).settings.items()
+
+
+def test_only_a_preset_of_shares_has_a_balance() -> None:
+    """The key is in no job of another: a finished one would be trained again."""
+    presets = load(RAW, scale="paper").mto.presets
+    assert [name for name, preset in presets.items() if "balance" in preset.model_dump()] == ["balanced"]
+    module = MaskedTokenOptimization(**presets["balanced"].model_dump())
+    assert module.settings["balance"] == presets["balanced"].model_dump()["balance"]
+    assert module.balance is not None
+    defaults = vars(Balance(("spa",)))
+    assert all(defaults[name] == value for name, value in module.settings["balance"].items())
 
 
 def test_how_a_run_is_watched_is_the_same_without_a_config() -> None:

@@ -10,6 +10,7 @@ from tiny import METHODS, linear_steps, pretrain_job, run
 
 from mto.data.imagenet import PretrainDataset, collate
 from mto.data.sampler import EpochSampler
+from mto.losses.balance import Balance
 from mto.methods.encoder import build_encoder
 from mto.tasks.pretrain import build_model
 from mto.training import compiled
@@ -176,6 +177,41 @@ def test_two_segments_equal_one_run(images, pretrained, tmp_path, baseline):
         assert torch.equal(value, b["state_dict"][name]), name
     early = load_state(first / "state.pth")["state_dict"]
     assert not all(torch.equal(value, early[name]) for name, value in a["state_dict"].items())
+
+
+#: Shares of the method's gradient: measured at the first step, and at each third.
+BALANCED = {**{f"{term}_weight": 0.15 for term in ("spa", "e", "r")}, "balance": {"interval": 3, "dense": 0}}
+
+
+@pytest.mark.parametrize("baseline", ["mae", "conmim"])
+def test_a_strength_that_is_measured_is_a_part_of_the_state(images, tmp_path, baseline):
+    """6 steps, measured at the first and the fourth, where a segment begins; resumed bit for bit."""
+    jobs = [pretrain_job(images, baseline, epoch) for epoch in (1, 2)]
+    for job in jobs:
+        job["mto"] |= BALANCED
+    whole = run(jobs[1], tmp_path / "whole", gradient_interval=1)
+    first = run(jobs[0], tmp_path / "first")
+    second = run(jobs[1], tmp_path / "second", state=first / "state.pth")
+    a, b = (load_state(folder / "state.pth")["state_dict"] for folder in (whole, second))
+    assert {"mto.balance.method", "mto.balance.squares"} <= a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def test_the_measured_strength_is_that_of_the_first_micro_batch(images, tmp_path, monkeypatch):
+    """Of its images no more than asked for; a pass of its own, without drop path's random numbers."""
+    seen = []
+    measure = Balance.measure
+
+    def spy(self, method, terms, embeddings):
+        seen.append(len(embeddings[0]))
+        measure(self, method, terms, embeddings)
+
+    monkeypatch.setattr(Balance, "measure", spy)
+    job = pretrain_job(images, "simmim")
+    job["mto"] |= BALANCED | {"balance": {"interval": 3, "dense": 2, "images": 5}}
+    run(job, tmp_path / "out", Hardware(micro_batch=6))
+    assert seen == [5, 5, 5]  # steps 1, 2 and 4 of 6; not at each micro-batch
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

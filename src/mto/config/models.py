@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from mto.config import fields
 from mto.config.classes import Classes
@@ -21,10 +28,23 @@ from mto.names import PRESET, STAGES, Stage
 
 
 # --------------------------------------------------------------------------------------------------------------- MTO
+class Balance(Model):
+    """How a preset's weights are measured where they are shares: the arguments of `mto.losses.balance.Balance`."""
+
+    interval: Count
+    dense: Annotated[int, Field(ge=0)]
+    images: Count
+    memory: Annotated[float, Field(ge=0, lt=1)]
+    largest: Positive
+
+
 class Preset(Model):
     """One reading of the paper: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name.
 
     In a file it may name a `base`, another preset, which has the switches that it does not name itself.
+
+    `balance` makes shares of the three weights. Without it a preset has no such key, in a job either: a job that was
+    finished before there was one stays what it was.
     """
 
     spa_weight: NonNegative
@@ -48,11 +68,20 @@ class Preset(Model):
     final_norm: bool
     streams: Literal["sum", "mean", "pixel", "feature"]
     eps: Positive
+    balance: Balance | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        switches = handler(self)
+        if self.balance is None:
+            del switches["balance"]
+        return switches
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
-        if isinstance(given, dict) and (lacking := [name for name in cls.model_fields if name not in given]):
+        required = [name for name, field in cls.model_fields.items() if field.is_required()]
+        if isinstance(given, dict) and (lacking := [name for name in required if name not in given]):
             raise ValueError(f"lacks {', '.join(lacking)}; add base: <a preset>, which has what this one does not name")
         return given
 

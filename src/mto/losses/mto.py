@@ -152,8 +152,9 @@ class MaskedTokenOptimization(nn.Module):
         balance: Mapping[str, Any] | None = None,
         validate: bool = True,
     ):
-        others = ("self", "balance", "validate", "__class__")
-        choices = {name: value for name, value in locals().items() if name not in others}
+        choices = dict(locals())
+        for other in ("self", "balance", "validate", "__class__"):
+            del choices[other]
         super().__init__()
         if unknown := set(terms) - set(TERMS):
             raise ValueError(f"terms: unknown {sorted(unknown)}; use some of {', '.join(TERMS)}")
