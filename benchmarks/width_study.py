@@ -256,7 +256,7 @@ def main() -> None:
     runs = [run for run in runs if run.width in args.widths and (not args.seeds or run.seed in args.seeds)]
     part, parts = map(int, args.part.split("/"))
     done = finished([args.out, *args.done])
-    todo = [run for run in runs[part::parts] if tuple(map(str, run)) not in done]
+    todo = [run for run in runs[part::parts] if tuple(map(compact, run)) not in done]
     data: dict[str, Data] = {}
     for number, run in enumerate(todo, 1):
         if args.list:
