@@ -70,6 +70,7 @@ def test_the_dataset_s_job_says_the_form_and_leaves_a_listing(roots, form, tmp_p
     assert found["content"] == expected["content"]
     printed = capsys.readouterr().out
     assert f"imagenet: {TITLES[form]}, at {roots[form]}" in printed
+    assert ("datasets.imagenet.convert: FOLDER copies it once" in printed) == (form == "parquet")
     assert "images: train 30, val 15" in printed
     for split in SPLITS:
         read = listing.load(tmp_path / form / listing.NAME, roots[form] / split)
