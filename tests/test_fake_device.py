@@ -1,16 +1,19 @@
 """Every stage's forward pass on a GPU that is not there: torch's fake tensors know their device and have no values.
 
 A tensor left on the CPU meets one on the device and is an error; so is whatever would make the GPU's caller wait for a
-value: ``item()``, a branch on a tensor, boolean indexing. (A backward pass needs a real GPU's context.)
+value: ``item()``, a branch on a tensor, boolean indexing. (A backward pass needs a GPU's context, which
+tests/bench/test_memory.py has from an emulated one.)
 """
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fake_gpu import fake, on_fake_gpu
 from mto.bench.workloads import Workload, build, job_of
@@ -46,12 +49,32 @@ def on_gpu(mode: FakeTensorMode, work: Workload) -> Any:
     return fake(mode, work.batch)
 
 
+@pytest.fixture
+def autocast(monkeypatch) -> None:
+    """Where no CUDA is, torch switches ``autocast("cuda")`` off, and every product would be float32."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products by the type of their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in ("aten::mm", "aten::addmm"):
+            self.types[args[-1].dtype] += 1
+        return func(*args, **(kwargs or {}))
+
+
 #: Stages whose losses have shapes that no value decides, and what of a pre-training step is measured.
 STEPS = [("pretrain", False), ("pretrain", True), ("pretrain-mto", False), ("pretrain-mto", True)]
 STEPS += [("finetune", False), ("linear", False)]
 
 
-@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.usefixtures("autocast")
 @pytest.mark.parametrize(("baseline", "step"), itertools.product(BASELINES, STEPS))
 def test_the_step_stays_on_the_device_and_waits_for_nothing(study, mode, baseline, step):
     stage, measured = step
@@ -60,11 +83,12 @@ def test_the_step_stays_on_the_device_and_waits_for_nothing(study, mode, baselin
     if stage.startswith("pretrain"):
         work.model.measure = measured
         work.model.mto._validate = False  # the first step on a device looks at the mask, once
-    with mode, torch.autocast("cuda", torch.bfloat16):
+    with mode, Products() as products, torch.autocast("cuda", torch.bfloat16):
         losses = work.model._run_forward(work.model.data_preprocessor(batch, True), mode="loss")
     assert losses["loss"].device.type == "cuda"
     assert all(value.device.type == "cuda" for value in losses.values())
     assert losses["loss"].requires_grad
+    assert products.types[torch.bfloat16] > 4 * products.types[torch.float32]  # of MTO's affinities, at the most
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
