@@ -60,6 +60,7 @@ COUNTED = {
     "launches": "launches",
     "launches_ratio": "launches, to none",
     "waits": "waits",
+    "compiled": "compiled",
     "error": "not measured",
 }
 

@@ -96,6 +96,7 @@ def step(bench: Bench, job: Job, images: int, modules: bool = False) -> Row:
     * ``kept_mib``: an image, the storages kept for the backward pass; ``kept_once_mib``: those that no image adds to
     * ``traffic_gb``: bytes that operators read and write, forward and backward, each tensor once
     * ``launches``, ``waits``: of the whole step, on an emulated GPU
+    * ``compiled``: as `Trained.compiled` has it
 
     A step is one that is not logged. Traffic and what is kept are of the eager step of our own models.
     """
@@ -109,7 +110,7 @@ def step(bench: Bench, job: Job, images: int, modules: bool = False) -> Row:
 
 def _step(bench: Bench, job: Job, images: int, modules: bool) -> Row:
     trained = bench.prepare(job, images)
-    row = peak(trained)
+    row = peak(trained) | {"compiled": trained.compiled}
     if start.started():
         start.reset()
         trained.step()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mto.config.reading import load
-from mto.cost import table
+from mto.cost import fits, table
 from mto.cost.amounts import copy_bytes
 from mto.cost.estimate import Cost, estimate, once
 from mto.cost.measured import Measured
@@ -76,6 +76,7 @@ class Plan(NamedTuple):
         config = self.study.config
         about = config.plan, config.scale, self.foreign, copy_bytes(config)
         shown = table.markdown(self.rows, self.pilot, self.cards, self.costs.values(), *about)
+        shown += "".join(f"{line}\n" for line in fits.told(Path(self.study.results)))
         print(shown)
         write_csv(out / "plan.csv", self.rows[0], [{k: _rounded(v) for k, v in row.items()} for row in self.rows])
         (out / "plan.md").write_text(shown, encoding="utf-8")

@@ -1,6 +1,8 @@
 """``python -m mto preflight``: what this machine has, and how fast it trains; `snakemake preflight` runs it.
 
 python -m mto preflight --job JSON --out FILE [--gpus N] [--workers N] [--micro-batch N]     measure one stage
+python -m mto preflight --emulate [--card-gb N] [--compute-capability X.Y]    without a GPU: does every stage start and
+                                                                              fit such a card (no speed, no data)
 python -m mto preflight --show                                 datasets, disk and all that was measured, as a table
 """
 
@@ -8,18 +10,24 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from mto.config.prices import Plan
+from mto.cost import fits
 from mto.cost.measured import is_card
+from mto.emulate import cli as emulated
+from mto.emulate.card import Card
 from mto.errors import UserError
 from mto.files import json_object, read_json, write_json
-from mto.names import Run
+from mto.names import TRAINED, Run
 from mto.study.jobs import classes_of, convert_of
 from mto.study.study import Study
 
 Job = dict[str, Any]
+#: Stages whose step can be taken without values: how many regions Mask R-CNN has depends on them.
+EMULATED = tuple(stage for stage in TRAINED if stage != "coco")
 
 COLUMNS = {
     "run": "run",
@@ -70,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--job", help="of a stage: JSON, or a file of it")
+    what.add_argument("--emulate", action="store_true", help="steps of all stages on a GPU that is not there")
     what.add_argument("--show", action="store_true", help="what is there, and what was measured")
     parser.add_argument("--out", type=Path, help="with --job: the JSON to write")
     parser.add_argument("--gpus", type=int, default=0, help="of a job of the stage; 0: the CPU (default)")
@@ -77,8 +86,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--micro-batch", type=int, default=0, help="0: the whole batch at once (default)")
     parser.add_argument("--deterministic", choices=("strict", "warn", "off"), default="strict", help="as of a job")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--config", default="{}", metavar="JSON", help="with --show: laid over config.yaml")
+    parser.add_argument("--config", default="{}", metavar="JSON", help="with --show, --emulate: laid over config.yaml")
+    parser.add_argument("--stage", nargs="+", default=[], choices=EMULATED, help="with --emulate: these alone")
+    emulated.add_options(parser)
     args = parser.parse_args(argv)
+    if args.emulate:
+        if Card.asked() is None:
+            emulated.again(["preflight", *(sys.argv[2:] if argv is None else argv)], emulated.asked(args))
+        emulate(args)
+        return
     if args.show:
         show(args.config)
         return
@@ -91,6 +107,26 @@ def main(argv: list[str] | None = None) -> None:
 
     asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic)
     write_json(args.out, measure(json_object(args.job, "--job"), asked))
+
+
+def emulate(args: argparse.Namespace) -> None:
+    """Print whether each stage starts on the emulated card and what fits it; write preflight-emulated.{json,md}."""
+    from mto.bench.fitting import fit
+    from mto.config.reading import load
+
+    study = Study(load("config.yaml", json_object(args.config, "--config")))
+    jobs = {
+        stage: (study.resources(stage), job(study, stage)["jobs"])
+        for stage in args.stage or EMULATED
+        if study.resources(stage).gpu and study.select(stage)
+    }
+    rows = fit(jobs, lambda line: print(line, file=sys.stderr, flush=True))
+    found = {"gigabytes": args.card_gb, "compute_capability": args.compute_capability, "rows": rows}
+    folder = Path(study.results)
+    write_json(folder / fits.NAME, found)
+    text = "\n".join([f"# Scale {study.config.scale} on {fits.card(found)}", "", *fits.table(found)]) + "\n"
+    (folder / fits.NAME).with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def show(given: str) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mto.emulate.build import library
 from mto.emulate.card import Card
 
+if TYPE_CHECKING:
+    from mto.emulate.values import Values
+
 _started: Card | None = None
 _library: Any = None
+_values: Any = None
 
 
 def start(card: Card) -> None:
@@ -43,6 +47,7 @@ def start(card: Card) -> None:
         chip.l2,
         int(card.values),
     )
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     # Triton links against the library, too; and what was tuned on a GPU without time is for no other.
     os.environ["TRITON_LIBCUDA_PATH"] = str(path.parent)
     for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
@@ -56,6 +61,11 @@ def start(card: Card) -> None:
 def started() -> Card | None:
     """Returns the card that `start` has put in place, if it has."""
     return _started
+
+
+def values() -> Values | None:
+    """Returns what computes for the card in this process, if anything does."""
+    return _values
 
 
 def counted() -> dict[str, int]:
@@ -81,10 +91,12 @@ def _runtime() -> Any:
 
 def _prepare_torch(card: Card) -> None:
     """Keeps torch from what is not emulated: NVIDIA's monitor, cuDNN, NCCL."""
+    global _values
     import torch
     from torch import distributed
 
-    torch.cuda._device_count_nvml = lambda: -1  # type: ignore[attr-defined]  # or a real GPU would be counted
+    # The monitor's, which would count real GPUs: asked first, so that a process may fork before it uses CUDA.
+    torch.cuda._device_count_nvml = lambda: card.count  # type: ignore[attr-defined]
     torch.backends.cudnn.enabled = False
     torch.backends.cuda.enable_cudnn_sdp(False)
     join = distributed.init_process_group
@@ -98,7 +110,8 @@ def _prepare_torch(card: Card) -> None:
 
         torch.backends.cuda.enable_flash_sdp(False)  # attention as products and a softmax, which a CPU has too
         torch.backends.cuda.enable_mem_efficient_sdp(False)
-        Values().__enter__()
+        _values = Values()
+        _values.__enter__()
     else:
         from mto.emulate import convolutions
 
