@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -29,5 +28,4 @@ def on_fake_gpu(mode: FakeTensorMode, pixels: Pixels) -> Pixels:
 
     pixels.mean, pixels.scale = moved(pixels.mean), moved(pixels.scale)
     pixels.recolour.tables = Tables(*map(moved, hue_tables()))
-    pixels._device = torch.device("cuda")
     return pixels

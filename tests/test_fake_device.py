@@ -84,7 +84,7 @@ def test_the_step_stays_on_the_device_and_waits_for_nothing(study, mode, baselin
         work.model.measure = measured
         work.model.mto._validate = False  # the first step on a device looks at the mask, once
     with mode, Products() as products, torch.autocast("cuda", torch.bfloat16):
-        losses = work.model._run_forward(work.model.data_preprocessor(batch, True), mode="loss")
+        losses = work.model(**work.model.data_preprocessor(batch, True), mode="loss")
     assert losses["loss"].device.type == "cuda"
     assert all(value.device.type == "cuda" for value in losses.values())
     assert losses["loss"].requires_grad

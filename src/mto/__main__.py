@@ -232,9 +232,6 @@ def _limit_threads(hardware) -> None:
     cores = int(granted.split(",")[0]) if granted else len(os.sched_getaffinity(0))
     threads = max(cores // number("LOCAL_WORLD_SIZE", hardware.world_size), 1)
     torch.set_num_threads(threads)
-    if hardware.world_size > 1:  # mmengine would set them to 1, and say so in every process
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ.setdefault(name, str(threads))
 
 
 if __name__ == "__main__":

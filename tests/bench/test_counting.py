@@ -33,7 +33,7 @@ def test_a_count_is_that_of_a_real_step(demo, stage, baseline):
 
     def step():
         data = model.data_preprocessor(work.batch, True)
-        model.parse_losses(model._run_forward(data, mode="loss"))[0].backward()
+        model.parse_losses(model(**data, mode="loss"))[0].backward()
 
     with sdpa_kernel(SDPBackend.MATH):
         real = measure.flops(step) / 4

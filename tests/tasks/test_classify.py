@@ -1,11 +1,10 @@
 """Fine-tuning and linear probes from pre-trained encoders."""
 
 import json
-from types import SimpleNamespace
+import signal
 
 import pytest
 import torch
-from mmengine.hooks import sync_buffer_hook
 from tiny import METHODS, finetune_job, linear_job, run
 from torch import nn
 
@@ -14,8 +13,11 @@ from mto.methods.encoder import build_encoder
 from mto.tasks import linear
 from mto.tasks.finetune import accuracy as finetune_accuracy
 from mto.tasks.linear import accuracy as linear_accuracy
+from mto.training import classifier
 from mto.training.classifier import Accuracy, FineTuned, LinearProbe, hits
+from mto.training.distributed import average_buffers_
 from mto.training.log import read_history
+from mto.training.signals import Signals
 
 ENCODER = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
 
@@ -146,39 +148,49 @@ def test_heads_stay_in_float32(encoder):
     assert {value.dtype for value in logits.values()} == {torch.float32}
 
 
-def test_probes_share_their_statistics_and_adamw_decays_biases(images, pretrained, tmp_path, monkeypatch):
-    """Ranks see other batches: without the hook each would evaluate with statistics of its own, and only rank 0's would
-    be resumed. BEiT's probe decays all that it trains."""
-    seen = {}
+def test_adamw_decays_a_probes_biases(images, pretrained, tmp_path, monkeypatch):
+    """BEiT's probe decays all that it trains."""
+    seen = []
 
-    def train(**arguments):
-        seen.update(arguments)
+    def train(task, model, optimizer, *arguments):
+        seen.append(optimizer.optimizer)
         raise StopIteration
 
     monkeypatch.setattr(linear, "train", train)
     job = linear_job(images, "mae", {"kind": "adamw", "lr": 0.01, "weight_decay": 1e-4})
     with pytest.raises(StopIteration):
         run(job, tmp_path, encoder=pretrained("mae") / "encoder.safetensors")
-    assert any(isinstance(hook, linear.OneStatistics) for hook in seen["hooks"])
-    (group,) = seen["optim_wrapper"].optimizer.param_groups
+    (group,) = seen[0].param_groups
     assert (len(group["params"]), group["weight_decay"]) == (2, 1e-4)
 
 
-@pytest.mark.parametrize("round_open", [False, True])
-def test_statistics_of_a_state_left_in_a_validation_are_not_averaged_again(monkeypatch, round_open):
-    """The mean of three equal numbers is not always that number."""
-    averaged = []
-    monkeypatch.setattr(sync_buffer_hook, "all_reduce_params", lambda buffers, op: averaged.append(op))
-    hook = linear.OneStatistics()
-    hook.distributed = True
-    runner = SimpleNamespace(train_loop=SimpleNamespace(round_open=round_open), model=torch.nn.BatchNorm1d(2))
-    hook.before_train(runner)
-    if not round_open:
-        hook.after_train_epoch(runner)
-    hook.before_val_epoch(runner)
-    assert averaged == ([] if round_open else ["mean"])
-    hook.before_val_epoch(runner)  # the next one, before which nothing was averaged
-    assert len(averaged) == (1 if round_open else 2)
+def test_statistics_are_averaged_once_an_epoch_whatever_happens_in_its_validation(
+    images, pretrained, tmp_path, monkeypatch
+):
+    """Ranks see other batches: each would evaluate with statistics of its own. But of a state that was left in a
+    validation they are one already, and the mean of three equal numbers is not always that number."""
+    averaged, signals = [], [signal.SIGTERM, 0, 0, 0]
+    monkeypatch.setattr(classifier, "average_buffers_", averaged.append)
+    monkeypatch.setattr(Signals, "in_validation", lambda self, everyone: signals.pop(0))
+    encoder = pretrained("mae") / "encoder.safetensors"
+    with pytest.raises(SystemExit):
+        run(linear_job(images, "mae"), tmp_path, encoder=encoder)
+    assert len(averaged) == 1
+    run(linear_job(images, "mae"), tmp_path, encoder=encoder)
+    assert len(averaged) == 2
+    assert all(isinstance(model, LinearProbe) for model in averaged)
+
+
+def test_statistics_become_their_means_over_the_ranks(monkeypatch):
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    norm.num_batches_tracked.fill_(4)
+    monkeypatch.setattr("mto.training.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda x: x.add_(x.flip(0) if x.is_floating_point() else 6))
+    average_buffers_(norm)  # the other rank has the same numbers in another order, and one more batch
+    assert torch.equal(norm.running_mean, torch.tensor([1.0, 1.5]))  # (1, 2, 1, 1) and (1, 1, 2, 1)
+    assert torch.equal(norm.running_var, torch.tensor([1.5, 1.0]))
+    assert norm.num_batches_tracked == 5
 
 
 def test_heads_of_several_layers_train_as_if_alone(encoder):

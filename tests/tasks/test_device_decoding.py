@@ -11,7 +11,7 @@ from tiny import linear_job, pretrain_job, run
 
 from mto.data.device.decode import ahead
 from mto.errors import UserError
-from mto.training.engine import Engine
+from mto.training import loop
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
 
@@ -59,16 +59,16 @@ def test_pre_training(jpegs, tmp_path, baseline, hardware):
 
 def test_pre_training_with_the_next_batch_being_decoded(jpegs, tmp_path, monkeypatch):
     """As on a GPU, but for the stream: over accumulation and segments, and through a resumption."""
-    given: list[Engine] = []
+    given = []
 
-    def batches(runner: Engine, loader):
-        given.append(runner)
-        pixels = runner.model.data_preprocessor
+    def batches(loader, model, device):
+        given.append(model)
+        pixels = model.data_preprocessor
         return ahead(iter(loader), lambda cuts: pixels.decode(cuts, CPU))
 
     hardware = Hardware(workers=1, micro_batch=6)
     plain = run(pretrain_job(jpegs, "mae"), tmp_path / "plain", hardware)
-    monkeypatch.setattr(Engine, "batches", batches)
+    monkeypatch.setattr(loop, "batches", batches)
     first = run(on_device(pretrain_job(jpegs, "mae", epoch=1)), tmp_path / "first", hardware)
     state = {"state": first / "state.pth"}
     second = run(on_device(pretrain_job(jpegs, "mae")), tmp_path / "second", hardware, **state)

@@ -13,10 +13,10 @@ from mto.losses.collapsed import collapsed
 from mto.names import Step
 from mto.study.study import Study
 from mto.tasks import data
-from mto.tasks.pretrain import guards
+from mto.tasks.pretrain import build_guard
 from mto.tasks.task import Task
-from mto.training.guard import Collapsed, Guard
 from mto.training.log import read_history
+from mto.training.watch import Collapsed, Guard
 
 STUDY = Study(load(Path(__file__).parents[2] / "config.yaml", scale="demo"))
 LAST = STUDY.config.study.measured_epochs[-1]
@@ -71,7 +71,7 @@ def test_a_run_that_learns_is_left_alone(digits, tmp_path, name, mto):
 def test_only_all_of_mto_is_watched(tmp_path, terms, watched):
     """Of L_r alone the paper foresees a collapse, and its Table 3 has the accuracy."""
     given = STUDY.job(Step("pretrain", f"simmim-vitb-mto{terms}", 0, LAST // 2))
-    assert bool(guards(Task("pretrain", given, {}, tmp_path))) == watched
+    assert bool(build_guard(Task("pretrain", given, {}, tmp_path))) == watched
 
 
 def test_switched_off_it_says_and_stops_nothing(digits, tmp_path):

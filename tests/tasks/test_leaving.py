@@ -12,7 +12,8 @@ from mto.__main__ import main
 from mto.data.demo import make_ade20k, make_coco
 from mto.training.checkpoint import load_state
 from mto.training.log import read_history
-from mto.training.signals import SignalHook
+from mto.training.loop import Loop
+from mto.training.signals import Signals
 
 #: Of a dense task: as many as an epoch or a round has, so that an evaluation lies in the middle.
 STEPS = 4
@@ -59,15 +60,22 @@ def test_a_signal_in_a_validation(job_of, tmp_path, monkeypatch, capsys, task, n
     passes = () if task in ("ade20k", "coco") else ("--micro-batch", "4")  # more than one in a validation
     assert start(job, encoder, tmp_path / "whole", *passes) == 0
     capsys.readouterr()
-    after, seen = SignalHook.after_val_iter, []
+    validate, answer = Loop.validate, Signals.in_validation
+    begun, seen = [], []
 
-    def receive(self, runner, batch_idx, data_batch=None, outputs=None):
-        seen.append((runner.step, batch_idx))
+    def begin(self, *arguments):
+        begun.append((self.step, len(seen)))
+        validate(self, *arguments)
+
+    def receive(self, everyone):
+        step, first = begun[-1]
+        seen.append((step, len(seen) - first))
         if len(seen) == 1:
             signal.raise_signal(number)
-        after(self, runner, batch_idx, data_batch, outputs)
+        return answer(self, everyone)
 
-    monkeypatch.setattr(SignalHook, "after_val_iter", receive)
+    monkeypatch.setattr(Loop, "validate", begin)
+    monkeypatch.setattr(Signals, "in_validation", receive)
     with pytest.raises(SystemExit) as left:
         start(job, encoder, tmp_path / "run", *passes)
     assert left.value.code == 128 + number
@@ -150,23 +158,28 @@ def test_gradients_of_the_dense_networks_add_up_over_passes(job_of, tmp_path, mo
 
 
 def stop_after(monkeypatch, step: int) -> None:
-    after, told = SignalHook.after_step, []
+    watch, told = Loop.watch, []
 
-    def receive(self, runner):
-        if runner.step == step and not told:
+    def receive(self, row):
+        if self.step == step and not told:
             told.append(step)
             signal.raise_signal(signal.SIGUSR1)
-        after(self, runner)
+        watch(self, row)
 
-    monkeypatch.setattr(SignalHook, "after_step", receive)
+    monkeypatch.setattr(Loop, "watch", receive)
 
 
 def record(monkeypatch, images: dict[int, list[str]]) -> None:
     """The images of each step, in their order."""
-    from mto.training.log import LogHook
+    take = Loop.take_step.__wrapped__ if hasattr(Loop.take_step, "__wrapped__") else Loop.take_step
 
-    def seen(self, runner, batch_idx, data_batch=None):
-        names = [sample.img_path for sample in data_batch["data_samples"]]
-        images.setdefault(runner.step, []).extend(names)
+    def step(self, stream):
+        def seen():
+            for batch in stream:
+                images.setdefault(self.step, []).extend(sample.img_path for sample in batch["data_samples"])
+                yield batch
 
-    monkeypatch.setattr(LogHook, "before_train_iter", seen)
+        return take(self, seen())
+
+    step.__wrapped__ = take  # a second record takes the place of the first
+    monkeypatch.setattr(Loop, "take_step", step)

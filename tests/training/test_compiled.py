@@ -169,12 +169,12 @@ def _wrong(x: Tensor) -> Tensor:
 DISTRIBUTED = """
 import os, sys
 import torch
-from mmengine.model import MMDistributedDataParallel
 from torch import distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
 from mto import MaskedTokenOptimization
 from mto.methods import MAE, ConMIM
 from mto.training.compiled import Compiled
-from mto.training.engine import settle_buckets
+from mto.training.distributed import settle_buckets
 from mto.training.mim import MaskedImageModel
 
 SIZE = {"img_size": 16, "patch_size": 4, "embed_dim": 128, "depth": 3, "num_heads": 2}
@@ -185,7 +185,7 @@ def gradients(method, backend, rank):
     inner.measure = False
     if backend:
         inner.compiled = Compiled(inner.losses, backend=backend)
-    model = MMDistributedDataParallel(module=inner, forward_sync_buffers=False, bucket_cap_mb=1)
+    model = DistributedDataParallel(inner, forward_sync_buffers=False, bucket_cap_mb=1)
     settle_buckets(model)
     image = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(rank))
     mask = torch.arange(16).expand(4, 16) < 12

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from test_resume import same_bits, without_speed
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy import ToyModel, fit
+from toy import Observer, ToyModel, fit
 
 from mto.errors import UserError
 from mto.training.checkpoint import load_state
-from mto.training.finite import NotFinite
 from mto.training.log import Averages, read_history
+from mto.training.watch import NotFinite
 
 JOB = {"run": "mae-vitb", "baseline": "mae", "task": "pretrain", "precision": "bf16"}
 
@@ -36,16 +35,16 @@ class Spoiled(ToyModel):
         return {"loss": loss}
 
 
-class Poison(Hook):
+class Poison(Observer):
     """A weight is lost after a step, although its loss and its gradient are numbers."""
 
     def __init__(self, step: int, then: int | None = None) -> None:
         self.step, self.then = step, then
 
-    def after_step(self, runner) -> None:
-        if runner.step == self.step:
+    def after_step(self, loop) -> None:
+        if loop.step == self.step:
             with torch.no_grad():
-                runner.model.net[3].weight[0, 2] = math.inf
+                loop.model.net[3].weight[0, 2] = math.inf
             if self.then:
                 os.kill(os.getpid(), self.then)
                 torch.zeros(1)
@@ -127,8 +126,8 @@ def test_what_fails_because_of_lost_weights_says_so(tmp_path):
         fit(tmp_path, model=Asserting(), hooks=[Poison(100), Failing()])
 
 
-class Failing(Hook):
-    def after_step(self, runner) -> None:
+class Failing(Observer):
+    def after_step(self, loop) -> None:
         raise AssertionError
 
 
@@ -144,19 +143,17 @@ class Looks(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class CountLooks(Hook):
+class CountLooks(Observer):
     """Of each step, from its batch to its end."""
-
-    priority = "LOWEST"
 
     def __init__(self) -> None:
         self.steps: list[int] = []
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_pass(self, loop, batch) -> None:
         self.mode = Looks()
         self.mode.__enter__()
 
-    def after_step(self, runner) -> None:
+    def after_watch(self, loop) -> None:
         self.mode.__exit__(None, None, None)
         self.steps.append(self.mode.count)
 

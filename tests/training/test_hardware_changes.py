@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from torch import nn
-from toy import ToyModel, fit
+from toy import Observer, ToyModel, fit
 
 from mto.training.checkpoint import load_state
 from mto.training.hardware import Hardware
@@ -35,33 +34,31 @@ class Wide(ToyModel):
         self.net = nn.Sequential(*layers)
 
 
-class Record(Hook):
-    """(step, epoch, rate, samples) of each step; the samples sorted, as their passes are another matter."""
-
-    priority = "VERY_LOW"
+class Record(Observer):
+    """(step, epoch, rate, samples) of each step, over its passes."""
 
     def __init__(self) -> None:
         self.steps: list[list] = []
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if batch_idx == 0:
-            self.steps.append([runner.step, runner.epoch, runner.optim_wrapper.optimizer.param_groups[0]["lr"], []])
-        self.steps[-1][3] += data_batch["y"].flatten().tolist()
+    def before_pass(self, loop, batch) -> None:
+        if not self.steps or self.steps[-1][0] != loop.step:
+            self.steps.append([loop.step, loop.epoch, loop.optimizer.optimizer.param_groups[0]["lr"], []])
+        self.steps[-1][3] += batch["y"].flatten().tolist()
 
 
-class StopAfter(Hook):
+class StopAfter(Observer):
     """Ask to stop after some steps, as a scheduler does; the state is then in the middle of a round."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def after_step(self, runner) -> None:
-        if runner.step == self.step:
+    def after_step(self, loop) -> None:
+        if loop.step == self.step:
             os.kill(os.getpid(), 10)  # SIGUSR1
             torch.zeros(1)  # the handler runs between two instructions
 
 
-def run(folder: Path, hardware: Hardware, length: str, *hooks: Hook, model=None, **kwargs) -> list[list]:
+def run(folder: Path, hardware: Hardware, length: str, *hooks: Observer, model=None, **kwargs) -> list[list]:
     record, model = Record(), model or ToyModel(dropout=0.0)
     fit(folder, model=model, hardware=hardware, hooks=[record, *hooks], **LENGTHS[length], **kwargs)
     return record.steps

@@ -4,9 +4,8 @@ import re
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import ToyModel, fit
+from toy import Observer, ToyModel, fit
 
 from mto.training.compiled import Compiled
 from mto.training.hardware import Hardware
@@ -52,15 +51,15 @@ def test_images_of_a_step_whose_compiler_failed_are_counted(tmp_path, works, mon
     def broken(graph, inputs):
         raise RuntimeError("no compiler here")
 
-    class Killed(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            if runner.step == 7:
+    class Killed(Observer):
+        def before_pass(self, loop, batch):
+            if loop.step == 7:
                 raise SystemExit(1)
 
     with pytest.raises(SystemExit):
         fit(tmp_path, hooks=[Killed()])
     monkeypatch.setattr(Hardware, "compiles", True)
-    usage = fit(tmp_path, model=Compiling()).log_hook.usage
+    usage = fit(tmp_path, model=Compiling()).log.usage
     assert (usage["images"], usage["eager_images"]) == (96, 0 if works else 48)
 
 

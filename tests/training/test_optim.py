@@ -64,14 +64,14 @@ def test_gradient_of_one_accumulated_step():
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     wrapper = StepWrapper(torch.optim.SGD(model.parameters(), lr=0.0), accumulation=4)
-    wrapper.initialize_count_status(model, 0, 4)
-    wrapper.zero_grad = lambda: None
+    wrapper.optimizer.zero_grad = lambda: None
     for part in range(4):
-        wrapper.update_params(model(x[2 * part : 2 * part + 2], y[2 * part : 2 * part + 2])["loss"])
+        wrapper.backward(model(x[2 * part : 2 * part + 2], y[2 * part : 2 * part + 2])["loss"])
+    seen = wrapper.step()
     for p, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient)
     norm = torch.sqrt(sum(g.square().sum() for g in expected))
-    torch.testing.assert_close(wrapper.grad_norm, norm)
+    torch.testing.assert_close(seen, norm)
 
 
 # ------------------------------------------------------------------------------------------------------------- groups

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
-from toy import fit
+from toy import Observer, fit
 
 from mto.training.checkpoint import load_state
 from mto.training.log import read_history
@@ -31,12 +30,12 @@ def without_speed(path: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_history(path / "history.jsonl")]
 
 
-class DieIn(Hook):
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
+class DieIn(Observer):
+    def __init__(self, step: int) -> None:
+        self.step = step
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if runner.iter == self.iteration:
+    def before_pass(self, loop, batch) -> None:
+        if loop.step == self.step:
             raise SystemExit(1)
 
 
@@ -76,11 +75,10 @@ def test_killed_process_resumes(tmp_path, number, code):
     script = f"""
 import os
 from pathlib import Path
-from mmengine.hooks import Hook
-from toy import fit
-class Shoot(Hook):
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 7:
+from toy import Observer, fit
+class Shoot(Observer):
+    def before_pass(self, loop, batch):
+        if loop.step == 7:
             os.kill(os.getpid(), {int(number)})
 fit(Path({str(tmp_path / "shot")!r}), hooks=[Shoot()])
 """

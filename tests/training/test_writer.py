@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from torch import nn
-from toy import ToyModel, fit
+from toy import Observer, ToyModel, fit
 
 from mto.errors import UserError
-from mto.training import hooks
+from mto.training import writer as module
 from mto.training.checkpoint import fingerprint, load_state, save_state
 from mto.training.signals import Interrupted
 from mto.training.writer import Writer, on_host
@@ -103,14 +102,14 @@ class Slow:
         save_state(path, content, record)
 
 
-class Watch(Hook):
+class Watch(Observer):
     """Counts the steps, and lets a held-up write go after the one that follows it."""
 
     def __init__(self, slow: Slow) -> None:
         self.slow, self.overlapped = slow, 0
 
-    def after_step(self, runner) -> None:
-        if runner.step > 3 and runner.step % 3 == 1:
+    def after_step(self, loop) -> None:
+        if loop.step > 3 and loop.step % 3 == 1:
             self.overlapped += 1
             self.slow.went_on.set()
 
@@ -120,7 +119,7 @@ def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):
     fit(tmp_path / "unhindered")
     slow = Slow()
     watch = Watch(slow)
-    monkeypatch.setattr(hooks, "save_state", slow)
+    monkeypatch.setattr(module, "save_state", slow)
     fit(tmp_path / "slow", hooks=[watch])
     assert slow.seen == [3, 6, 9, 12]
     assert watch.overlapped == 3
@@ -144,29 +143,29 @@ def full_at(step: int):
 
 
 def test_a_failed_write_ends_the_run_and_leaves_the_state_before_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks, "save_state", full_at(6))
+    monkeypatch.setattr(module, "save_state", full_at(6))
     with pytest.raises(UserError, match="the disk is full"):
         fit(tmp_path)
     assert load_state(tmp_path / "last.pth")["meta"]["step"] == 3
-    monkeypatch.setattr(hooks, "save_state", save_state)
+    monkeypatch.setattr(module, "save_state", save_state)
     fit(tmp_path)
     assert load_state(tmp_path / "last.pth")["meta"]["step"] == 12
 
 
 def test_the_last_write_is_awaited(tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks, "save_state", full_at(12))
+    monkeypatch.setattr(module, "save_state", full_at(12))
     with pytest.raises(UserError, match="the disk is full"):
         fit(tmp_path)
 
 
-class Asked(Hook):
+class Asked(Observer):
     """Sends the run a signal in a step after a state was begun, and nothing lets that state go on before."""
 
     def __init__(self, gate: threading.Event) -> None:
         self.gate = gate
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if runner.step == 4:
+    def after_step(self, loop) -> None:
+        if loop.step == 5:
             signal.raise_signal(signal.SIGTERM)
             threading.Timer(0.3, self.gate.set).start()
 
@@ -179,7 +178,7 @@ def test_a_signal_waits_for_the_states_being_written(tmp_path, monkeypatch, caps
         save_state(path, content, record)
         seen.append(record["step"])
 
-    monkeypatch.setattr(hooks, "save_state", held_up)
+    monkeypatch.setattr(module, "save_state", held_up)
     with pytest.raises(Interrupted) as left:
         fit(tmp_path, hooks=[Asked(gate)])
     assert left.value.code == 128 + signal.SIGTERM
@@ -197,12 +196,12 @@ def test_a_run_that_fails_leaves_no_write_behind(tmp_path, monkeypatch):
         save_state(path, content, record)
         finished.append(record["step"])
 
-    class Fails(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-            if runner.step == 3:
+    class Fails(Observer):
+        def after_step(self, loop) -> None:
+            if loop.step == 4:
                 raise MemoryError
 
-    monkeypatch.setattr(hooks, "save_state", held_up)
+    monkeypatch.setattr(module, "save_state", held_up)
     with pytest.raises(MemoryError):
         fit(tmp_path, model=ToyModel(), hooks=[Fails()])
     assert finished == [3]

@@ -1,17 +1,22 @@
-"""A tiny noisy model on tiny data, for tests of the engine."""
+"""A tiny noisy model on tiny data, for tests of the training loop, and observers of what happens in it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
-from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
 from mto.data.imagenet import build_loader
 from mto.data.rng import generator
 from mto.data.sampler import EpochSampler
-from mto.training.engine import Engine, train
+from mto.training import loop
+from mto.training.contract import Length, Trainable
 from mto.training.hardware import Hardware
+from mto.training.loop import Loop
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
@@ -33,9 +38,14 @@ class ToyData(Dataset):
         return {"x": x, "y": self.x[index].sum(0, keepdim=True)}
 
 
-class ToyModel(BaseModel):
+def as_it_is(batch: Any, training: bool) -> Any:
+    return batch
+
+
+class ToyModel(Trainable, nn.Module):
     def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
+        self.data_preprocessor = as_it_is
         generator_ = torch.random.get_rng_state()
         torch.manual_seed(0)
         self.net = nn.Sequential(
@@ -47,20 +57,70 @@ class ToyModel(BaseModel):
         return {"loss": (self.net(x) - y).square().mean()}
 
 
+class Observer:
+    """Looks on, or makes trouble, at three places of a step."""
+
+    def before_pass(self, loop: Loop, batch: Any) -> None:
+        """A micro-batch has come; rates and noise are those of its step."""
+
+    def after_step(self, loop: Loop) -> None:
+        """The parameters have moved, and nobody has looked at the row yet."""
+
+    def after_watch(self, loop: Loop) -> None:
+        """Nothing was wrong with the step."""
+
+
+@dataclass
+class Observed(Loop):
+    """The loop, with observers."""
+
+    observers: Sequence[Observer] = ()
+
+    def take_step(self, stream):
+        def seen():
+            for batch in stream:
+                for observer in self.observers:
+                    observer.before_pass(self, batch)
+                yield batch
+
+        return super().take_step(seen())
+
+    def watch(self, row):
+        for observer in self.observers:
+            observer.after_step(self)
+        super().watch(row)
+        for observer in self.observers:
+            observer.after_watch(self)
+
+
+@dataclass
+class Work:
+    """What a task is to the loop."""
+
+    progress: Path
+    job: dict[str, Any]
+    hardware: Hardware = CPU
+    lock: Any = None
+
+
 def fit(
     work_dir: Path,
     *,
-    model: BaseModel | None = None,
+    model: Any = None,
     size: int = 24,
     batch: int = 8,
     hardware: Hardware = CPU,
     epochs: int | None = 4,
     iters: int | None = None,
+    save_interval: int = 1000,
+    stop_at: int | None = None,
     clip: float | None = 1.0,
     precision="fp32",
     seed: int = 0,
+    job: dict[str, Any] | None = None,
+    hooks: Sequence[Observer] = (),
     **kwargs,
-) -> Engine:
+) -> Loop:
     model = model or ToyModel()
     plan = hardware.plan(batch)
     sampler = EpochSampler(
@@ -78,17 +138,18 @@ def fit(
         clip_grad=clip,
         precision=precision,
     )
-    return train(
-        model=model,
-        train_loader=build_loader(ToyData(size), sampler, plan.micro),
-        optim_wrapper=wrapper,
-        schedule=Schedule("cosine", total=epochs or iters, warmup=1),
-        work_dir=work_dir,
-        seed=seed,
-        hardware=hardware,
-        batch_size=batch,
-        max_epochs=epochs if iters is None else None,
-        max_iters=iters,
-        log_interval=2,
-        **kwargs,
-    )
+    if iters is None:
+        length = Length.in_epochs(epochs, sampler.used // batch, stop_at=stop_at)
+    else:
+        length = Length(iters, iters, save_interval, iters)
+    observed = lambda *arguments: Observed(*arguments, observers=hooks)  # noqa: E731
+    with mock.patch.object(loop, "Loop", observed):
+        return loop.train(
+            Work(work_dir, {"seed": seed, "log_interval": 2, **(job or {})}, hardware),
+            model,
+            wrapper,
+            Schedule("cosine", total=epochs or iters, warmup=1),
+            length,
+            build_loader(ToyData(size), sampler, plan.micro, hardware.workers),
+            **kwargs,
+        )

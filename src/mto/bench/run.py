@@ -27,6 +27,7 @@ from mto.study.study import Study
 from mto.tasks.provenance import device_name
 from mto.training.compiled import fell_back, forget, parts
 from mto.training.hardware import Hardware, without_deterministic_form
+from mto.training.loop import run_pass
 from mto.training.optim import AUTOCAST, StepWrapper, build_optimizer, parameter_groups
 
 Row = dict[str, Any]
@@ -116,7 +117,12 @@ class Bench:
         )
         if self.on_gpu and job["task"] in WITH_LOADER:  # pinned, as a loader leaves them
             work.batch = pin_memory(work.batch)
-        return Trained(work, lambda batch: model.train_step(batch, wrapper), optimizer)
+
+        def step(batch: Any) -> None:
+            run_pass(model, wrapper, batch)
+            wrapper.step()
+
+        return Trained(work, step, optimizer)
 
     def free(self) -> None:
         """Give back the memory of models that nobody holds any more, and drop what was compiled for them."""

@@ -126,7 +126,7 @@ def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, j
 def _prepared(bench: Bench, job: Job, size: int) -> Trained:
     """Ready to be timed, once the heaviest step that a job takes now and then was taken: it is to fit, too.
 
-    Of pre-training with MTO, one that compares MTO's gradients with the method's (`PretrainHook`).
+    Of pre-training with MTO, one that compares MTO's gradients with the method's.
     """
     trained = bench.prepare(job, size)
     if job["task"] == "pretrain" and job["mto"]["terms"]:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from mto.bench.cases import STAGES
 from mto.data.imagenet import collate
@@ -33,7 +32,7 @@ class Workload:
     """A model, and a micro-batch for it as the loader would give it."""
 
     job: Job
-    model: BaseModel
+    model: Any  # a `mto.training.contract.Trainable`
     batch: Any
     images: int
 
@@ -69,12 +68,12 @@ def build(job: Job, images: int) -> Workload:
 
 
 # ------------------------------------------------------------------------------------------------------------- models
-def model_of(job: Job) -> BaseModel:
+def model_of(job: Job) -> nn.Module:
     """The very model that the job's task trains; a dense task's heads are still to be initialised."""
     return _MODELS[job["task"]](job)
 
 
-def _pretrained(job: Job) -> BaseModel:
+def _pretrained(job: Job) -> nn.Module:
     from mto.tasks.pretrain import build_model
 
     model = build_model(job)
@@ -86,13 +85,13 @@ def _pretrained(job: Job) -> BaseModel:
     return model
 
 
-def _finetuned(job: Job) -> BaseModel:
+def _finetuned(job: Job) -> nn.Module:
     from mto.tasks.finetune import build_model
 
     return build_model(job, None)
 
 
-def _probed(job: Job) -> BaseModel:
+def _probed(job: Job) -> nn.Module:
     from mto.tasks.linear import build_model
 
     return build_model(job, None)
@@ -104,7 +103,7 @@ def _compared(job: Job) -> Any:
     return build_encoder(**job["encoder"])
 
 
-def _upernet(job: Job) -> BaseModel:
+def _upernet(job: Job) -> nn.Module:
     from mto.openmmlab.libraries import load_mmseg
 
     load_mmseg()
@@ -113,7 +112,7 @@ def _upernet(job: Job) -> BaseModel:
     return _dense(build_model, job)
 
 
-def _maskrcnn(job: Job) -> BaseModel:
+def _maskrcnn(job: Job) -> nn.Module:
     from mto.openmmlab.libraries import load_mmdet
 
     load_mmdet()
@@ -122,7 +121,7 @@ def _maskrcnn(job: Job) -> BaseModel:
     return _dense(build_model, job)
 
 
-def _dense(build_model: Any, job: Job) -> BaseModel:
+def _dense(build_model: Any, job: Job) -> nn.Module:
     from mto.openmmlab.libraries import quiet
 
     with quiet():

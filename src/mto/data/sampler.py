@@ -16,8 +16,8 @@ class EpochSampler(Sampler):
     Rank ``r`` of ``W`` takes every W-th sample of the epoch's order, beginning at ``r``. Hence samples k*G ... (k+1)*G
     of the order form global batch k however G is split into ranks and micro-batches.
 
-    It fits both of mmengine's training loops: an epoch loop calls ``set_epoch``; an iteration loop takes the endless
-    stream (``infinite=True``: no restart of the workers between epochs) and calls ``skip`` when a run is resumed.
+    Training takes the endless stream (``infinite=True``: no restart of the workers between epochs), and calls ``skip``
+    when a run is resumed.
 
     Args:
         size: number of samples of the dataset.
@@ -71,7 +71,7 @@ class EpochSampler(Sampler):
         self.epoch = epoch
 
     def skip(self, num_samples: int) -> None:
-        """Start the endless stream after ``num_samples`` of this rank's samples (absolute): mmengine's resume."""
+        """Start the endless stream after ``num_samples`` of this rank's samples (absolute), where a run is resumed."""
         if not self.infinite:
             raise ValueError("skip() is for the endless stream; an epoch is chosen with set_epoch()")
         self._position = num_samples

@@ -1,12 +1,12 @@
 """What the two dense tasks share: seeded loaders, parameter groups, rates per iteration, one call of the engine."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -15,38 +15,35 @@ from mto.data.rng import SeededDataset, seeded
 from mto.data.sampler import EpochSampler
 from mto.openmmlab.libraries import quiet
 from mto.openmmlab.readable import Readable
-from mto.runtime.lock import Lock
-from mto.training.engine import Engine, train
-from mto.training.hardware import Hardware
+from mto.training.contract import Length, Validation, Work
+from mto.training.loop import Loop, train
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
 
 def train_dense(
+    work: Work,
     *,
-    job: dict[str, Any],
-    hardware: Hardware,
     weights: dict[str, Tensor],
-    work_dir: Path,
-    lock: Lock,
     build_model: Callable[..., BaseModel],
     train_set: BaseDataset,
     val_set: BaseDataset,
     metric: BaseMetric,
     no_decay: frozenset[str] = frozenset(),
     decay_vectors: bool = False,
-) -> Engine:
+) -> Loop:
     """Trains for the job's ``iterations`` or ``epochs``, evaluates at the end; the history has the result.
 
     Args:
+        work: the task.
         weights: of the pre-trained encoder.
-        work_dir, lock: see `mto.training.engine.train`.
         build_model: of (job, weights).
         no_decay, decay_vectors: see `parameter_groups`.
 
     Returns:
-        The finished runner.
+        The finished loop.
     """
+    job, hardware = work.job, work.hardware
     optim = job["optim"]
     plan = hardware.plan(optim["batch_size"])
     with seeded(job["seed"], "init"), quiet():
@@ -78,32 +75,30 @@ def train_dense(
         **loading,
     )
     steps_per_epoch = len(train_set) // plan.size
-    length: dict[str, Any] = {"max_epochs": job["epochs"]} if by_epoch else {"max_iters": job["iterations"]}
-    interval = job["epochs"] if by_epoch else job["iterations"]
-    metric.collect_dir = str(work_dir / "collected")  # else mmengine leaves a folder where Snakemake was started
+    if by_epoch:
+        length = Length.in_epochs(job["epochs"], steps_per_epoch, validate_every=job["epochs"])
+    else:
+        total = job["iterations"]
+        length = Length(total, total, min(job.get("save_interval", total), total), total)
+    metric.collect_dir = str(work.progress / "collected")  # else mmengine leaves a folder where Snakemake was started
+    evaluator = Evaluator(metric)
+    evaluator.dataset_meta = val_set.metainfo
+    if not MMLogger.check_instance_created("mto"):  # else the libraries' own reports would be mixed with ours
+        MMLogger.get_instance("mto", log_level="ERROR")
     return train(
-        model=model,
-        train_loader=train_loader,
-        val_loader=val_loader,
-        val_evaluator=Evaluator(metric),
-        val_interval=interval,
-        optim_wrapper=StepWrapper(
+        work,
+        model,
+        StepWrapper(
             build_optimizer(groups, optim),
             accumulation=plan.accumulation,
             clip_grad=optim["clip_grad"],
             precision=job["precision"],
             device=hardware.device,
         ),
-        schedule=schedule_of(job, steps_per_epoch if by_epoch else 1),
-        work_dir=work_dir,
-        job=job,
-        lock=lock,
-        seed=job["seed"],
-        hardware=hardware,
-        batch_size=plan.size,
-        log_interval=job["log_interval"],
-        save_interval=min(job.get("save_interval", interval), interval),
-        **length,
+        schedule_of(job, steps_per_epoch if by_epoch else 1),
+        length,
+        train_loader,
+        Validation(val_loader, evaluator),
     )
 
 

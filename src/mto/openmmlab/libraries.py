@@ -10,17 +10,21 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 from mmengine.registry import init_default_scope
 
 from mto.openmmlab import upsampling
 from mto.openmmlab.ops import install
-from mto.training.startup import placeholder, uncollected
+from mto.training.startup import uncollected
 
-#: Modules of networks and datasets that are not ours, each with what is taken from it. They import imgaug and
-#: matplotlib's plots; a tokenizer reads its vocabulary.
+#: Modules of networks and datasets that are not ours, and of runners, each with what is taken from it. They import
+#: imgaug and matplotlib's plots, and torch's FSDP with its distributed tensors and sympy; a tokenizer reads its
+#: vocabulary.
 UNUSED = {
+    "mmengine.model.wrappers.fully_sharded_distributed": ("MMFullyShardedDataParallel",),
+    "mmengine.runner._flexible_runner": ("FlexibleRunner",),
     "mmseg.utils.tokenizer": ("tokenize",),
     "mmdet.datasets.transforms.generate_line": ("ImageAug", "LinesToArray", "PackLineDetectionInputs"),
     "mmdet.evaluation.metrics.crowdhuman_metric": ("CrowdHumanMetric",),
@@ -39,7 +43,7 @@ SCIPY = {
 def load_mmseg() -> None:
     """Imports mmseg's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
-    with _only_what_is_used("mmseg", hidden=("mmdet", "transformers", "sklearn")):
+    with _only_what_is_used("mmseg", hidden=("mmdet", "transformers", "sklearn", "torch.distributed.optim")):
         import mmseg.datasets
         import mmseg.evaluation
         import mmseg.models  # noqa: F401
@@ -50,7 +54,7 @@ def load_mmseg() -> None:
 def load_mmdet() -> None:
     """Imports mmdet's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
     install()
-    with _only_what_is_used("mmdet", hidden=("transformers", "sklearn", "numba")):
+    with _only_what_is_used("mmdet", hidden=("transformers", "sklearn", "numba", "torch.distributed.optim")):
         import mmdet.datasets
         import mmdet.evaluation
         import mmdet.models  # noqa: F401
@@ -64,7 +68,7 @@ def _only_what_is_used(library: str, hidden: Sequence[str]) -> Iterator[None]:
     None in ``sys.modules`` is Python's own way to forbid an import.
     """
     for module, names in UNUSED.items():
-        if module.startswith(f"{library}.") and module not in sys.modules:
+        if module.startswith((f"{library}.", "mmengine.")) and module not in sys.modules:
             sys.modules[module] = placeholder(module, *names)
     instead: dict[str, Any] = dict.fromkeys(hidden)
     instead |= {module: placeholder(module, *names) for module, names in SCIPY.items() if module not in sys.modules}
@@ -77,6 +81,14 @@ def _only_what_is_used(library: str, hidden: Sequence[str]) -> Iterator[None]:
         for name in instead:
             del sys.modules[name]
         sys.modules.update(imported)
+
+
+def placeholder(module: str, *names: str) -> ModuleType:
+    """Returns a module that has empty classes of these names, for whoever imports them and never makes one."""
+    made = ModuleType(module)
+    for name in names:
+        setattr(made, name, type(name, (), {}))
+    return made
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
+from mto.training.contract import Trainable
 
 Job = dict[str, Any]
 NORM = {"type": "BN"}  # the task turns it into SyncBN on several GPUs
@@ -62,14 +63,18 @@ class TestPad(Pad):
         results["img_shape"] = shape
 
 
-def build_model(job: Job, weights: dict[str, Tensor] | None) -> MaskRCNN:
+class Detector(MaskRCNN, Trainable):
+    """mmdet's, as the loop wants it."""
+
+
+def build_model(job: Job, weights: dict[str, Tensor] | None) -> Detector:
     """The detector of a job, on a pre-trained encoder's ``weights``."""
     detector, patch = job["detector"], job["encoder"]["patch_size"]
     channels = detector["channels"]
     strides = [patch * scale for scale in (0.25, 0.5, 1, 2, 4)]
     if any(stride < 1 for stride in strides):
         raise UserError(f"coco: patch_size {patch} has no level at a quarter of a patch; use at least 4")
-    return MaskRCNN(
+    return Detector(
         data_preprocessor={
             "type": DetDataPreprocessor,
             "mean": [255 * m for m in job["data"]["mean"]],

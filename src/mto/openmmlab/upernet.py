@@ -28,12 +28,13 @@ from torch import Tensor
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.upsampling import resize
+from mto.training.contract import Trainable
 
 Job = dict[str, Any]
 CLASSES_AT_ONCE = 16
 
 
-class Segmentor(EncoderDecoder):
+class Segmentor(EncoderDecoder, Trainable):
     """mmseg's, whose prediction keeps the class of each pixel but no logits, which at full size are gigabytes an image.
 
     Its classes are mmseg's to the last pixel. It serves samples that carry their original size, unpadded and unflipped,

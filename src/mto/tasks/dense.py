@@ -43,12 +43,9 @@ def run_dense(
 
     with quiet():
         train_set, val_set = (build_dataset(task.job, split) for split in splits)
-    runner = train_dense(
-        job=task.job,
-        hardware=task.hardware,
+    loop = train_dense(
+        task,
         weights=task.read_encoder(),
-        work_dir=task.progress,
-        lock=task.lock,
         build_model=build_model,
         train_set=train_set,
         val_set=val_set,
@@ -58,7 +55,7 @@ def run_dense(
     if task.hardware.rank == 0:
         measured = last_validation(task.progress, task.name, next(iter(names.values())))
         metrics = {ours: unit * measured[theirs] for ours, theirs in names.items()}
-        task.finish(percentages(task.name, metrics), runner.log_hook.usage)
+        task.finish(percentages(task.name, metrics), loop.log.usage)
 
 
 def last_validation(progress: Path, dataset: str, name: str) -> dict[str, float]:

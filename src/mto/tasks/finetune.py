@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmengine.evaluator import Evaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,9 +22,10 @@ from mto.data.transforms import eval_transform, finetune_train_transform
 from mto.errors import UserError
 from mto.methods.encoder import build_classifier, load_encoder
 from mto.tasks.task import Task
-from mto.training.classifier import Accuracy, FineTuned, WeightAverageHook
-from mto.training.engine import train
+from mto.training.classifier import Accuracy, FineTuned
+from mto.training.contract import Length, Validation
 from mto.training.log import HISTORY, read_history
+from mto.training.loop import train
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
@@ -45,33 +45,25 @@ def run(task: Task) -> None:
         layer_decay=optim["layer_decay"],
         depth=job["encoder"]["depth"],
     )
-    train_loader, val_loader, evaluator = loaders(task, finetune_train_transform(job), plan.size, plan.micro)
-    runner = train(
-        model=model,
-        train_loader=train_loader,
-        val_loader=val_loader,
-        val_evaluator=evaluator,
-        val_interval=job["eval_interval"],
-        optim_wrapper=StepWrapper(
+    loader, validation = loaders(task, finetune_train_transform(job), plan.size, plan.micro)
+    steps = loader.sampler.used // plan.size  # type: ignore[attr-defined]
+    loop = train(
+        task,
+        model,
+        StepWrapper(
             build_optimizer(groups, optim),
             accumulation=plan.accumulation,
             clip_grad=optim["clip_grad"],
             precision=job["precision"],
             device=hardware.device,
         ),
-        schedule=Schedule.from_job(job["schedule"], job["epochs"]),
-        work_dir=task.progress,
-        seed=job["seed"],
-        hardware=hardware,
-        batch_size=plan.size,
-        job=job,
-        lock=task.lock,
-        max_epochs=job["epochs"],
-        log_interval=job["log_interval"],
-        hooks=[] if job.get("ema_decay") is None else [WeightAverageHook()],
+        Schedule.from_job(job["schedule"], job["epochs"]),
+        Length.in_epochs(job["epochs"], steps, validate_every=job["eval_interval"]),
+        loader,
+        validation,
     )
     if hardware.rank == 0:
-        task.finish(accuracy(task.progress / HISTORY, job["epochs"]), runner.log_hook.usage)
+        task.finish(accuracy(task.progress / HISTORY, job["epochs"]), loop.log.usage)
 
 
 def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> FineTuned:
@@ -91,8 +83,8 @@ def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> FineT
     )
 
 
-def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoader, DataLoader, Evaluator]:
-    """Training batches, and the validation set with its evaluator: shared with the linear probe."""
+def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoader, Validation]:
+    """Builds the training batches and the validation, for the linear probe too."""
     job, hardware = task.job, task.hardware
     ranks: dict[str, Any] = {"rank": hardware.rank, "world_size": hardware.world_size}
     train_data = ClassificationDataset(job, "train", transform)
@@ -104,8 +96,7 @@ def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoa
     val_sampler = EpochSampler(len(val_data), seed=job["seed"], shuffle=False, **ranks)
     return (
         build_loader(train_data, train_sampler, micro, hardware.workers, pin_memory=pin),
-        build_loader(val_data, val_sampler, micro, hardware.workers, pin_memory=pin),
-        Accuracy(),
+        Validation(build_loader(val_data, val_sampler, micro, hardware.workers, pin_memory=pin), Accuracy()),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import SyncBuffersHook
 from torch import Tensor
 
 from mto.data.device.pixels import Pixels
@@ -20,8 +19,9 @@ from mto.methods.encoder import build_encoder, load_encoder
 from mto.tasks.finetune import loaders
 from mto.tasks.task import Task
 from mto.training.classifier import LinearProbe
-from mto.training.engine import train
+from mto.training.contract import Length
 from mto.training.log import HISTORY, read_history
+from mto.training.loop import train
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
@@ -32,42 +32,24 @@ def run(task: Task) -> None:
     model = build_model(job, task.read_encoder())
     # BEiT's AdamW decays the heads' biases too (BEiT:run_linear_eval.py:125); LARS is used without decay.
     groups = parameter_groups(model, weight_decay=optim["weight_decay"], decay_vectors=True)
-    train_loader, val_loader, evaluator = loaders(task, linear_train_transform(job), plan.size, plan.micro)
-    runner = train(
-        model=model,
-        train_loader=train_loader,
-        val_loader=val_loader,
-        val_evaluator=evaluator,
-        val_interval=job.get("eval_interval", 1),
-        optim_wrapper=StepWrapper(
+    loader, validation = loaders(task, linear_train_transform(job), plan.size, plan.micro)
+    steps = loader.sampler.used // plan.size  # type: ignore[attr-defined]
+    loop = train(
+        task,
+        model,
+        StepWrapper(
             build_optimizer(groups, optim),
             accumulation=plan.accumulation,
             precision=job["precision"],
             device=hardware.device,
         ),
-        schedule=Schedule.from_job(job["schedule"], job["epochs"]),
-        work_dir=task.progress,
-        seed=job["seed"],
-        hardware=hardware,
-        batch_size=plan.size,
-        job=job,
-        lock=task.lock,
-        max_epochs=job["epochs"],
-        log_interval=job["log_interval"],
-        hooks=[OneStatistics()],
+        Schedule.from_job(job["schedule"], job["epochs"]),
+        Length.in_epochs(job["epochs"], steps, validate_every=job.get("eval_interval", 1)),
+        loader,
+        validation,
     )
     if hardware.rank == 0:
-        task.finish(accuracy(task.progress / HISTORY, model.layers), runner.log_hook.usage)
-
-
-class OneStatistics(SyncBuffersHook):
-    """Evaluate, and resume, with one and the same batch norm statistics on every rank: their mean.
-
-    A state that a validation was left with has them already. The mean of three equal numbers is not always that number.
-    """
-
-    def before_train(self, runner) -> None:
-        self.called_in_train = runner.train_loop.round_open
+        task.finish(accuracy(task.progress / HISTORY, model.layers), loop.log.usage)
 
 
 def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> LinearProbe:

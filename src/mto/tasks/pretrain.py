@@ -19,18 +19,19 @@ from mto.files import link_or_copy
 from mto.names import IMPORTED, TERMS
 from mto.tasks.build import build_method
 from mto.tasks.task import Task
-from mto.training.engine import Engine, train, unwrap
-from mto.training.guard import Guard
+from mto.training.contract import Length
 from mto.training.log import HISTORY, read_history
-from mto.training.mim import MaskedImageModel, PretrainHook
+from mto.training.loop import Loop, train
+from mto.training.mim import MaskedImageModel
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.resume import CHECKPOINT
 from mto.training.schedule import Schedule
+from mto.training.watch import Guard
 from mto.training.weights import save_weights
 
 
 def run(task: Task) -> None:
-    job, hardware, watching = task.job, task.hardware, guards(task)
+    job, hardware, guard = task.job, task.hardware, build_guard(task)
     if job["epoch"] > job["epochs"]:
         raise UserError(
             f"epoch {job['epoch']} of {job['run']} lies beyond its schedule of {job['epochs']} epochs: in config.yaml "
@@ -52,41 +53,36 @@ def run(task: Task) -> None:
         infinite=True,
     )
     model = build_model(job)
+    model.compare_every = task.gradient_interval * job["log_interval"]
     groups = parameter_groups(
         model.method,
         weight_decay=job["optim"]["weight_decay"],
         no_decay=set(job["optim"].get("no_decay") or ()),
     )
     loader = build_loader(dataset, sampler, plan.micro, hardware.workers, pin_memory=hardware.gpus > 0)
-    runner = train(
-        model=model,
-        train_loader=loader,
-        optim_wrapper=StepWrapper(
+    loop = train(
+        task,
+        model,
+        StepWrapper(
             build_optimizer(groups, job["optim"]),
             accumulation=plan.accumulation,
             clip_grad=job["optim"]["clip_grad"],
             precision=job["precision"],
             device=hardware.device,
         ),
-        schedule=Schedule.from_job(job["schedule"], job["epochs"]),
-        work_dir=task.progress,
-        seed=job["seed"],
-        hardware=hardware,
-        batch_size=plan.size,
+        Schedule.from_job(job["schedule"], job["epochs"]),
+        Length.in_epochs(job["epochs"], sampler.used // plan.size, stop_at=job["epoch"]),
+        loader,
         job={key: value for key, value in job.items() if key != "epoch"},  # one run, in segments
-        lock=task.lock,
-        max_epochs=job["epochs"],
-        stop_at=job["epoch"],
         resume_from=task.inputs.get("state"),
-        log_interval=job["log_interval"],
-        hooks=[PretrainHook(job["epochs"], sampler.used // plan.size, task.gradient_interval), *watching],
+        guard=guard,
     )
     if hardware.rank == 0:
-        save(task, runner)
+        save(task, loop)
 
 
-def guards(task: Task) -> list[Guard]:
-    """The guard of a run with MTO, unless it is switched off.
+def build_guard(task: Task) -> Guard | None:
+    """Returns the guard of a run with MTO, unless it is switched off.
 
     A run with only some of MTO's terms has none: of L_r alone the paper foresees a collapse (Section 5.4), and Table 3
     wants its accuracy all the same.
@@ -96,10 +92,10 @@ def guards(task: Task) -> list[Guard]:
     """
     job = task.job
     if not task.guard or set(job["mto"]["terms"]) != set(TERMS):
-        return []
+        return None
     guard = Guard(job["run"], task.guard, job["schedule"]["warmup_epochs"], task.progress)
     guard.remind()
-    return [guard]
+    return guard
 
 
 def build_model(job: dict[str, Any]) -> MaskedImageModel:
@@ -113,12 +109,12 @@ def build_model(job: dict[str, Any]) -> MaskedImageModel:
     return MaskedImageModel(build_method(job), mto, counted, Pixels.of(job))
 
 
-def save(task: Task, runner: Engine) -> None:
+def save(task: Task, loop: Loop) -> None:
     """The declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
     task.lock.check()
-    save_encoder(task, unwrap(runner.model))
+    save_encoder(task, loop.model)
     link_or_copy(task.progress / CHECKPOINT, task.out / "state.pth")
-    task.finish(last_epoch(task.progress / HISTORY), runner.log_hook.usage)
+    task.finish(last_epoch(task.progress / HISTORY), loop.log.usage)
 
 
 def save_encoder(task: Task, model: MaskedImageModel) -> None:

@@ -59,7 +59,7 @@ def provenance(hardware: Hardware, attempts: Attempts, usage: dict[str, float]) 
     """What made a result.
 
     Args:
-        usage: of the engine (`LogHook.usage`), or nothing.
+        usage: of the log (`mto.training.log.Log`), or nothing.
 
     ``wall_seconds`` and ``gpu_hours`` are all attempts' together, each with its own number of GPUs (0 on the CPU);
     ``images_per_second`` is that of training alone; ``eager_images`` are there where the compiler failed.

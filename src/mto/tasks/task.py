@@ -43,7 +43,8 @@ class Task:
         hardware: devices and workers, never part of the job.
         began: when its first process started, in seconds since 1970.
         guard: log intervals of a collapse after which pre-training with MTO is stopped; 0: it never is.
-        gradient_interval: see `mto.training.mim.PretrainHook`. Like the guard it alters no result: it is in no job.
+        gradient_interval: log intervals from one comparison of MTO's gradients with the method's to the next; 0: never.
+            Like the guard it alters no result: it is in no job.
         prune: once done, reduce the input ``state`` to its weights: nothing else continues it.
     """
 
@@ -138,7 +139,7 @@ class Task:
         """Write ``history.jsonl`` (if there is one) and ``metrics.json``; of the progress, keep what a rerun needs.
 
         Args:
-            usage: of the engine (`LogHook.usage`), which counts earlier attempts too.
+            usage: of the log (`mto.training.log.Log`), which counts earlier attempts too.
 
         Raises:
             UserError: a metric is no number, and nothing was written.

@@ -1,1 +1,1 @@
-"""The one engine that every GPU stage shares: an mmengine Runner built from Python objects, plus our hooks."""
+"""The one training loop that every GPU stage shares, and what it is made of."""

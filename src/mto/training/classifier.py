@@ -1,4 +1,4 @@
-"""Fine-tuning and linear probes as mmengine sees them, and their accuracy."""
+"""Fine-tuning and linear probes as the loop sees them, and their accuracy."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -6,19 +6,16 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
-from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mto.data.device.pixels import Pixels
 from mto.methods.base import average_
 from mto.methods.features import pooled
 from mto.training.compiled import Compiled
-from mto.training.engine import unwrap
+from mto.training.contract import Moment, Trainable
+from mto.training.distributed import average_buffers_, world_size
 from mto.training.optim import AUTOCAST, Precision
 
 Hits = list[dict[str, Tensor]]
@@ -30,11 +27,10 @@ def hits(logits: Tensor, label: Tensor, suffix: str = "") -> dict[str, Tensor]:
     return {f"top1{suffix}": ranked[:, 0].sum(), f"top5{suffix}": ranked.any(1).sum()}
 
 
-class Accuracy(Evaluator):
+class Accuracy:
     """Percent of the counts that a model's predictions report, exact over ranks that hold unequal shares."""
 
     def __init__(self) -> None:
-        super().__init__([])
         self.counts: dict[str, Tensor] = {}
 
     def process(self, data_samples: Hits, data_batch: Any = None) -> None:
@@ -42,14 +38,14 @@ class Accuracy(Evaluator):
             self.counts[name] = self.counts.get(name, 0) + count
 
     def evaluate(self, size: int) -> dict[str, float]:
-        for count in self.counts.values():
-            all_reduce(count)
+        for count in self.counts.values() if world_size() > 1 else ():
+            distributed.all_reduce(count)
         metrics = {name: 100.0 * int(count) / size for name, count in self.counts.items()}
         self.counts = {}
         return metrics
 
 
-class _Classification(BaseModel):
+class _Classification(Trainable, nn.Module):
     """Logits by name; the loss and the hits of each.
 
     Args:
@@ -57,7 +53,8 @@ class _Classification(BaseModel):
     """
 
     def __init__(self, precision: Precision, pixels: Pixels | None) -> None:
-        super().__init__(pixels or Pixels())
+        super().__init__()
+        self.data_preprocessor = pixels or Pixels()
         self.autocast_dtype = AUTOCAST[precision]
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
@@ -68,9 +65,6 @@ class _Classification(BaseModel):
         with torch.autocast(image.device.type, self.autocast_dtype, enabled=enabled):
             logits = self.logits(image)
         return [{k: v for suffix, value in logits.items() for k, v in hits(value.float(), label, suffix).items()}]
-
-    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return losses["loss"], {name: value.detach() for name, value in losses.items()}
 
 
 class FineTuned(_Classification):
@@ -128,20 +122,16 @@ class FineTuned(_Classification):
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         return {"": self.net(image)} | ({} if self.ema is None else {"_ema": self.ema(image)})
 
+    def after_step(self, now: Moment) -> None:
+        """ema <- decay * ema + (1 - decay) * net (timm's ModelEma, BootMAE's fine-tuning)."""
+        if self.ema is not None and self.ema_decay is not None:
+            average_(self.ema.parameters(), self.net.parameters(), self.ema_decay)
+
     def train(self, mode: bool = True) -> "FineTuned":
         super().train(mode)
         if self.ema is not None:
             self.ema.eval()
         return self
-
-
-class WeightAverageHook(Hook):
-    """ema <- decay * ema + (1 - decay) * net after each optimiser step (timm's ModelEma, BootMAE's fine-tuning)."""
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if (runner.iter + 1) % runner.optim_wrapper.accumulation == 0:
-            model = unwrap(runner.model)
-            average_(model.ema.parameters(), model.net.parameters(), model.ema_decay)
 
 
 class Probe(nn.Module):
@@ -194,6 +184,10 @@ class LinearProbe(_Classification):
         self.loss: Callable[..., Tensor] = self.cross_entropy
         features = encoder.embed_dim * (2 if feature == "cls_mean" else 1)
         self.heads = nn.ModuleList(Probe(features, num_classes, batch_norm=batch_norm, std=std) for _ in self.layers)
+
+    def after_epoch(self) -> None:
+        """Gives every rank one and the same batch norm statistics, their mean: a validation is of one model."""
+        average_buffers_(self)
 
     def train(self, mode: bool = True) -> "LinearProbe":
         super().train(mode)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: The first compute capability with bfloat16 in hardware.
 BF16 = (8, 0)
+#: A loader's workers hand each tensor over as an open file, and many systems allow 1,024.
+OPEN_FILES = 4096
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,9 @@ class Hardware:
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(self.deterministic != "off", warn_only=self.deterministic == "warn")
             torch.backends.cudnn.benchmark = self.deterministic == "off"
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= now < OPEN_FILES:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if most < 0 else min(OPEN_FILES, most), most))
         if self.world_size > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.gpus else "gloo")
         joined = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -11,11 +11,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce_dict
-from mmengine.hooks import Hook
 from torch import Tensor
 
 from mto.files import replacing
+from mto.training.distributed import gather, mean, world_size
 
 HISTORY = "history.jsonl"
 
@@ -55,10 +54,8 @@ class Averages:
         """Means over what was added, and over the ranks; starts anew. A name without a finite value is left out."""
         counts = {name: float(count) for name, count in self.counts.items()}
         means = {name: (total / counts[name]).float() for name, total in self.sums.items() if counts[name]}
-        if means:
-            all_reduce_dict(means, op="mean")
         self.sums, self.counts = {}, {}
-        return {name: float(value) for name, value in means.items()}
+        return {name: float(value) for name, value in mean(means).items()}
 
     def state(self) -> dict[str, tuple[float, float]]:
         """Sum and count of each name, of this rank."""
@@ -73,8 +70,8 @@ class Averages:
         self.counts = {name: count for name, (_, count) in own.items()}
 
 
-class LogHook(Hook):
-    """Average what each iteration returns; write a row every ``log_interval`` optimiser steps and at each round's end.
+class Log:
+    """Averages what each pass returns; writes a row every ``log_interval`` optimiser steps and at each epoch's end.
 
     A row of ``history.jsonl``: ``step``, ``epoch`` (fractional), ``lr``, ``grad_norm``, the scalars the model returned,
     ``images_per_second``. Validation adds a row of its own. On resume the rows after the checkpoint are dropped, so the
@@ -82,6 +79,7 @@ class LogHook(Hook):
 
     Args:
         directory: of ``history.jsonl`` and ``tensorboard/``.
+        rank: of this process; the first one writes.
         batch_size: the global batch, for images/s.
         log_interval: in optimiser steps.
         steps_per_epoch: optimiser steps an epoch; None when the stage counts iterations.
@@ -89,12 +87,11 @@ class LogHook(Hook):
         first_step: rows up to this step belong to the history of the segment before, and are not written again.
     """
 
-    priority = "LOW"
-
     def __init__(
         self,
         directory: Path,
         *,
+        rank: int,
         batch_size: int,
         log_interval: int,
         steps_per_epoch: int | None,
@@ -102,14 +99,13 @@ class LogHook(Hook):
         first_step: int = 0,
     ) -> None:
         self.directory = directory
+        self.rank = rank
         self.batch_size = batch_size
         self.log_interval = log_interval
         self.steps_per_epoch = steps_per_epoch
         self.stop_step = stop_step
         self.first_step = first_step
         self.averages = Averages()
-        #: What was last logged of training, on every rank.
-        self.row: dict[str, float] = {}
         #: Seconds of training and images seen in them, over all attempts of this segment; of the images those that
         #: were trained on eagerly, since the compiler had failed.
         self.usage = {"train_seconds": 0.0, "images": 0, "eager_images": 0}
@@ -122,76 +118,89 @@ class LogHook(Hook):
         return step % self.log_interval == 0 or bool(self.steps_per_epoch and step % self.steps_per_epoch == 0)
 
     # ------------------------------------------------------------------ what a resumed run needs to know
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint["usage"] = {**self.usage, "stop_step": self.stop_step}
-        checkpoint["averages"] = runner.gather(self.averages.state())
+    def state(self) -> dict[str, Any]:
+        """Returns what the rest of an open interval needs; every rank must ask."""
+        return {"usage": {**self.usage, "stop_step": self.stop_step}, "averages": gather(self.averages.state())}
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self.averages.load(checkpoint["averages"], runner.rank, runner.world_size)
-        if checkpoint["usage"]["stop_step"] == self.stop_step:  # the same segment goes on
-            self.usage |= {name: value for name, value in checkpoint["usage"].items() if name in self.usage}
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from a training state."""
+        self.averages.load(state["averages"], self.rank, world_size())
+        if state["usage"]["stop_step"] == self.stop_step:  # the same segment goes on
+            self.usage |= {name: value for name, value in state["usage"].items() if name in self.usage}
 
-    def before_train(self, runner) -> None:
-        self._done = runner.step
-        if runner.rank == 0:
+    def begin(self, step: int, round_open: bool) -> None:
+        """Cuts the history where training begins, at ``step``; a round that is still open has its validation ahead."""
+        self._done = step
+        if self.rank == 0:
             path = self.directory / HISTORY
-            # A round that is still open has its validation ahead.
-            open_at = self._done if runner.train_loop.round_open else None
-            rows = [row for row in read_history(path) if row["step"] <= self._done]
+            open_at = step if round_open else None
+            rows = [row for row in read_history(path) if row["step"] <= step]
             kept = [json.dumps(row) + "\n" for row in rows if "lr" in row or row["step"] != open_at]
             with replacing(path) as temporary:
                 temporary.write_text("".join(kept))
 
     # ------------------------------------------------------------------ measuring
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def start_clock(self) -> None:
+        """Counts time as training time from here, unless it is counted already."""
         if self._since is None:
             self._since = time.perf_counter()
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.averages.add(outputs)
-        wrapper = runner.optim_wrapper
-        if batch_idx + 1 < wrapper.accumulation:
-            return
-        step = runner.step + 1
-        if wrapper.scaler:  # it takes no step where the scaled gradient overflows, and scales less from then on
-            self.averages.add_finite("grad_norm", wrapper.grad_norm)
-        elif wrapper.grad_norm is not None:
-            self.averages.add({"grad_norm": wrapper.grad_norm})
-        if self.is_logged(step):
-            self._report(runner, step)
+    def stop_clock(self) -> None:
+        """Counts no time from here: a validation begins."""
+        self._since = None
 
-    def before_val(self, runner) -> None:
-        self._since = None  # validation does not count as training time
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Takes a pass's scalars into the averages."""
+        self.averages.add(scalars)
 
-    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        step = runner.step
-        scalars = {name: float(value) for name, value in (metrics or {}).items()}
-        self._write(runner, {"step": step, "epoch": self._epoch(step)} | scalars)
-        shown = "  ".join(f"{name} {value:.2f}" for name, value in scalars.items())
-        self._say(runner, f"{self._where(step)}  validation  {shown}")
+    def add_norm(self, norm: Tensor, scaled: bool) -> None:
+        """Takes the gradient's norm into the averages.
 
-    def after_train(self, runner) -> None:
-        if self._writer:
-            self._writer.close()
+        Args:
+            scaled: the loss is scaled; then no step is taken where the scaled gradient overflows, and such a norm is
+                left out.
+        """
+        if scaled:
+            self.averages.add_finite("grad_norm", norm)
+        else:
+            self.averages.add({"grad_norm": norm})
 
     # ------------------------------------------------------------------ writing
-    def _report(self, runner, step: int) -> None:
+    def row(self, step: int, lr: float, eager: bool) -> dict[str, float] | None:
+        """Writes the row of ``step``, if one is due, and returns it, on every rank.
+
+        Args:
+            eager: the compiler has failed, and these images were trained on without it.
+        """
+        if not self.is_logged(step):
+            return None
         scalars = self.averages.read()
         now = time.perf_counter()
         seconds, images = now - (self._since or now), (step - self._done) * self.batch_size
         self._since, self._done = now, step
         self.usage["train_seconds"] += seconds
         self.usage["images"] += images
-        self.usage["eager_images"] += images if runner.fell_back else 0
-        lr = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
-        self.row = {"step": step, "epoch": self._epoch(step), "lr": lr} | scalars
-        self._write(runner, self.row | {"images_per_second": images / seconds})
+        self.usage["eager_images"] += images if eager else 0
+        row = {"step": step, "epoch": self._epoch(step), "lr": lr} | scalars
+        self._write(row | {"images_per_second": images / seconds})
         left = (self.stop_step - step) * self.batch_size / (self.usage["images"] / self.usage["train_seconds"])
         loss = scalars.get("loss", math.nan)
         self._say(
-            runner,
-            f"{self._where(step)}  loss {loss:.4f}  lr {lr:.2e}  {images / seconds:.1f} img/s  ETA {_clock(left)}",
+            f"{self._where(step)}  loss {loss:.4f}  lr {lr:.2e}  {images / seconds:.1f} img/s  ETA {_clock(left)}"
         )
+        return row
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the row of a validation."""
+        scalars = {name: float(value) for name, value in metrics.items()}
+        self._write({"step": step, "epoch": self._epoch(step)} | scalars)
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in scalars.items())
+        self._say(f"{self._where(step)}  validation  {shown}")
+
+    def close(self) -> None:
+        """Closes the curves."""
+        if self._writer:
+            self._writer.close()
 
     def _epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 6) if self.steps_per_epoch else 0.0
@@ -203,12 +212,12 @@ class LogHook(Hook):
             where = f"epoch {step / self.steps_per_epoch:.2f}/{self.stop_step / self.steps_per_epoch:g}  {where}"
         return where
 
-    def _say(self, runner, line: str) -> None:
-        if runner.rank == 0:
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
             print(line, flush=True)
 
-    def _write(self, runner, row: dict[str, float]) -> None:
-        if runner.rank or row["step"] <= self.first_step:
+    def _write(self, row: dict[str, float]) -> None:
+        if self.rank or row["step"] <= self.first_step:
             return
         with (self.directory / HISTORY).open("a") as file:
             file.write(json.dumps(row) + "\n")

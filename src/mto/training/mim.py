@@ -1,12 +1,10 @@
-"""Pre-training as mmengine sees it: a method, its teacher, and MTO on its hidden states."""
+"""Pre-training as the loop sees it: a method, its teacher, and MTO on its hidden states."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mto.data.device.pixels import Pixels
@@ -14,11 +12,10 @@ from mto.losses.diagnostics import collapse, gradient_norms
 from mto.losses.mto import MaskedTokenOptimization, log_scalars
 from mto.methods import Method
 from mto.training.compiled import Compiled
-from mto.training.engine import unwrap
-from mto.training.log import LogHook
+from mto.training.contract import Moment, Trainable
 
 
-class MaskedImageModel(BaseModel):
+class MaskedImageModel(Trainable, nn.Module):
     """loss = method's loss + MTO's.
 
     Without MTO terms the heterogeneity is measured all the same, without gradient, when ``measure`` is on.
@@ -28,6 +25,9 @@ class MaskedImageModel(BaseModel):
         mto: the terms of this run, maybe none.
         num_masked: masked patches an image, if the mask sampler guarantees the count.
         pixels: what normalises the loader's images; by default they are as they are, in units of 255 grey levels.
+        compare_every: optimiser steps from one comparison of MTO's gradients with the method's to the next; 0: never.
+            One costs a forward pass, a backward pass for each of MTO's terms and two more, on one micro-batch, and
+            alters no training.
     """
 
     method: Method
@@ -39,13 +39,16 @@ class MaskedImageModel(BaseModel):
         mto: MaskedTokenOptimization,
         num_masked: int | None = None,
         pixels: Pixels | None = None,
+        compare_every: int = 0,
     ) -> None:
-        super().__init__(pixels or Pixels())
+        super().__init__()
+        self.data_preprocessor = pixels or Pixels()
         self.method = method
         self.teacher = method.make_teacher()
         self.mto = mto
         self.num_masked = num_masked
-        #: Set by `PretrainHook`: log this pass; compare gradients too; measure what MTO's weights are to be; epochs
+        self.compare_every = compare_every
+        #: Set before each pass: log this pass; compare gradients too; measure what MTO's weights are to be; epochs
         #: done; what the method wants of the epoch.
         self.measure = True
         self.measure_gradients = False
@@ -182,50 +185,21 @@ class MaskedImageModel(BaseModel):
         inputs = {**targets, **epoch_inputs, "num_masked": self.num_masked, "return_hidden": return_hidden}
         return self.method(image, mask, **inputs)
 
-    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """``loss`` is the total already; the rest is for the log."""
-        return losses["loss"], {name: value.detach() for name, value in losses.items()}
+    def before_pass(self, now: Moment) -> None:
+        """Sets what a pass depends on beside its images."""
+        length = now.length
+        self.progress = now.step / length.unit
+        self.epoch_inputs = self.method.epoch_inputs(now.epoch, length.total // length.unit)
+        self.measure = now.logged
+        balance = self.mto.balance
+        self.measure_balance = balance is not None and now.first_pass and balance.is_due(now.step)
+        compared = bool(self.compare_every and self.mto.settings["terms"] and now.first_pass)
+        self.measure_gradients = compared and (now.step + 1) % self.compare_every == 0
 
-
-class PretrainHook(Hook):
-    """Tell the model where training stands, and move the teacher after each optimiser step.
-
-    Args:
-        epochs: length of the schedule.
-        steps_per_epoch: optimiser steps an epoch.
-        gradient_interval: log intervals from one comparison of MTO's gradients with the method's to the next; 0: never.
-            One costs a forward pass, a backward pass for each of MTO's terms and two more, on one micro-batch, and
-            alters no training.
-    """
-
-    def __init__(self, epochs: int, steps_per_epoch: int, gradient_interval: int = 0) -> None:
-        self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
-        self.gradient_interval = gradient_interval
-
-    def before_train_epoch(self, runner) -> None:
-        model = unwrap(runner.model)
-        model.epoch_inputs = model.method.epoch_inputs(runner.epoch, self.epochs)
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        step = runner.iter // runner.optim_wrapper.accumulation
-        model = unwrap(runner.model)
-        model.progress = step / self.steps_per_epoch
-        log = next(hook for hook in runner.hooks if isinstance(hook, LogHook))
-        model.measure = log.is_logged(step + 1)
-        balance = model.mto.balance
-        model.measure_balance = balance is not None and batch_idx == 0 and balance.is_due(step)
-        model.measure_gradients = (
-            bool(self.gradient_interval and model.mto.settings["terms"])
-            and (step + 1) % (self.gradient_interval * log.log_interval) == 0
-            and batch_idx == 0
-        )
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        accumulation = runner.optim_wrapper.accumulation
-        model = unwrap(runner.model)
-        if model.teacher is None or (runner.iter + 1) % accumulation:
-            return
-        total = self.epochs * self.steps_per_epoch
-        momentum = model.method.teacher_momentum(runner.iter // accumulation, total, runner.epoch, self.epochs)
-        model.method.update_teacher(model.teacher, momentum)
+    def after_step(self, now: Moment) -> None:
+        """Moves the teacher."""
+        if self.teacher is not None:
+            total, epochs = now.length.total, now.length.total // now.length.unit
+            momentum = self.method.teacher_momentum(now.step, total, now.epoch, epochs)
+            assert momentum is not None, "a method with a teacher moves it"
+            self.method.update_teacher(self.teacher, momentum)

@@ -1,14 +1,13 @@
-"""Parameter groups (weight decay, layer decay), the two optimisers, and the wrapper that takes a step."""
+"""Parameter groups (weight decay, layer decay), the two optimisers, and how a step is taken."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from mto.errors import UserError
+from mto.training.schedule import Schedule
 
 Precision = Literal["fp32", "bf16", "fp16"]
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -84,8 +83,8 @@ def build_optimizer(groups: list[dict[str, Any]], optim: dict[str, Any]) -> torc
     return torch.optim.AdamW(groups, lr=optim["lr"], betas=betas, eps=optim.get("eps", 1e-8), fused=True)
 
 
-class StepWrapper(OptimWrapper):
-    """mmengine's wrapper with mixed precision on CPU too, and the gradient norm of every step.
+class StepWrapper:
+    """An optimiser with accumulation, mixed precision on any device, clipping, and the gradient norm of every step.
 
     The loss is divided by ``accumulation``; the step, the clipping and the norm see the accumulated gradient.
 
@@ -104,7 +103,7 @@ class StepWrapper(OptimWrapper):
         precision: Precision = "fp32",
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(optimizer, accumulative_counts=accumulation)
+        self.optimizer = optimizer
         self.device = torch.device(device)
         if precision == "fp16" and self.device.type != "cuda":
             raise UserError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
@@ -112,36 +111,54 @@ class StepWrapper(OptimWrapper):
         self.clip_grad = clip_grad
         self.autocast_dtype = AUTOCAST[precision]
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self.grad_norm: Tensor | None = None
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        enabled = self.autocast_dtype is not None
-        with super().optim_context(model), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
-            yield
+    @property
+    def lr(self) -> float:
+        """The largest rate of the parameter groups."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        super().backward(self.scaler.scale(loss) if self.scaler else loss, **kwargs)
+    def set_rates(self, schedule: Schedule, step: int, steps_per_unit: int) -> None:
+        """Sets every group's rate, as a function of the step alone.
 
-    def step(self, **kwargs: Any) -> None:
+        Args:
+            step: optimiser steps done.
+            steps_per_unit: of the schedule's unit: an epoch's steps, or 1.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.lr(step / steps_per_unit, group["peak_lr"], group["multiplier"], 1 / steps_per_unit)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Returns the context of a forward pass."""
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a micro-batch's gradient, of its share in the step's loss."""
+        loss = loss / self.accumulation
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def step(self) -> Tensor:
+        """Clips the gradient, moves the parameters, and forgets the gradient; returns its norm before clipping."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self.grad_norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         if self.clip_grad:
-            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad, self.grad_norm)
+            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad, norm)
         if self.scaler:
-            self.scaler.step(self.optimizer, **kwargs)
+            self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.step(**kwargs)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | ({"loss_scaler": self.scaler.state_dict()} if self.scaler else {})
+        """Returns torch's state of the optimiser, and the loss scaler's if there is one."""
+        return self.optimizer.state_dict() | ({"loss_scaler": self.scaler.state_dict()} if self.scaler else {})
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        scaler_state = state_dict.pop("loss_scaler", None)
-        if self.scaler and scaler_state:
-            self.scaler.load_state_dict(scaler_state)
-        super().load_state_dict(state_dict)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state, whatever else it holds (older ones have more)."""
+        if self.scaler and state.get("loss_scaler"):
+            self.scaler.load_state_dict(state["loss_scaler"])
+        self.optimizer.load_state_dict({name: state[name] for name in ("state", "param_groups")})

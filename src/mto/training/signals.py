@@ -9,11 +9,10 @@ import signal
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from torch import distributed
 
 from mto.runtime.time_limit import TimeLimit
-from mto.training.hooks import CheckpointHook
+from mto.training.distributed import world_size
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 #: Stands for a time limit that is near where processes tell each other why they leave, and in the exit code.
@@ -24,33 +23,31 @@ class Interrupted(SystemExit):
     """The job was asked to stop (scheduler's time limit, Ctrl-C on the cluster): exit code 128 + signal."""
 
 
-class SignalHook(Hook):
-    """Save and leave after the step (or, in validation, after the batch) in which a reason to stop came to any process.
+class Signals:
+    """Answers whether any process has a reason to stop, to all processes alike; the reason is a signal's number.
 
     The processes must leave at the same step, or those that stay wait for the others' gradients for ever. So each step
     they tell each other, over gloo, what they received; the answer is read one step later, so that nobody waits for it.
-
-    Args:
-        checkpoint: how to save.
     """
 
-    priority = "LOWEST"
-
-    def __init__(self, checkpoint: CheckpointHook) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self) -> None:
         self.received = 0
         self._limit: TimeLimit | None = None
         self._previous: dict[int, Any] = {}
         self._group: Any = None
         self._told: tuple[torch.Tensor, Any] | None = None
 
-    def before_train(self, runner) -> None:
+    def listen(self, rank: int) -> None:
+        """Takes notice of signals from now on, instead of being ended by them, and on rank 0 of the time limit."""
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
-        if runner.rank == 0:
+        if rank == 0:
             self._limit = TimeLimit()
-        if runner.distributed:
+        if world_size() > 1:
             self._group = distributed.new_group(backend="gloo")
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
 
     @property
     def reason(self) -> int:
@@ -59,23 +56,41 @@ class SignalHook(Hook):
             return TIME_IS_UP
         return self.received
 
-    def _note(self, number: int, frame: Any) -> None:
-        self.received = number
-
-    def after_step(self, runner) -> None:
-        if not runner.distributed:
-            self._leave(runner, self.reason)
-            return
+    def after_step(self) -> int:
+        """Returns the reason for which all must leave after this step, or 0."""
+        if self._group is None:
+            return self.reason
         last, self._told = self._told, self._tell()
-        if last is not None:
-            self._leave(runner, self._hear(last))
+        return 0 if last is None else self._hear(last)
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        loader = runner.val_dataloader
-        if not runner.distributed:
-            self._leave(runner, self.reason)
-        elif (batch_idx + 1) * loader.batch_size * runner.world_size <= len(loader.dataset):  # a batch that all have
-            self._leave(runner, self._hear(self._tell()))
+    def in_validation(self, everyone: bool) -> int:
+        """Returns the reason for which all must leave a validation, or 0.
+
+        Args:
+            everyone: all processes have this batch; the last one may be some processes' alone.
+        """
+        if self._group is None:
+            return self.reason
+        return self._hear(self._tell()) if everyone else 0
+
+    def obey(self) -> None:
+        """Takes no more notice of signals, since it is being done; ends what the processes were telling each other."""
+        for asked in SIGNALS:
+            signal.signal(asked, signal.SIG_IGN)
+        self._settle()
+
+    def wait_for_others(self) -> None:
+        """Waits until every process has saved: a node whose processes are gone may end the others'."""
+        if self._group is not None:
+            distributed.barrier(group=self._group)
+
+    def stop(self) -> None:
+        """Gives the signals back to whoever had them before, when training has come to its end."""
+        self._settle()
+        if self._limit is not None:
+            self._limit.close()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _tell(self) -> tuple[torch.Tensor, Any]:
         number = torch.tensor(self.reason)
@@ -86,31 +101,12 @@ class SignalHook(Hook):
         work.wait()
         return int(number)
 
-    def _leave(self, runner, number: int) -> None:
-        if not number:
-            return
-        for asked in SIGNALS:
-            signal.signal(asked, signal.SIG_IGN)  # it is being done
-        self._settle()
-        self.checkpoint.save(runner)
-        self.checkpoint.writer.wait()
-        if runner.distributed:
-            distributed.barrier(
-                group=self._group
-            )  # a node whose processes are gone may end the others' before they saved
-        if runner.rank == 0:
-            why = "the time limit is near" if number == TIME_IS_UP else signal.Signals(number).name
-            print(f"mto: {why}: stopped and saved at step {runner.step}; run again to continue from there", flush=True)
-        raise Interrupted(128 + number)
-
-    def after_train(self, runner) -> None:
-        self._settle()
-        if self._limit is not None:
-            self._limit.close()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
     def _settle(self) -> None:
         if self._told is not None:
             self._hear(self._told)
             self._told = None
+
+
+def name_of(reason: int) -> str:
+    """Returns a reason in words."""
+    return "the time limit is near" if reason == TIME_IS_UP else signal.Signals(reason).name

@@ -5,9 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from mto.files import link_or_copy, sync
+from mto.runtime.lock import Lock
+from mto.training.checkpoint import State, fingerprint, save_state
+from mto.training.log import HISTORY
+from mto.training.resume import CHECKPOINT, PREVIOUS
 
 
 class Writer:
@@ -67,3 +74,43 @@ def on_host(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(on_host(part) for part in value)
     return value
+
+
+class Checkpoints:
+    """Keeps the run's newest state in ``last.pth``, and the one before it in ``previous.pth``.
+
+    A thread writes, while training goes on; the next state waits for it. Where a write failed, the next step raises it.
+
+    Args:
+        directory: where they are kept.
+        lock: of the folder; None: nobody else can be at work in it.
+        writer: open as long as the run is at work.
+    """
+
+    def __init__(self, directory: Path, lock: Lock | None, writer: Writer) -> None:
+        self.directory = directory
+        self.lock = lock
+        self.writer = writer
+
+    def save(self, state: State, record: dict[str, Any], at_end: bool) -> None:
+        """Copies a state, and begins to write it.
+
+        Args:
+            record: whose it is, and of which step.
+            at_end: it is the segment's last, which other jobs know by its fingerprint.
+        """
+        self.writer.wait()  # or three states would be in memory
+        self.writer.start(self._write, on_host(state), record, at_end)
+
+    def _write(self, state: State, record: dict[str, Any], at_end: bool) -> None:
+        if self.lock:
+            self.lock.check()
+        if at_end:
+            record = record | {"fingerprint": fingerprint(state["state_dict"])}
+        history = self.directory / HISTORY
+        if history.exists():
+            sync(history)  # its rows belong to the state
+        last, previous = self.directory / CHECKPOINT, self.directory / PREVIOUS
+        if last.exists():
+            link_or_copy(last, previous)
+        save_state(last, state, record)

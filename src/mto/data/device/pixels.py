@@ -1,11 +1,10 @@
 """From a loader's bytes to a model's input, on the device: floats would be four times as much to make and to move."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseDataPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from mto.data.device.decode import Decode
 from mto.data.device.recolour import Recolour
@@ -14,7 +13,7 @@ from mto.data.device.warp import warp
 IMAGES = ("image", "teacher_image")
 
 
-class Pixels(BaseDataPreprocessor):
+class Pixels(nn.Module):
     """Moves a batch to the device; images, (B, H, W, 3) uint8, become (B, 3, H, W) float32, normalised by channel.
 
     What workers leave to the device is done here (`mto.data.imagenet.collate`): ``encoded``, the files that become
@@ -34,7 +33,7 @@ class Pixels(BaseDataPreprocessor):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         decode: Decode | None = None,
     ) -> None:
-        super().__init__(non_blocking=True)
+        super().__init__()
         # Not buffers: those are a model's state, and a probe's are averaged over ranks.
         self.mean = torch.tensor(mean).view(3, 1, 1) * 255
         self.scale = 1 / (torch.tensor(std).view(3, 1, 1) * 255)
@@ -46,10 +45,14 @@ class Pixels(BaseDataPreprocessor):
         """As the job's ``data`` says: ``mean``, ``std``, maybe ``decode``."""
         return cls(job["data"]["mean"], job["data"]["std"], Decode.of(job))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pixels":
+        self.mean, self.scale = fn(self.mean), fn(self.scale)  # they move with the model
+        return super()._apply(fn, recurse)
+
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        batch: Any = self.cast_data({name: value for name, value in data.items() if name != "encoded"})
+        batch: Any = {name: self._moved(value) for name, value in data.items() if name != "encoded"}
         if self.decode is not None and "encoded" in data:
-            batch["image"] = self.decode(data["encoded"], self.device)
+            batch["image"] = self.decode(data["encoded"], self.mean.device)
         if "moves" in batch:
             batch["image"] = warp(batch["image"], batch.pop("moves"))
         if "colours" in batch:
@@ -62,10 +65,13 @@ class Pixels(BaseDataPreprocessor):
             erase_(batch["image"], batch.pop("box"), batch.pop("noise"))
         return batch
 
+    def _moved(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._moved(part) for part in value]
+        return value.to(self.mean.device, non_blocking=True) if isinstance(value, Tensor) else value
+
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float32: (pixels / 255 - mean) / std, in two operations."""
-        if self.mean.device != pixels.device:
-            self.mean, self.scale = self.mean.to(pixels.device), self.scale.to(pixels.device)
         planes = pixels.permute(0, 3, 1, 2)
         out = torch.empty(planes.shape, dtype=torch.float32, device=pixels.device)
         return torch.sub(planes, self.mean, out=out).mul_(self.scale)
