@@ -15,6 +15,7 @@ from made_up_results import CONFIG, make_tree
 
 from mto.config import load
 from mto.errors import UserError
+from mto.losses.switches import SWITCHES
 from mto.names import Step
 from mto.report import page
 from mto.report.cli import main
@@ -397,7 +398,7 @@ def test_in_every_seed_means_those_that_are_finished(tmp_path):
 # -------------------------------------------------------------------------------------------------------- the choices
 def test_every_switch_of_mto_has_its_reason_and_no_other():
     mto = page.job(Study(load(CONFIG)))["mto"]
-    assert mto["presets"][mto["default"]].keys() == choices.CHOICES.keys()
+    assert mto["presets"][mto["default"]].keys() == SWITCHES.keys()
     assert all(choice.open and choice.why for choice in choices.listed(mto))
     assert choices.presets(mto)[0] == "text"
 

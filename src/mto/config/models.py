@@ -24,6 +24,7 @@ from mto.config.layers import merge
 from mto.config.prices import Plan
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
+from mto.losses.switches import LAYERS, POSITIVE, SWITCHES, WEIGHT
 from mto.names import PRESET, STAGES, Stage
 
 
@@ -38,36 +39,25 @@ class Balance(Model):
     largest: Positive
 
 
-class Preset(Model):
+_KINDS: dict[Any, Any] = {
+    POSITIVE: Positive,
+    WEIGHT: NonNegative,
+    LAYERS: Annotated[list[int], Field(min_length=1)] | Literal["all"],
+}
+_FIELDS: Any = {name: (_KINDS.get(switch.kind, switch.kind), ...) for name, switch in SWITCHES.items()}
+_Switches: Any = create_model("Switches", __base__=Model, **_FIELDS)
+
+
+class Preset(_Switches):  # type: ignore[misc]
     """One reading of the paper: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name.
 
-    In a file it may name a `base`, another preset, which has the switches that it does not name itself.
+    Its keys are `mto.losses.switches.SWITCHES`. In a file it may name a `base`, another preset, which has the switches
+    that it does not name itself.
 
     `balance` makes shares of the three weights. Without it a preset has no such key, in a job either: a job that was
     finished before there was one stays what it was.
     """
 
-    spa_weight: NonNegative
-    e_weight: NonNegative
-    r_weight: NonNegative
-    warmup_epochs: NonNegative
-    rank_direction: Literal["decreasing", "as_printed"]
-    rank_reduction: Literal["sum", "mean"]
-    sparsity_reduction: Literal["mean", "sum"]
-    sparsity_columns: Literal["all", "visible"]
-    sparsity_self: Literal["keep", "exclude"]
-    sparsity_layers: Annotated[list[int], Field(min_length=1)] | Literal["all"]
-    sparsity_object: Literal["affinity", "attention"]
-    affinity: Literal["dot", "scaled", "cosine"]
-    temperature: Positive
-    tokens: Literal["raw", "layernorm", "l2"]
-    position: Literal["pre", "post"]
-    batch_reduction: Literal["image", "batch"]
-    detach_visible: bool
-    detach_encoder: bool
-    final_norm: bool
-    streams: Literal["sum", "mean", "pixel", "feature"]
-    eps: Positive
     balance: Balance | None = None
 
     @model_serializer(mode="wrap")

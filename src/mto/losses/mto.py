@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mto.losses.balance import Balance
 from mto.losses.entropy import Partition, attention_entropy, freeze_visible
 from mto.losses.stream import Stream, Tokens, check_shapes, count_masked, layer_at
+from mto.losses.switches import SWITCHES
 
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
@@ -35,19 +36,8 @@ TEXT = {"spa_weight": 1.0, "e_weight": 1.0, "r_weight": 1.0, "affinity": "dot", 
 #: The paper's equations to the letter.
 AS_PRINTED = {**TEXT, "rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
 
-#: The allowed values of every switch that is a choice.
-CHOICES = {
-    "rank_direction": ("decreasing", "as_printed"),
-    "rank_reduction": ("sum", "mean"),
-    "sparsity_reduction": ("mean", "sum"),
-    "sparsity_columns": ("all", "visible"),
-    "sparsity_self": ("keep", "exclude"),
-    "sparsity_object": ("affinity", "attention"),
-    "affinity": ("dot", "scaled", "cosine"),
-    "tokens": ("raw", "layernorm", "l2"),
-    "position": ("pre", "post"),
-    "batch_reduction": ("image", "batch"),
-}
+#: The allowed values of every switch that is a choice; of `streams` those that a model has are known with the model.
+CHOICES = {name: switch.choices for name, switch in SWITCHES.items() if switch.choices and name != "streams"}
 
 
 def heterogeneity(
