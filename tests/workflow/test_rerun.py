@@ -109,9 +109,9 @@ def test_an_edit_of_the_root_file_wins_at_the_demo(finished: Clone) -> None:
     own = {file for file in finished.made() if "/mae-" in file and "/progress/" not in file and SCRATCH not in file}
     assert own <= planned
     assert not [file for file in planned if "-vit" in file and "/mae-" not in file]
-    finished.snakemake("--cores", "4", "--quiet", "all", "--", "mae")
-    given = (finished.path / f"{RESULTS}pretrain/mae-vitb/seed0/epoch0008/metrics.json").read_text()
-    assert '"lr":0.0123' in given
+    first = f"{RESULTS}pretrain/mae-vitb/seed0/epoch0001/metrics.json"
+    finished.snakemake("--cores", "1", "--quiet", "all", "--", first)
+    assert '"lr":0.0123' in (finished.path / first).read_text()
 
 
 def test_the_command_line_wins_over_the_scale(finished: Clone) -> None:
