@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mto.emulate.card import Card
-from mto.errors import UserError
+from mto.errors import StorageError, UserError
 from mto.names import STAGES
 from mto.runtime.devices import lease
 from mto.runtime.launch import another_told, launch, report_mistake
@@ -133,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         report_mistake(f"mto: error: {error}")
         return 2
+    except StorageError as error:  # in other words than a mistake: it is retried
+        print(f"mto: storage: {error}; nothing is wrong with what was read, run again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except Exception:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mto.errors import UserError
+from mto.storage import again
 
 
 @contextmanager
@@ -61,9 +62,10 @@ def read_json(path: Path) -> Any:
 
     Raises:
         UserError: it is not JSON.
+        StorageError: see `mto.storage`.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(again(path.read_bytes, path))
     except FileNotFoundError:
         return None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
@@ -80,7 +82,7 @@ def json_object(given: str, option: str) -> dict[str, Any]:
     if not given.lstrip().startswith(("{", "[")):
         shown = f"{option} {given}"
         try:
-            given = Path(given).read_text()
+            given = again(Path(given).read_bytes, given).decode()
         except (OSError, ValueError) as error:  # UnicodeDecodeError
             what = getattr(error, "strerror", None) or "not text"
             hint = """give a file of JSON, or JSON itself, as '{"scale": "paper"}'"""
@@ -108,5 +110,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def digest(path: Path) -> str:
     """Of the content: the same bytes made anew are the same file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+    def read() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+    return again(read, path)

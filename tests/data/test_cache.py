@@ -1,5 +1,7 @@
 """A cache of training images: small ones to the last bit, large ones shrunk, and never another dataset's."""
 
+import os
+import shutil
 import time
 
 import numpy as np
@@ -40,7 +42,7 @@ def root(tmp_path):
 
 def made(root, folder, workers=1, side=16):
     build(folder, side, root / "train", listing.walk(root / "train"), workers)
-    return Cache(folder, listing.walk(root / "train"))
+    return Cache(folder, root / "train", listing.walk(root / "train"))
 
 
 def test_images_that_are_small_enough_keep_every_bit(root, tmp_path):
@@ -86,7 +88,7 @@ def test_a_killed_job_keeps_its_shards(root, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         made(root, tmp_path / "cache")
     with pytest.raises(UserError, match="no whole cache"):
-        Cache(tmp_path / "cache", listing.walk(root / "train"))
+        Cache(tmp_path / "cache", root / "train", listing.walk(root / "train"))
     first = {path: path.stat().st_mtime_ns for path in done}
     done.clear()
     found = made(root, tmp_path / "cache")
@@ -102,10 +104,30 @@ def test_another_side_or_other_images_start_afresh(root, tmp_path):
     assert min(made(root, tmp_path / "cache", side=20)[3].shape[:2]) == 20
     time.sleep(0.01)
     (root / "train/class0/0.png").unlink()
-    with pytest.raises(UserError, match=r"made of other images .* remove this cache"):
-        Cache(tmp_path / "cache", listing.walk(root / "train"))
+    with pytest.raises(UserError, match=r"made of 7 images, but there are 6 now; remove this cache"):
+        Cache(tmp_path / "cache", root / "train", listing.walk(root / "train"))
     found, files = made(root, tmp_path / "cache", side=90), ImageFolder(root, "train", 2)
     assert all(np.array_equal(found[i], files.image(i)) for i in range(len(files)))
+
+
+def test_a_copy_of_the_images_is_the_same(root, tmp_path):
+    """A move to another disk changes every time of change. Other content is told, and how."""
+    made(root, tmp_path / "cache")
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, copy_function=shutil.copyfile)
+    for path in (copy, *copy.rglob("*")):
+        os.utime(path, (1, 1))
+    found = Cache(tmp_path / "cache", copy / "train", listing.walk(copy / "train"))
+    assert np.array_equal(found[2], Cache(tmp_path / "cache", root / "train", listing.walk(root / "train"))[2])
+    record = (tmp_path / "cache" / "cache.json").stat().st_mtime_ns
+    made(copy, tmp_path / "cache")
+    assert (tmp_path / "cache" / "cache.json").stat().st_mtime_ns == record  # it was not made anew
+    (copy / "train/class0/0.png").write_bytes(b"another image of the same name")
+    with pytest.raises(UserError, match="made of images of the same names, but of other sizes"):
+        Cache(tmp_path / "cache", copy / "train", listing.walk(copy / "train"))
+    (copy / "train/class0/0.png").rename(copy / "train/class0/a.png")
+    with pytest.raises(UserError, match="made of images of other names"):
+        Cache(tmp_path / "cache", copy / "train", listing.walk(copy / "train"))
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone"])

@@ -11,7 +11,6 @@ A killed job keeps the shards that it had finished.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,17 @@ from typing import Any
 import numpy as np
 
 from mto.data.bad_files import limits
-from mto.data.forms.form import Member
+from mto.data.forms.form import File, Member, Piece
 from mto.data.images import decode, size_of
 from mto.data.listing import Images, Listing
 from mto.data.progress import over_processes
 from mto.errors import UserError
 from mto.files import read_json, replacing, write_json
+from mto.storage import again
 
 SHARD = 1024
+#: How many images are asked for their bytes.
+SIZES = 64
 #: What the cache holds; written last.
 RECORD = "cache.json"
 MAKING = "making.json"
@@ -48,19 +50,20 @@ class Cache:
 
     Args:
         folder: of the shards.
-        listing: of the folder of images, as it is now.
+        root: of the images, as their listing has it.
+        listing: of the images, as they are now.
 
     Raises:
         UserError: there is no whole cache of just these images.
     """
 
-    def __init__(self, folder: Path, listing: Listing) -> None:
+    def __init__(self, folder: Path, root: Path, listing: Listing) -> None:
         self.folder = folder
         found = read_json(folder / RECORD)
         if found is None:
             raise UserError(f"{folder}: no whole cache of images; {AGAIN}")
-        if found["images"] != _identity(listing):
-            raise UserError(f"{folder}: made of other images than those that are there now; {AGAIN}")
+        if difference := _difference(found["images"], _identity(root, listing)):
+            raise UserError(f"{folder}: {difference}; {AGAIN}")
         self.count = len(listing.names)
         starts = range(0, self.count, SHARD)
         sizes = [self._numbers(start, "<i4", 2 * self._images(start), 0).reshape(-1, 2) for start in starts]
@@ -81,11 +84,12 @@ class Cache:
     def _numbers(self, start: int, kind: str, count: int, offset: int) -> np.ndarray:
         """Of the shard that begins with an image. Opened every time: the loader's workers need not be handed a file."""
         path = f"{self.folder}/{_name(start)}"
+        found = np.empty(count, kind)
         try:
-            found = np.fromfile(path, kind, count, offset=offset)
+            read = again(lambda: _fill(found, path, offset), path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}; {AGAIN}") from error
-        if len(found) != count:
+        if read != found.nbytes:
             raise UserError(f"{path}: damaged, cut off; {AGAIN}")
         return found
 
@@ -96,10 +100,10 @@ def build(folder: Path, side: int, root: Path, listing: Listing, workers: int) -
     Raises:
         UserError: an image cannot be read and the config passes over none; the disk is too small.
     """
-    wanted = {"images": _identity(listing), "side": side}
-    if read_json(folder / RECORD) == wanted:
+    wanted = {"images": _identity(root, listing), "side": side}
+    if _is_of(read_json(folder / RECORD), wanted):
         return
-    if read_json(folder / MAKING) != wanted:
+    if not _is_of(read_json(folder / MAKING), wanted):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / MAKING, wanted)
     images = Images(root, listing)
@@ -113,6 +117,10 @@ def build(folder: Path, side: int, root: Path, listing: Listing, workers: int) -
     for _ in over_processes(f"cache of {side} pixels", work, parts, [len(part) for _, part in parts], workers):
         pass
     (folder / MAKING).replace(folder / RECORD)
+
+
+def _is_of(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    return found is not None and found["side"] == wanted["side"] and not _difference(found["images"], wanted["images"])
 
 
 def _write(part: tuple[Path, list[Member]], side: int, spare: bool) -> None:
@@ -163,6 +171,13 @@ def _check_disk(folder: Path, side: int, images: Images, missing: list[int]) -> 
         )
 
 
+def _fill(array: np.ndarray, path: str, offset: int) -> int:
+    """Reads a file from ``offset`` on into ``array``, and returns the bytes that it had. NumPy's own hides an error."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.readinto(array.data.cast("B"))
+
+
 def _shard(folder: Path, start: int) -> Path:
     return folder / _name(start)
 
@@ -177,9 +192,31 @@ def _offsets(sizes: np.ndarray) -> np.ndarray:
     return 8 * len(sizes) + bytes_each.cumsum() - bytes_each
 
 
-def _identity(listing: Listing) -> str:
-    """Of the images: their names, and when their folders were changed last."""
-    content = hashlib.sha256()
-    for array in (listing.classes, listing.names, listing.counts, listing.changed):
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()
+def _identity(folder: Path, listing: Listing) -> dict[str, Any]:
+    """Says which images they are: by a digest of their names, their number, and the bytes of some of them.
+
+    A copy of a dataset has other times of change, and may be of another form: its images are the same. Bytes are asked
+    for where that takes no reading of them; of a row of parquet there are none.
+    """
+    images = Images(folder, listing)
+    some = [images[place] for place in range(0, len(images), max(len(images) // SIZES, 1))]
+    return {"names": listing.content, "count": len(images), "bytes": [_bytes(member) for member in some]}
+
+
+def _bytes(member: Member) -> int | None:
+    if isinstance(member, File):
+        return again(Path(member.path).stat, member.path).st_size
+    return member.size if isinstance(member, Piece) else None
+
+
+def _difference(made: Any, now: dict[str, Any]) -> str | None:
+    """Says in what a cache's images differ from those of now; None: in nothing."""
+    if not isinstance(made, dict) or made.keys() != now.keys():
+        return "made by another version"
+    if made["count"] != now["count"]:
+        return f"made of {made['count']:,} images, but there are {now['count']:,} now"
+    if made["names"] != now["names"]:
+        return "made of images of other names than those that are there now"
+    if any(a != b for a, b in zip(made["bytes"], now["bytes"], strict=True) if None not in (a, b)):
+        return "made of images of the same names, but of other sizes than now"
+    return None

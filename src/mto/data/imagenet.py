@@ -22,6 +22,7 @@ from mto.data.rng import generator, seeded
 from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
 from mto.data.workers import obey_parent_alone
 from mto.errors import UserError
+from mto.storage import is_folder
 
 Key = int | tuple[int, int]
 
@@ -57,7 +58,7 @@ class ImageFolder:
         self.split = split
         self.policy = policy  # travels with the dataset into the loader's workers
         self.folder = Path(root) / split
-        if recognise(root) == "folders" and not self.folder.is_dir():
+        if recognise(root) == "folders" and not is_folder(self.folder):
             raise UserError(f"{self.folder}: no such folder; set datasets.imagenet.root in config.yaml to its parent")
         found = load(Path(listing), self.folder, classes) or walk(self.folder, classes)
         self.classes = [os.fsdecode(name) for name in found.classes]
@@ -68,7 +69,7 @@ class ImageFolder:
             raise UserError(f"{self.folder}: no image in its class folders (looked for {', '.join(IMAGE_SUFFIXES)})")
         self.images = Images(self.folder, found)
         self.labels = self.images.labels
-        self.cache = None if cache is None else Cache(Path(cache), found)
+        self.cache = None if cache is None else Cache(Path(cache), self.folder, found)
         self.decode = decode
 
     @classmethod

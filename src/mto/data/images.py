@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mto.errors import UserError
+from mto.storage import again, passing
 
 #: The last bytes of a whole file. What ends otherwise may still be whole: it is decoded to find out.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -35,17 +36,23 @@ def read(path: str | Path) -> np.ndarray:
 
 
 def contents(path: str | Path, offset: int = 0, size: int | None = None, shown: str | Path = "") -> bytes:
-    """A file's bytes, or ``size`` of them from ``offset`` on.
+    """Returns a file's bytes, or ``size`` of them from ``offset`` on.
 
     Raises:
-        UserError: it cannot be read, or ends before; it names ``shown``, where that is given.
+        UserError: there is no such file, it may not be read, or ends before; it names ``shown``, where that is given.
+        StorageError: the storage failed, again and again.
     """
-    with _readable(shown or path), open(path, "rb", buffering=0) as file:
-        if size is None:
-            return file.read()
-        file.seek(offset)
-        data = file.read(size)
-        if len(data) < size:
+
+    def read() -> bytes:
+        with open(path, "rb", buffering=0) as file:
+            if size is None:
+                return file.read()
+            file.seek(offset)
+            return file.read(size)
+
+    with _readable(shown or path):
+        data = again(read, path)
+        if size is not None and len(data) < size:
             raise ValueError("the file ends before it")
         return data
 
@@ -66,6 +73,8 @@ def _readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+        if passing(error):
+            raise
         raise UserError(
             f"{path}: not readable as an image ({_words(error)}); copy it again from the dataset"
         ) from error
@@ -130,7 +139,14 @@ def fault(
         decode: read every pixel; else the head and the end.
         size: (width, height) that it must have.
         label: it is an annotation: one channel of 8 bits.
+
+    Raises:
+        StorageError: the storage failed, again and again, so that nothing is known of the file.
     """
+    return again(lambda: _fault(path, decode, size, label), _name(path))
+
+
+def _fault(path: str | Path | Stored, decode: bool, size: tuple[int, int] | None, label: bool) -> str | None:
     try:
         file = _file(path)
         with _quiet(), Image.open(file) as image:
@@ -146,17 +162,29 @@ def fault(
     except UserError as error:  # it names the image
         return str(error).rpartition(": ")[2]
     except Exception as error:
+        if passing(error):
+            raise
         return f"not readable as an image ({_words(error)})"
     return None
 
 
 def size_of(path: str | Path | Stored) -> tuple[int, int] | None:
     """(width, height) by the file's head; None if it has none."""
-    try:
-        with _quiet(), Image.open(_file(path)) as image:
-            return image.size
-    except Exception:
-        return None
+
+    def read() -> tuple[int, int] | None:
+        try:
+            with _quiet(), Image.open(_file(path)) as image:
+                return image.size
+        except Exception as error:
+            if passing(error):
+                raise
+            return None
+
+    return again(read, _name(path))
+
+
+def _name(image: str | Path | Stored) -> str:
+    return str(getattr(image, "path", image))
 
 
 def _file(image: str | Path | Stored) -> str | Path | io.BytesIO:

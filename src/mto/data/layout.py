@@ -9,6 +9,7 @@ from pathlib import Path
 from mto.data.forms.recognise import is_parquet, recognise, shard_problems
 from mto.data.forms.recognise import problems as form_problems
 from mto.errors import UserError
+from mto.storage import again, exists, is_folder
 
 IMAGE_SUFFIXES = (
     ".jpeg",
@@ -79,7 +80,10 @@ def check(
         title, layout = f"{len(classes)} classes of {title}", CHOSEN
     root, key = Path(root), config_key or f"datasets.{dataset}.root"
     looks: dict[str, Look] = {"imagenet": partial(_imagenet, chosen=classes), "ade20k": _ade20k, "coco": _coco}
-    counts, problems = looks[dataset](root, expected) if root.is_dir() else ({}, ["there is no such folder"])
+    if is_folder(root):
+        counts, problems = again(lambda: looks[dataset](root, expected), root)
+    else:
+        counts, problems = {}, ["there is no such folder"]
     if problems:
         raise UserError(
             f"{key}: no complete {title} at {root}: {'; '.join(problems)}. "
@@ -95,10 +99,10 @@ def _imagenet(root: Path, expected: Mapping[str, int], chosen: Sequence[str] | N
     counts, problems, classes = {}, [], {}
     for split, number in expected.items():
         folder = root / split
-        if not folder.is_dir():
+        if not is_folder(folder):
             problems.append(f"{split}/ is missing")
             continue
-        entries = list(os.scandir(folder))
+        entries = again(partial(os.listdir, folder), folder)
         classes[split] = set(class_folders(folder, chosen))
         counts[split] = len(classes[split])
         if chosen is not None and counts[split] != number:
@@ -165,7 +169,7 @@ def _coco(root: Path, expected: Mapping[str, int]) -> Found:
             if counts[split] != number:
                 problems.append(f"{split}/ holds {counts[split]} images instead of {number}")
         annotations = root / "annotations" / f"instances_{split}.json"
-        if not annotations.is_file() or not annotations.stat().st_size:
+        if not exists(annotations) or not again(annotations.stat, annotations).st_size:
             problems.append(f"annotations/{annotations.name} is missing or empty")
     return counts, problems
 
@@ -175,9 +179,10 @@ def _stems(folder: Path, suffix: str) -> set[str] | None:
 
     The suffix as it stands: mmsegmentation passes over `.JPG` in silence.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         return None
-    return {name[: -len(suffix)] for name in os.listdir(folder) if name.endswith(suffix) and _is_seen(name)}
+    names = again(lambda: os.listdir(folder), folder)
+    return {name[: -len(suffix)] for name in names if name.endswith(suffix) and _is_seen(name)}
 
 
 def _other_case(folder: Path, suffix: str) -> str:
@@ -192,9 +197,17 @@ def _is_seen(name: str) -> bool:
 
 
 def _some_image(folder: Path) -> bool:
-    """Is one of the first names an image? A class folder of 1,300 files need not be listed to the end."""
-    with os.scandir(folder) as entries:
-        return any(is_image(entry.name) for entry in islice(entries, 20))
+    """Is one of the first names an image? A class folder of 1,300 files need not be listed to the end.
+
+    Hidden names are passed over: a copy made on a Mac has as many of them as images, and they may all come first.
+    """
+
+    def look() -> bool:
+        with os.scandir(folder) as entries:
+            seen = (entry.name for entry in entries if _is_seen(entry.name))
+            return any(is_image(name) for name in islice(seen, 20))
+
+    return again(look, folder)
 
 
 def is_image(name: str) -> bool:
@@ -203,10 +216,10 @@ def is_image(name: str) -> bool:
 
 def class_folders(folder: str | Path, chosen: Sequence[str] | None = None) -> list[str]:
     """The names of a split's class folders, sorted; where some are chosen, of those alone."""
-    there = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    there = again(lambda: {entry.name for entry in os.scandir(folder) if entry.is_dir()}, folder)
     return sorted(there if chosen is None else there.intersection(chosen))
 
 
 def class_images(folder: str | Path) -> list[str]:
     """The names of a class folder's images, sorted."""
-    return sorted(name for name in os.listdir(folder) if is_image(name))
+    return sorted(name for name in again(lambda: os.listdir(folder), folder) if is_image(name))

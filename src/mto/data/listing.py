@@ -17,6 +17,7 @@ import numpy as np
 from mto.data.forms.form import Listing, Member, form
 from mto.data.forms.recognise import Name, recognise
 from mto.files import replacing
+from mto.storage import again
 
 __all__ = ["NAME", "Images", "Listing", "load", "save", "walk"]
 
@@ -60,7 +61,7 @@ def walk(folder: Path, chosen: Sequence[str] | None = None) -> Listing:
     Raises:
         UserError: the dataset's form has something wrong with it.
     """
-    return form(recognise(folder.parent)).walk(folder, chosen)
+    return again(lambda: form(recognise(folder.parent)).walk(folder, chosen), folder)
 
 
 def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | None = None) -> None:
@@ -73,8 +74,13 @@ def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | 
 
 def load(path: Path, folder: Path, chosen: Sequence[str] | None = None) -> Listing | None:
     """The listing of a split; None if there is none, or the dataset was changed since."""
-    with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), np.load(path) as arrays:
-        found = Listing(*(arrays[f"{folder.name}/{field}"] for field in Listing._fields))
+
+    def read() -> Listing:
+        with np.load(path) as arrays:
+            return Listing(*(arrays[f"{folder.name}/{field}"] for field in Listing._fields))
+
+    with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        found = again(read, path)
         name = recognise(folder.parent)
         watched, changed = form(name).changed(folder, chosen)
         if (

@@ -24,6 +24,7 @@ from mto.data.images import fault, size_of
 from mto.data.listing import Images, load, walk
 from mto.data.progress import over_processes
 from mto.errors import UserError
+from mto.storage import again
 
 Level = Literal["fast", "full"]
 CHUNK = 64
@@ -147,7 +148,8 @@ def _imagenet(root: Path, num_classes: int, classes: Sequence[str] | None, listi
 def _ade20k(root: Path, num_classes: int) -> Plan:
     files = []
     for split in ("training", "validation"):
-        for name in sorted(os.listdir(root / "images" / split)):
+        folder = root / "images" / split
+        for name in sorted(again(partial(os.listdir, folder), folder)):
             if name.endswith(".jpg") and not name.startswith("."):
                 image = f"{root}/images/{split}/{name}"
                 annotation = f"{root}/annotations/{split}/{name[:-4]}.png"
@@ -162,8 +164,8 @@ def _coco(root: Path, num_classes: int) -> Plan:
     for split in ("train2017", "val2017"):
         path = root / "annotations" / f"instances_{split}.json"
         try:
-            content = json.loads(path.read_bytes())
-            there = set(os.listdir(root / split))
+            content = json.loads(again(path.read_bytes, path))
+            there = set(again(partial(os.listdir, root / split), root / split))
             found = list(_instances(content, num_classes, there))
             faults += [Fault(f"{path}", what) for what in found[:20]]
             if len(found) > 20:
@@ -218,11 +220,15 @@ def _look(file: _File, *, num_classes: int, decode: bool) -> tuple[str | None, b
     what = fault(file.path, decode=True, size=size_of(file.of), label=True)
     if what:
         return what, True
-    with Image.open(file.path) as image:
-        highest = int(np.asarray(image).max())
+    highest = again(partial(_highest, file.path), file.path)
     if highest > num_classes:
         return f"value {highest} is above datasets.ade20k.num_classes, {num_classes} (0 is: no class)", True
     return None, highest > 0
+
+
+def _highest(path: str) -> int:
+    with Image.open(path) as image:
+        return int(np.asarray(image).max())
 
 
 def _look_at_some(look: Any, files: list[_File]) -> list[tuple[str | None, bool]]:

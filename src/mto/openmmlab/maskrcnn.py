@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
+from mto.storage import again
 from mto.training.contract import Trainable
 
 Job = dict[str, Any]
@@ -246,7 +247,7 @@ def build_dataset(job: Job, split: str) -> CocoDataset:
         UserError: the annotations name another number of classes than the job.
     """
     path = annotation_file(job, "val2017")  # the small one: 20 MB against 450
-    categories = sorted(json.loads(path.read_text())["categories"], key=lambda category: category["id"])
+    categories = sorted(json.loads(again(path.read_bytes, path))["categories"], key=lambda category: category["id"])
     if len(categories) != job["data"]["num_classes"]:
         raise UserError(
             f"{path}: {len(categories)} categories, but datasets.coco.num_classes is {job['data']['num_classes']}"

@@ -1,12 +1,14 @@
 """A dataset of mmseg or mmdet whose bad files are one line, or are passed over where the config says so."""
 
+from functools import partial
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from mto.data.bad_files import policy
 from mto.data.images import fault
-from mto.errors import UserError
+from mto.errors import StorageError, UserError
+from mto.storage import again
 
 
 class Readable(Dataset):
@@ -31,7 +33,10 @@ class Readable(Dataset):
         for shift in range(len(self)):
             place = (index + shift) % len(self)
             try:
-                return self.dataset[place]
+                # What fails so is the reading of files, which comes before any draw: another attempt draws the same.
+                return again(partial(self.dataset.__getitem__, place), f"{self.name}, sample {place}")
+            except StorageError:
+                raise
             except Exception as error:
                 path, what = self._fault(place)
                 if what is None:  # the files are sound: a mistake of the code keeps its traceback
@@ -48,7 +53,7 @@ class Readable(Dataset):
         size = (info["width"], info["height"]) if "width" in info else None
         path = info["img_path"]
         what = fault(path, decode=True, size=size)
-        if what is None and "seg_map_path" in info:
+        if what is None and info.get("seg_map_path"):  # mmdet's samples have the key, and None under it
             path = info["seg_map_path"]
             what = fault(path, decode=True, label=True)
         return path, what

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mto.errors import UserError
+from mto.errors import StorageError, UserError
 from mto.files import link_or_copy
 from mto.runtime.lock import Lock
 
@@ -37,5 +37,5 @@ def prune(state: Path, fingerprint: str) -> None:
             twin = state.parent / "progress" / FINISHED / state.name
             if twin.exists():
                 link_or_copy(state, twin)  # the second name held the whole file
-    except (UserError, OSError) as error:
+    except (UserError, StorageError, OSError) as error:
         print(f"mto: {state}: kept whole, though nothing continues it any more ({error})", flush=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mto.files import replacing
+from mto.storage import again, exists
 from mto.training.distributed import gather, mean, world_size
 
 HISTORY = "history.jsonl"
@@ -22,7 +23,7 @@ HISTORY = "history.jsonl"
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The rows of a history file; none if there is no file. A line cut short by a crash is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in again(path.read_bytes, path).decode().splitlines() if exists(path) else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

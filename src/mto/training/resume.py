@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mto.errors import UserError
+from mto.storage import exists
 from mto.training.checkpoint import Damaged, State, load_state, read_record
 
 #: The newest state of a run, and the one before it.
@@ -49,7 +50,7 @@ def find_state(
     Raises:
         UserError: it is of another run, dataset or schedule; or damaged, with no older one.
     """
-    kept = [path for path in (directory / CHECKPOINT, directory / PREVIOUS) if path.exists()]
+    kept = [path for path in (directory / CHECKPOINT, directory / PREVIOUS) if exists(path)]
     problems = []
     for path in kept:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mto.errors import UserError
 from mto.files import replacing
+from mto.storage import again, passing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,12 +44,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load
 
-    content = path.read_bytes()
+    content = again(path.read_bytes, path)
     try:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         expected = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(CHECKSUM)
     except Exception as error:  # safetensors has an exception type of its own for each kind of damage
+        if passing(error):
+            raise
         raise UserError(f"{path}: not a safetensors file ({error}); make it again") from error
     if expected is not None and expected != _checksum(memoryview(content)[8 + length :]):
         raise UserError(f"{path}: damaged (its checksum is wrong); make it again: snakemake --forcerun {path}")

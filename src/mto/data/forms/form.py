@@ -20,6 +20,7 @@ import numpy as np
 from mto.data.forms.recognise import Name
 from mto.data.images import contents
 from mto.errors import UserError
+from mto.storage import again
 
 
 class Listing(NamedTuple):
@@ -132,7 +133,7 @@ def watch(root: Path, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 def times(paths: Iterable[Path]) -> np.ndarray:
     """Returns when each file or folder was changed last, in nanoseconds."""
     with ThreadPoolExecutor(8) as pool:  # a stat waits on the file system
-        return np.array(list(pool.map(lambda path: path.stat().st_mtime_ns, paths)), dtype=np.int64)
+        return np.array(list(pool.map(lambda path: again(path.stat, path).st_mtime_ns, paths)), dtype=np.int64)
 
 
 def encoded(names: Iterable[str | Path]) -> np.ndarray:

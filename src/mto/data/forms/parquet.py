@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from mto.data.forms.form import Found, Listing, assemble, check_labels, watch
 from mto.data.forms.recognise import SPLITS, parquet_shards
 from mto.errors import UserError
+from mto.storage import again
 
 NAME = re.compile(r"(.+)_(n\d{8})(\.\w+)")
 AGAIN = "copy it again from the dataset"
@@ -41,7 +42,7 @@ class Row(NamedTuple):
     row: int
 
     def read(self) -> bytes:
-        data = read_group(self.file, self.group)[self.row].as_py()
+        data = again(lambda: read_group(self.file, self.group), self.path)[self.row].as_py()
         if data is None:
             raise UserError(f"{self.path}: no bytes are there; {AGAIN}")
         return data
