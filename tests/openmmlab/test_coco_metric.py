@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from mto.openmmlab.libraries import load_mmdet, quiet
 
-SIDE, CLASSES = 64, (7, 2, 5)  # ids, not in their order: a label is a place in the file
+SIDE, CLASSES = 64, (7, 2, 5)  # ids, as the file has them: a label is a place in their order
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +74,7 @@ def results(annotations: Path, detected: set[int]) -> list[tuple[dict, dict]]:
                     left, top, width, height = thing["bbox"]
                     boxes.append([left + shift, top, left + shift + width, top + height])
                     masks.append(encoded(np.roll(rle.decode(thing["segmentation"]), shift, axis=1)))
-                    labels.append(CLASSES.index(thing["category_id"]) if random.random() < 0.8 else 0)
+                    labels.append(sorted(CLASSES).index(thing["category_id"]) if random.random() < 0.8 else 0)
         found.append(
             (
                 {"width": SIDE, "height": SIDE, "img_id": image["id"]},
@@ -94,7 +94,7 @@ def metric(annotations: Path, share: list[tuple[dict, dict]]):
     from mto.openmmlab.coco_metric import SharedCocoMetric
 
     made = SharedCocoMetric(annotations)
-    made.dataset_meta = {"classes": tuple(f"class {n}" for n in CLASSES)}
+    made.dataset_meta = {"classes": tuple(f"class {n}" for n in sorted(CLASSES))}
     made.results = share
     return made
 
@@ -102,9 +102,13 @@ def metric(annotations: Path, share: list[tuple[dict, dict]]):
 def mmdets(annotations: Path, everything: list[tuple[dict, dict]]) -> dict[str, float]:
     from mmdet.evaluation import CocoMetric
 
+    content = json.loads(annotations.read_text())
+    content["categories"].sort(key=lambda category: category["id"])  # mmdet's labels are places in the file's own order
+    in_order = annotations.with_name("in_order.json")
+    in_order.write_text(json.dumps(content))
     with quiet():
-        reference = CocoMetric(ann_file=str(annotations), metric=["bbox", "segm"])
-        reference.dataset_meta = {"classes": tuple(f"class {n}" for n in CLASSES)}
+        reference = CocoMetric(ann_file=str(in_order), metric=["bbox", "segm"])
+        reference.dataset_meta = {"classes": tuple(f"class {n}" for n in sorted(CLASSES))}
         return {f"coco/{name}": value for name, value in reference.compute_metrics(everything).items()}
 
 

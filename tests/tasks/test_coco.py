@@ -31,11 +31,13 @@ def mmdet():
 
 
 def test_mmdets_dataset_reads_the_data(root):
+    from mmdet.datasets import CocoDataset
+
     from mto.openmmlab.maskrcnn import build_dataset
 
     truth = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     dataset = build_dataset(coco_job(root), "train2017")
-    assert (type(dataset).__name__, len(dataset)) == ("CocoDataset", 4)
+    assert (isinstance(dataset, CocoDataset), len(dataset)) == (True, 4)
     assert dataset.metainfo["classes"] == tuple(f"digit {d}" for d in range(10))
     instances = [instance for i in range(4) for instance in dataset.get_data_info(i)["instances"]]
     assert len(instances) == len(truth["annotations"])

@@ -10,15 +10,15 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from mto.errors import UserError
+from mto.errors import StorageError, UserError
 from mto.storage import again, passing
 
 #: The last bytes of a whole file. What ends otherwise may still be whole: it is decoded to find out.
@@ -152,10 +152,8 @@ def _fault(path: str | Path | Stored, decode: bool, size: tuple[int, int] | None
         with _quiet(), Image.open(file) as image:
             if label and image.mode not in ("L", "P"):
                 return f"an annotation has one channel of 8 bits, this has mode {image.mode}"
-            if size is not None and image.size != size:
-                turned = image.getexif().get(ORIENTATION, 1) >= 5 and image.size[::-1] == size
-                if not turned:
-                    return f"is {_by(image.size)}, not {_by(size)}"
+            if size is not None and size not in _sizes(image):
+                return f"is {by(image.size)}, not {by(size)}"
             end = ENDS.get(image.format or "")
             if decode or end is None or not _ends_with(file, end):
                 image.load()
@@ -183,6 +181,67 @@ def size_of(path: str | Path | Stored) -> tuple[int, int] | None:
     return again(read, _name(path))
 
 
+def read_for(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Returns the image as annotations of ``size`` see it: as it is stored, or turned by its EXIF if only so it fits.
+
+    Where both fit, nobody can tell, and it is as stored; `may_be_turned` tells of these. Pixels as `read`.
+
+    Raises:
+        UserError: the file is no whole image, or of another size.
+    """
+    data = contents(path)
+    pixels = decode(data, path)
+    stored = (pixels.shape[1], pixels.shape[0])
+    if size == stored:
+        return pixels
+    orientation = _opened(io.BytesIO(data), _orientation)
+    if orientation >= 5 and size == stored[::-1]:
+        return np.ascontiguousarray(TURNS[orientation](pixels))
+    raise UserError(f"{path}: is {by(stored)}, not {by(size)}; copy it again from the dataset")
+
+
+#: What shows an image that is stored as EXIF's orientation says; those below 5 keep its size.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+def sizes_of(image: str | Path | Stored) -> list[tuple[int, int]]:
+    """Returns (width, height) as stored, and as shown by its EXIF where that differs; none if it is no image."""
+    try:
+        return again(lambda: _opened(_file(image), _sizes), _name(image))
+    except StorageError:
+        raise
+    except Exception:
+        return []
+
+
+def may_be_turned(image: str | Path | Stored, size: tuple[int, int]) -> bool:
+    """Returns whether annotations of that size may be of the image as stored, and as well as its EXIF shows it."""
+    orientation = again(lambda: _opened(_file(image), _orientation), _name(image))
+    return orientation > 1 and size == size_of(image) and (orientation < 5 or size[0] == size[1])
+
+
+Answer = TypeVar("Answer")
+
+
+def _opened(file: str | Path | io.BytesIO, ask: Callable[[Image.Image], Answer]) -> Answer:
+    with _quiet(), Image.open(file) as image:
+        return ask(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _sizes(image: Image.Image) -> list[tuple[int, int]]:
+    return [image.size, image.size[::-1]] if _orientation(image) >= 5 else [image.size]
+
+
 def _name(image: str | Path | Stored) -> str:
     return str(getattr(image, "path", image))
 
@@ -199,7 +258,7 @@ def _ends_with(image: str | Path | io.BytesIO, end: bytes) -> bool:
         return file.read() == end
 
 
-def _by(size: tuple[int, int]) -> str:
+def by(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]} pixels"
 
 

@@ -8,7 +8,6 @@ that a job could do without is told from what no job should start with. Without 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mto.data import coco
 from mto.data.forms.form import File, Member
-from mto.data.images import fault, size_of
+from mto.data.images import by, fault, may_be_turned, size_of, sizes_of
 from mto.data.listing import Images, load, walk
 from mto.data.progress import over_processes
 from mto.errors import UserError
@@ -31,11 +31,12 @@ CHUNK = 64
 
 
 class Fault(NamedTuple):
-    """A file and what is wrong with it; ``spare``: an unreadable training image."""
+    """A file and what is wrong with it. ``spare``: an unreadable training image; ``note``: to be known, no fault."""
 
     file: str
     what: str
     spare: bool = False
+    note: bool = False
 
 
 class _File(NamedTuple):
@@ -79,19 +80,28 @@ def verify(
     }
     files, faults = plans[dataset](Path(root), num_classes)
     labelled: dict[str, bool] = {}
+    turned: list[str] = []
     look = partial(_look, num_classes=num_classes, decode=level == "full")
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     sizes = [len(chunk) for chunk in chunks]
     looks = over_processes(dataset, partial(_look_at_some, look), chunks, sizes, workers, chunk=8)
-    for file, (what, has_labels) in zip(files, chain.from_iterable(looks), strict=True):
+    for file, (what, has_labels, both) in zip(files, chain.from_iterable(looks), strict=True):
         if what:
             faults.append(Fault(file.path, what, file.spare))
+        if both:
+            turned.append(file.of or file.path)
         if file.of is not None:
             folder = str(Path(file.path).parent)
             labelled[folder] = labelled.get(folder, False) or has_labels
     faults += [
         Fault(folder, "no annotation has a class: all of it is 0") for folder, any_ in labelled.items() if not any_
     ]
+    if turned:  # their sizes fit both ways
+        what = (
+            f"{len(turned)} images have an EXIF orientation that turns them; annotations are taken to be "
+            "of the pixels as they are stored; where they are of the image as shown, turn its pixels and drop the tag"
+        )
+        faults.append(Fault(turned[0], what, note=True))
     return faults
 
 
@@ -107,9 +117,11 @@ def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: i
     Raises:
         UserError: the dataset must not be trained on.
     """
+    notes = [f"note: {fault.file}: {fault.what}" for fault in faults if fault.note]
+    faults = [fault for fault in faults if not fault.note]
     if not faults:
-        return None
-    lines = [f"{fault.file}: {fault.what}" for fault in faults[:10]]
+        return "\n".join(notes) or None
+    lines = notes + [f"{fault.file}: {fault.what}" for fault in faults[:10]]
     if len(faults) > 10:
         lines.append(f"{root}: {len(faults) - 10} more")
     grave = sum(not fault.spare for fault in faults)
@@ -164,9 +176,13 @@ def _coco(root: Path, num_classes: int) -> Plan:
     for split in ("train2017", "val2017"):
         path = root / "annotations" / f"instances_{split}.json"
         try:
-            content = json.loads(again(path.read_bytes, path))
+            content = coco.complete(json.loads(again(path.read_bytes, path)))
             there = set(again(partial(os.listdir, root / split), root / split))
-            found = list(_instances(content, num_classes, there))
+            found = list(_instances(content, num_classes, there, split == "val2017"))
+            if split == "train2017" and (count := coco.left_out(content)):
+                of = f"{count} of {len(content['annotations'])} objects"
+                what = f"{of} have no polygon of 3 points: training leaves them out"
+                faults.append(Fault(f"{path}", what, note=True))
             faults += [Fault(f"{path}", what) for what in found[:20]]
             if len(found) > 20:
                 faults.append(Fault(f"{path}", f"{len(found) - 20} more of these"))
@@ -183,47 +199,38 @@ def _coco(root: Path, num_classes: int) -> Plan:
     return files, faults
 
 
-def _instances(content: dict[str, Any], num_classes: int, there: set[str]) -> Iterator[str]:
-    """What does not join in an annotation file."""
-    images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"]: category["name"] for category in content["categories"]}
-    if len(categories) != num_classes:
-        yield f"{len(categories)} categories, but datasets.coco.num_classes is {num_classes}"
-    for key, found in (("images", images), ("categories", categories)):
-        if len(found) != len(content[key]):
-            yield f"{key}: ids repeat"
+def _instances(content: dict[str, Any], num_classes: int, there: set[str], evaluated: bool) -> Iterator[str]:
+    """What does not join in an annotation file, and what evaluation would fail on."""
+    if len(content["categories"]) != num_classes:
+        yield f"{len(content['categories'])} categories, but datasets.coco.num_classes is {num_classes}"
     for image in content["images"]:
         if image["file_name"] not in there:
             yield f"image {image['id']}: no file {image['file_name']}"
-    usable = 0
-    for annotation in content["annotations"]:
-        name = f"annotation {annotation['id']}"
-        if annotation["image_id"] not in images:
-            yield f"{name}: no image {annotation['image_id']}"
-        if annotation["category_id"] not in categories:
-            yield f"{name}: no category {annotation['category_id']}"
-        box = annotation["bbox"]
-        if len(box) != 4 or not all(math.isfinite(x) for x in box) or min(box[2:]) < 0:
-            yield f"{name}: bbox {box} is no x, y, width, height"
-        if not annotation.get("segmentation"):
-            yield f"{name}: no segmentation (Mask R-CNN needs polygons)"
-        usable += not annotation.get("iscrowd", 0)
-    if not usable:
-        yield "no annotation: nothing could be trained or measured"
+    yield from coco.problems(content)
+    if evaluated:
+        yield from coco.undrawable(content)
 
 
 # ----------------------------------------------------------------------------------------------------- looking at files
-def _look(file: _File, *, num_classes: int, decode: bool) -> tuple[str | None, bool]:
-    """What is wrong with a file, and whether an annotation has any class."""
+Look = tuple[str | None, bool, bool]
+
+
+def _look(file: _File, *, num_classes: int, decode: bool) -> Look:
+    """What is wrong with a file, whether an annotation has any class, and whether an image may be meant as turned."""
     if file.of is None:
-        return fault(file.stored or file.path, decode=decode, size=file.size), False
-    what = fault(file.path, decode=True, size=size_of(file.of), label=True)
+        image = file.stored or file.path
+        what = fault(image, decode=decode, size=file.size)
+        return what, False, not what and file.size is not None and may_be_turned(image, file.size)
+    size = size_of(file.path)
+    what = fault(file.path, decode=True, label=True)
+    if what is None and size is not None and (sizes := sizes_of(file.of)) and size not in sizes:
+        what = f"is {by(size)}, not {by(sizes[0])}"
     if what:
-        return what, True
+        return what, True, False
     highest = again(partial(_highest, file.path), file.path)
     if highest > num_classes:
-        return f"value {highest} is above datasets.ade20k.num_classes, {num_classes} (0 is: no class)", True
-    return None, highest > 0
+        return f"value {highest} is above datasets.ade20k.num_classes, {num_classes} (0 is: no class)", True, False
+    return None, highest > 0, size is not None and may_be_turned(file.of, size)
 
 
 def _highest(path: str) -> int:
@@ -231,5 +238,5 @@ def _highest(path: str) -> int:
         return int(np.asarray(image).max())
 
 
-def _look_at_some(look: Any, files: list[_File]) -> list[tuple[str | None, bool]]:
+def _look_at_some(look: Any, files: list[_File]) -> list[Look]:
     return [look(file) for file in files]

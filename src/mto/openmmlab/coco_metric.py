@@ -20,6 +20,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.fileio import load
 from torch import distributed
 
+from mto.openmmlab.annotations import Annotations
 from mto.openmmlab.libraries import quiet
 
 NAMES = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
@@ -42,7 +43,8 @@ class SharedCocoMetric(CocoMetric):
 
     def __init__(self, annotations: Path) -> None:
         with quiet():
-            super().__init__(ann_file=str(annotations), metric=["bbox", "segm"])
+            super().__init__(metric=["bbox", "segm"])
+            self._coco_api = Annotations(annotations)
 
     def evaluate(self, size: int) -> dict[str, float]:
         with quiet():
@@ -52,7 +54,7 @@ class SharedCocoMetric(CocoMetric):
 
     def share(self) -> Share:
         """This rank's."""
-        # A label is a place in the annotation file's own order of categories.
+        # A label is a place among the categories in the order of their ids.
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
         images = [detected["img_id"] for _, detected in self.results]
         detections = self._detections()

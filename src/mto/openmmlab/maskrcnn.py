@@ -6,15 +6,13 @@ layer, large-scale jitter at 1024, all as detectron2 runs it. Import this after
 ``mto.openmmlab.libraries.load_mmdet()``.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import LoadImageFromFile, RandomResize
+from mmcv.transforms import RandomResize
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import (
     FilterAnnotations,
-    LoadAnnotations,
     PackDetInputs,
     Pad,
     RandomCrop,
@@ -29,9 +27,11 @@ from mmdet.models.roi_heads import ConvFCBBoxHead, FCNMaskHead, SingleRoIExtract
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from mto.data import coco
 from mto.errors import UserError
+from mto.openmmlab.annotations import Annotations, LoadMasks
 from mto.openmmlab.backbone import PlainViT
-from mto.storage import again
+from mto.openmmlab.loading import LoadImage
 from mto.training.contract import Trainable
 
 Job = dict[str, Any]
@@ -237,23 +237,30 @@ def annotation_file(job: Job, split: str) -> Path:
     return Path(job["data"]["root"]) / "annotations" / f"instances_{split}.json"
 
 
-def build_dataset(job: Job, split: str) -> CocoDataset:
-    """mmdet's own COCO dataset with a job's pipeline; the classes are the annotation file's, in its order of ids.
+class Dataset(CocoDataset):
+    """mmdet's, on annotations that were completed and checked."""
+
+    COCOAPI = Annotations
+
+
+def build_dataset(job: Job, split: str) -> Dataset:
+    """mmdet's COCO dataset with a job's pipeline; a label is a place among the categories in the order of their ids.
 
     Args:
         split: "train2017" or "val2017".
 
     Raises:
-        UserError: the annotations name another number of classes than the job.
+        UserError: the annotations name another number of classes than the job, or other classes than the validation's;
+            or training or evaluation would fail on them (`mto.data.coco`).
     """
     path = annotation_file(job, "val2017")  # the small one: 20 MB against 450
-    categories = sorted(json.loads(again(path.read_bytes, path))["categories"], key=lambda category: category["id"])
+    categories = coco.read(path)["categories"]  # in the order of their ids
     if len(categories) != job["data"]["num_classes"]:
         raise UserError(
             f"{path}: {len(categories)} categories, but datasets.coco.num_classes is {job['data']['num_classes']}"
         )
     train = split == "train2017"
-    return CocoDataset(
+    dataset = Dataset(
         data_root=job["data"]["root"],
         ann_file=f"annotations/instances_{split}.json",
         data_prefix={"img": f"{split}/"},
@@ -262,6 +269,9 @@ def build_dataset(job: Job, split: str) -> CocoDataset:
         pipeline=_train_pipeline(job) if train else _test_pipeline(job),
         test_mode=not train,
     )
+    if dataset.cat_ids != [category["id"] for category in categories]:
+        raise UserError(f"{path.parent}: train2017 and val2017 have different categories")
+    return dataset
 
 
 def _train_pipeline(job: Job) -> list[dict[str, Any]]:
@@ -272,8 +282,8 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
     """
     size = (job["image_size"], job["image_size"])
     return [
-        {"type": LoadImageFromFile},
-        {"type": LoadAnnotations, "with_bbox": True, "with_mask": True, "poly2mask": False},
+        {"type": LoadImage},
+        {"type": LoadMasks, "with_bbox": True, "with_mask": True, "poly2mask": False},
         {
             "type": RandomResize,
             "resize_type": Resize,
@@ -299,7 +309,7 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
 def _test_pipeline(job: Job) -> list[dict[str, Any]]:
     size = (job["image_size"], job["image_size"])
     return [
-        {"type": LoadImageFromFile},
+        {"type": LoadImage},
         {"type": Resize, "scale": size, "keep_ratio": True, "backend": "pillow"},
         {"type": TestPad, "size": size, "pad_val": GREY},
         {"type": PackDetInputs, "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},

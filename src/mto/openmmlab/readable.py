@@ -38,25 +38,21 @@ class Readable(Dataset):
             except StorageError:
                 raise
             except Exception as error:
-                path, what = self._fault(place)
-                if what is None:  # the files are sound: a mistake of the code keeps its traceback
+                info = self.dataset.get_data_info(place)
+                known = error if isinstance(error, UserError) else self._of_annotation(info)
+                if known is None:  # the files are sound: a mistake of the code keeps its traceback
+                    error.add_note(f"while a sample was made of {info['img_path']}")
                     raise
-                known = UserError(f"{path}: {what}; copy it again from the dataset")
                 if self.dataset.test_mode:
                     raise known from error
-                self.policy.pass_over(self.name, path, known)
+                self.policy.pass_over(self.name, info["img_path"], known)
         raise UserError(f"datasets.{self.name}: no image can be read")
 
-    def _fault(self, index: int) -> tuple[str, str | None]:
-        """Of a sample's image, and of its annotation if that is a file too."""
-        info = self.dataset.get_data_info(index)
-        size = (info["width"], info["height"]) if "width" in info else None
-        path = info["img_path"]
-        what = fault(path, decode=True, size=size)
-        if what is None and info.get("seg_map_path"):  # mmdet's samples have the key, and None under it
-            path = info["seg_map_path"]
-            what = fault(path, decode=True, label=True)
-        return path, what
+    def _of_annotation(self, info: dict[str, Any]) -> UserError | None:
+        """Of a sample's annotation, if that is a file; mmdet's samples have the key, and None under it."""
+        path = info.get("seg_map_path")
+        what = fault(path, decode=True, label=True) if path else None
+        return UserError(f"{path}: {what}; copy it again from the dataset") if what else None
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names this wrapper lacks. While unpickling, `dataset` itself is not there yet.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmcv.transforms import LoadImageFromFile, RandomResize
+from mmcv.transforms import RandomResize
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.datasets import ADE20KDataset
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
+from mto.openmmlab.loading import PATIENT, LoadImage
 from mto.openmmlab.upsampling import resize
 from mto.training.contract import Trainable
 
@@ -141,8 +142,8 @@ def build_dataset(job: Job, split: str) -> ADE20KDataset:
 def _train_pipeline(job: Job) -> list[dict[str, Any]]:
     crop = job["crop_size"]
     return [
-        {"type": LoadImageFromFile},
-        {"type": LoadAnnotations, "reduce_zero_label": True},
+        {"type": LoadImage},
+        {"type": LoadAnnotations, "reduce_zero_label": True, "backend_args": PATIENT},
         {
             "type": RandomResize,
             "resize_type": Resize,
@@ -159,8 +160,8 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
 
 def _test_pipeline(job: Job) -> list[dict[str, Any]]:
     return [
-        {"type": LoadImageFromFile},
+        {"type": LoadImage},
         {"type": Resize, "scale": tuple(job["resize"]), "keep_ratio": True},
-        {"type": LoadAnnotations, "reduce_zero_label": True},
+        {"type": LoadAnnotations, "reduce_zero_label": True, "backend_args": PATIENT},
         {"type": PackSegInputs},
     ]
