@@ -5,6 +5,7 @@ import json
 import pickle
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,3 +128,37 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, job, monkeypatch):
         import_checkpoint(tmp_path / "harmful.pth", job, tmp_path / "run")
     assert "weights_only" not in str(caught.value)  # torch's advice is to switch the protection off
     assert not (tmp_path / "harm").exists()
+
+
+def half_written(path):
+    torch.save({"model": {"a": torch.ones(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+KINDS = {
+    "empty": (lambda path: path.touch(), "empty; download it again"),
+    "a pointer": (
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 343268717\n"),
+        "the pointer of a file that git-lfs keeps",
+    ),
+    "a web page": (lambda path: path.write_text("<!DOCTYPE html><html>404"), "a web page, and no checkpoint"),
+    "broken off": (half_written, "broken off; download it again"),
+    "other objects": (
+        lambda path: torch.save({"model": {"a": torch.ones(3)}, "out": Path("x")}, path),
+        "nothing of it was run; it holds a pathlib.",
+    ),
+    "not finite": (
+        lambda path: torch.save({"model": {"a": torch.ones(3), "b": torch.full((2,), float("nan"))}}, path),
+        "1 of its 2 tensors have values that are no finite numbers, e.g. b",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_thing_that_is_no_checkpoint_is_told_apart(tmp_path, kind):
+    make, expected = KINDS[kind]
+    make(tmp_path / "x.pth")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "x.pth")
+    assert f"{tmp_path}/x.pth: " in str(caught.value)
+    assert expected in str(caught.value)

@@ -21,6 +21,8 @@ from mto.names import BASELINES, Baseline
 
 _SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 _BLOCK_TABLE = "attn.relative_position_bias_table"
+#: What a classifier has and an encoder has not.
+HEAD = ("head.", "fc_norm.")
 
 
 def timm_arguments(baseline: str) -> tuple[str, dict[str, Any]]:
@@ -152,6 +154,10 @@ def build_classifier(
     return model
 
 
+class DoesNotFit(ValueError):
+    """A pre-trained encoder's weights are none of the model's. Whoever knows their file names it."""
+
+
 def load_encoder(
     model: Any, state: Mapping[str, Tensor], *, fresh: tuple[str, ...] = ()
 ) -> tuple[list[str], list[str]]:
@@ -168,8 +174,12 @@ def load_encoder(
         The names that stayed fresh, and the names of `state` that were not used.
 
     Raises:
-        ValueError: on an entry that neither fits nor is explained by the above.
+        DoesNotFit: an entry neither fits nor is explained by the above; or it brings a head, which is no part of it.
     """
+    if heads := [name for name in state if name.startswith(HEAD)]:
+        raise DoesNotFit(
+            f"brings a head ({heads[0]}), so it is of a network that was fine-tuned already, and no pre-trained encoder"
+        )
     own = model.state_dict()
     grid = model.patch_embed.grid_size
     loaded: dict[str, Tensor] = {}
@@ -185,13 +195,13 @@ def load_encoder(
         else:
             unused.append(key)
 
-    allowed = ["fc_norm.", "head.", *fresh]
+    allowed = [*HEAD, *fresh]
     missing = [name for name in own if name not in loaded]
     stray = [name for name in missing if not name.startswith(tuple(allowed)) and not _may_be_absent(name, state)]
     stray += [name for name in unused if not name.startswith("norm.")]
     stray += [name for name, value in loaded.items() if value.shape != own[name].shape]
     if stray:
-        raise ValueError(
+        raise DoesNotFit(
             f"the pre-trained encoder does not fit the model: {', '.join(sorted(stray)[:5])}"
             f"{' …' if len(stray) > 5 else ''} missing, left over or of another shape; check baseline, embed_dim, "
             "depth, patch_size and init_values"

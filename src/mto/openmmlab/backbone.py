@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
-from mto.methods.encoder import build_encoder
+from mto.methods.encoder import DoesNotFit, build_encoder
 from mto.methods.position import resize_absolute, sincos_2d
 from mto.names import BASELINES
 from mto.openmmlab.rel_pos import Grid, RelativePositionBias
@@ -173,7 +173,7 @@ class PlainViT(nn.Module):
                 vit.load_state_dict(weights, strict=True)
             except RuntimeError as error:
                 reason = str(error).splitlines()[1].strip()
-                raise ValueError(
+                raise DoesNotFit(
                     f"the pre-trained encoder does not fit: {reason} Check baseline, img_size, patch_size, embed_dim, "
                     "depth and init_values of `encoder`"
                 ) from error

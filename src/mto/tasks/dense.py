@@ -43,15 +43,16 @@ def run_dense(
 
     with quiet():
         train_set, val_set = (build_dataset(task.job, split) for split in splits)
-    loop = train_dense(
-        task,
-        weights=task.read_encoder(),
-        build_model=build_model,
-        train_set=train_set,
-        val_set=val_set,
-        metric=metric,
-        **decay,
-    )
+    with task.naming_encoder():
+        loop = train_dense(
+            task,
+            weights=task.read_encoder(),
+            build_model=build_model,
+            train_set=train_set,
+            val_set=val_set,
+            metric=metric,
+            **decay,
+        )
     if task.hardware.rank == 0:
         measured = last_validation(task.progress, task.name, next(iter(names.values())))
         metrics = {ours: unit * measured[theirs] for ours, theirs in names.items()}

@@ -33,7 +33,8 @@ from mto.training.schedule import Schedule
 def run(task: Task) -> None:
     job, hardware, optim = task.job, task.hardware, task.job["optim"]
     plan = hardware.plan(optim["batch_size"])
-    model = build_model(job, task.read_encoder())
+    with task.naming_encoder():
+        model = build_model(job, task.read_encoder())
     if model.mixup is not None and plan.micro % 2:
         raise UserError(
             f"mixup takes images in pairs, and a micro-batch has {plan.micro}; change --micro-batch or --gpus"

@@ -29,7 +29,8 @@ from mto.training.schedule import Schedule
 def run(task: Task) -> None:
     job, hardware, optim = task.job, task.hardware, task.job["optim"]
     plan = hardware.plan(optim["batch_size"])
-    model = build_model(job, task.read_encoder())
+    with task.naming_encoder():
+        model = build_model(job, task.read_encoder())
     # BEiT's AdamW decays the heads' biases too (BEiT:run_linear_eval.py:125); LARS is used without decay.
     groups = parameter_groups(model, weight_decay=optim["weight_decay"], decay_vectors=True)
     loader, validation = loaders(task, linear_train_transform(job), plan.size, plan.micro)

@@ -8,6 +8,8 @@ epochs first.
 import argparse
 import hashlib
 import pickle
+import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from mto.config import load
 from mto.errors import UserError
 from mto.files import replacing, write_json
 from mto.names import IMPORTED, Step
+from mto.storage import again
 from mto.study.study import Study
 
 
@@ -103,6 +106,7 @@ def read(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"{checkpoint}: no such file")
     if checkpoint.suffix == ".safetensors" and checkpoint.is_file():
         return load_weights(checkpoint)
+    _refuse_what_is_none(checkpoint)
     try:
         guard_size(checkpoint)
         # The repositories save their settings beside the weights, SimMIM's as a mapping of yacs; both are data.
@@ -110,12 +114,55 @@ def read(checkpoint: Path) -> dict[str, Any]:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{checkpoint}: {str(error.strerror).lower()}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError):
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
         # torch's own words advise to load it with weights_only=False.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f"; it holds a {named[1]}: save its weights alone, as a dict of tensors" if named else ""
         raise UserError(
-            f"{checkpoint}: not a checkpoint of weights and plain values alone; nothing of it was run"
+            f"{checkpoint}: not a checkpoint of weights and plain values alone; nothing of it was run{held}"
         ) from None
     weights = saved.get("model", saved) if isinstance(saved, dict) else saved
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise UserError(f"{checkpoint}: no state dict of tensors, neither itself nor its entry 'model'")
+    if wrong := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise UserError(
+            f"{checkpoint}: {len(wrong)} of its {len(weights)} tensors have values that are no finite numbers, e.g. "
+            f"{wrong[0]}: this training had failed"
+        )
     return weights
+
+
+def _refuse_what_is_none(file: Path) -> None:
+    """Tells what else people have under a checkpoint's name, by its first bytes.
+
+    Raises:
+        UserError: it is that.
+    """
+
+    def read() -> tuple[bytes, bool]:
+        with file.open("rb") as opened:
+            return opened.read(64), zipfile.is_zipfile(opened)
+
+    try:
+        head, whole = again(read, file)
+    except OSError as error:
+        raise UserError(f"{file}: {str(error.strerror).lower()}") from None
+    what = None
+    if not head:
+        what = "empty"
+    elif head.startswith(b"version https://git-lfs"):
+        what = "the pointer of a file that git-lfs keeps, and not the file (git lfs pull)"
+    elif head.lstrip().startswith(b"<"):
+        what = "a web page, and no checkpoint"
+    elif head.startswith(b"PK") and not whole:
+        what = "broken off"
+    if what:
+        raise UserError(f"{file}: {what}; download it again")

@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,9 +132,27 @@ class Task:
 
             method = build_method(self.job)
             return method.encoder_state(method.make_teacher())
-        from mto.training.weights import load_weights
+        from mto.training.weights import load_weights, metadata
 
-        return load_weights(self.input("encoder"))
+        path = self.input("encoder")
+        weights, said = load_weights(path), metadata(path)
+        for key in ("run", "epoch", "seed"):  # as pre-training wrote it; of an encoder from elsewhere nothing is known
+            if key in said and said[key] != str(self.job[key]):
+                raise UserError(
+                    f"{path}: of {key} {said[key]}, but this job is of {key} {self.job[key]}; give the encoder of "
+                    f"{self.job['run']}, seed {self.job['seed']}, epoch {self.job['epoch']}"
+                )
+        return weights
+
+    @contextmanager
+    def naming_encoder(self) -> Iterator[None]:
+        """Turns an encoder that does not fit the model into a mistake that names its file."""
+        from mto.methods.encoder import DoesNotFit
+
+        try:
+            yield
+        except DoesNotFit as error:
+            raise UserError(f"{self.inputs.get('encoder', self.out)}: {error}") from error
 
     def finish(self, metrics: dict[str, float], usage: dict[str, float] | None = None) -> None:
         """Write ``history.jsonl`` (if there is one) and ``metrics.json``; of the progress, keep what a rerun needs.

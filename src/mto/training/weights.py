@@ -58,5 +58,15 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """Returns what a whole safetensors file says of itself; nothing where it says nothing."""
+
+    def read() -> bytes:
+        with path.open("rb") as file:
+            return file.read(int.from_bytes(file.read(8), "little"))
+
+    return json.loads(again(read, path)).get("__metadata__", {})
+
+
 def _checksum(body: memoryview) -> str:
     return hashlib.blake2b(body, digest_size=16).hexdigest()
