@@ -96,6 +96,8 @@ def prepare_shell():
     passed_over = {name: d.bad_files_limit for name, d in study.config.datasets if d.bad_files == "skip"}
     exports = f"PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH {VARIABLE}={shlex.quote(canonical(passed_over))}"
     in_a_job = pass_on.OUTLIVE if workflow.remote_exec else ""
+    if in_a_job:  # OMP_NUM_THREADS is of the machine that submitted this job, and the cores are its own
+        exports += " OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-${OMP_NUM_THREADS:-}}"
     prefix = f"{STRICT}{in_a_job}export {exports}\n{KEEP_LOG_ALONE if shows_progress() else KEEP_LOG}"
     shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 

@@ -8,6 +8,7 @@ python -m mto report ...     python -m mto config ...             # see their --
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -119,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     began = time.time()
     forget_others()
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no UTF-8, and a terminal's locale may lack a sign
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if (card := Card.asked()) is not None:
             import_module("mto.emulate.start").start(card)
@@ -230,9 +234,12 @@ def _limit_threads(hardware) -> None:
     """Threads of the CPU's kernels: what the scheduler granted, not what the machine has."""
     import torch
 
-    # Slurm's word first: OMP_NUM_THREADS may come from the machine that submitted the job. It may be a list by level.
-    granted = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("OMP_NUM_THREADS")
-    cores = int(granted.split(",")[0]) if granted else len(os.sched_getaffinity(0))
+    # Slurm's word may be a whole allocation's, in which Snakemake runs many jobs: it counts first where `spread` asked
+    # Slurm for this very process, and last elsewhere. OMP_NUM_THREADS may be a list by level.
+    names = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
+    said = [os.environ.get(name) for name in (reversed(names) if is_one_of_several() else names)]
+    here = len(os.sched_getaffinity(0))
+    cores = min(next((int(each.split(",")[0]) for each in said if each), here), here)
     threads = max(cores // number("LOCAL_WORLD_SIZE", hardware.world_size), 1)
     torch.set_num_threads(threads)
 

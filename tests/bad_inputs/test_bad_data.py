@@ -246,7 +246,7 @@ def test_the_job_of_a_dataset_stops_on_damage(copied: Path, monkeypatch: pytest.
 def broken_job(tmp_path: Path, split: str = "train") -> tuple[str, Path, Path]:
     """A linear probe whose dataset has one image that is none; the image, and the encoder."""
     root = make_images(tmp_path / "images")
-    encoder = run(pretrain_job(root, "mae", epoch=1), tmp_path / "pretrained") / "encoder.safetensors"
+    encoder = run(pretrain_job(root, "mae"), tmp_path / "pretrained") / "encoder.safetensors"
     file = root / split / "class1" / "2.png"
     file.write_bytes(file.read_bytes()[:60])
     return json.dumps(linear_job(root, "mae")), file, encoder

@@ -197,7 +197,19 @@ def test_metrics_count_an_attempt_that_was_killed(images, tmp_path):
     assert paid["gpu_hours"] == 0
 
 
-def test_threads_are_those_that_slurm_granted(monkeypatch):
+THREADS = [
+    ({"OMP_NUM_THREADS": "1"}, {}, 1),
+    ({"OMP_NUM_THREADS": "1", "SLURM_CPUS_PER_TASK": "32"}, {}, 1),  # an allocation in which Snakemake runs jobs of 1
+    ({"OMP_NUM_THREADS": "4,2"}, {"processes": 2}, 2),
+    ({"SLURM_CPUS_PER_TASK": "4"}, {}, 4),
+    ({"SLURM_CPUS_PER_TASK": "32"}, {}, 8),  # never more than this process may use
+    ({"OMP_NUM_THREADS": "1", "SLURM_CPUS_PER_TASK": "4", "MTO_RENDEZVOUS": "a:1"}, {}, 4),  # our own `srun` asked
+    ({}, {"processes": 3}, 2),
+]
+
+
+@pytest.mark.parametrize(("said", "hardware", "threads"), THREADS)
+def test_threads_are_those_of_the_job(monkeypatch, said, hardware, threads):
     import torch
 
     from mto.__main__ import _limit_threads
@@ -205,14 +217,13 @@ def test_threads_are_those_that_slurm_granted(monkeypatch):
 
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)  # a real change would alter other tests' sums
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
-    _limit_threads(Hardware())
-    _limit_threads(Hardware(processes=2))
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
-    _limit_threads(Hardware())
-    assert asked == [4, 2, 1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "SLURM_CPUS_PER_TASK", "MTO_RENDEZVOUS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    _limit_threads(Hardware(**hardware))
+    assert asked == [threads]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
             rows += measure(args, bench, study, baseline, described["peak_tflops"], folder, _say)
     print(table(rows, COLUMNS))
     if args.json:
-        args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def _memory(args: argparse.Namespace) -> None:
@@ -148,7 +148,7 @@ def _memory(args: argparse.Namespace) -> None:
             print(f"\n{row['baseline']}, {row['stage']} {row['variant']}:\n")
             print(table(row["modules"], {"kept": "kept for backward", "mib": "MiB", "number": "tensors"}))
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows, "official": memory.OFFICIAL}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"rows": rows, "official": memory.OFFICIAL}, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

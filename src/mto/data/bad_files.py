@@ -34,7 +34,7 @@ class Policy:
         """The files passed over so far, in all attempts of the job."""
         if self.record is None or not self.record.exists():
             return []
-        return sorted(set(self.record.read_text().splitlines()))
+        return sorted(set(self.record.read_text(encoding="utf-8", errors="surrogateescape").splitlines()))
 
     def pass_over(self, dataset: str, path: str | Path, error: UserError) -> None:
         """Record a file that cannot be read; a neighbour may then stand in.
@@ -51,7 +51,7 @@ class Policy:
         if len(passed) >= limit:
             raise UserError(f"{error}; {limit} files were passed over already (datasets.{dataset}.bad_files_limit)")
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        with self.record.open("a") as file:
+        with self.record.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"{path}\n")
         print(f"passed over, {len(passed) + 1} of at most {limit}: {error}", flush=True)
 

@@ -156,7 +156,9 @@ def make_coco(out: Path, *, size: int = 64, train: int = 80, val: int = 20, seed
             "images": images,
             "annotations": annotations,
         }
-        (out / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content, sort_keys=True))
+        (out / "annotations" / f"instances_{split}2017.json").write_text(
+            json.dumps(content, sort_keys=True), encoding="utf-8"
+        )
         counts[folder.name] = number
     return counts
 

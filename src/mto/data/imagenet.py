@@ -1,7 +1,10 @@
 """ImageNet-1K in any of its forms, and any folder of class folders: samples with masks, and labelled images."""
 
+import math
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from mto.data.listing import Images, load, walk
 from mto.data.rng import generator, seeded
 from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
 from mto.data.workers import obey_parent_alone
-from mto.errors import UserError
+from mto.errors import StorageError, UserError
+from mto.runtime.ranks import number
 from mto.storage import is_folder
 
 Key = int | tuple[int, int]
@@ -125,6 +129,17 @@ class ImageFolder:
                 self.policy.pass_over("imagenet", self.path(at), error)
         raise UserError(f"{self.folder}: no image can be read")
 
+    @contextmanager
+    def named(self, index: int) -> Iterator[None]:
+        """Adds an image's path to an exception that does not tell it, as of a transform."""
+        try:
+            yield
+        except (UserError, StorageError):
+            raise
+        except Exception as error:
+            error.add_note(f"while a sample was made of {self.path(index)}")
+            raise
+
     def image(self, index: int) -> Any:
         """The image of a `sample`."""
         return self.sample(index)[0]
@@ -163,7 +178,7 @@ class PretrainDataset(Dataset):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        with seeded(self.seed, "sample", epoch, index):
+        with seeded(self.seed, "sample", epoch, index), self.images.named(index):
             sample = self.transform(self.images.image(index))
         return {**sample, "mask": self.mask_sampler(generator(self.seed, "mask", epoch, index))}
 
@@ -189,7 +204,7 @@ class ClassificationDataset(Dataset):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        with seeded(self.seed, "sample", epoch, index):
+        with seeded(self.seed, "sample", epoch, index), self.images.named(index):
             image, label = self.images.sample(index)
             return {**self.transform(image), "label": torch.tensor(label)}
 
@@ -224,6 +239,24 @@ def prefetch(batch_bytes: int, workers: int) -> int:
     return max(1, min(4, AHEAD // max(batch_bytes * workers, 1)))
 
 
+#: Where workers put batches for their parent. Docker gives a container 64 MB of it.
+SHARED = Path("/dev/shm")
+
+
+def check_shared_memory(needed: int) -> None:
+    """Compares the bytes that loaders hold in shared memory with what is free.
+
+    Raises:
+        UserError: there are fewer; torch would end a worker by a bus error, or say that no space is left on a device.
+    """
+    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else needed
+    if needed > free:
+        raise UserError(
+            f"{SHARED}: {free / 1e6:,.1f} MB are free, and the loaders' workers hold {needed / 1e6:,.1f} MB of batches "
+            f"there; start the container with --shm-size={math.ceil(2 * needed / 1e9)}g or --ipc=host, or take fewer"
+        )
+
+
 def build_loader(
     dataset: Dataset,
     sampler: Sampler,
@@ -241,6 +274,9 @@ def build_loader(
         collate_fn: mmseg's and mmdet's datasets need `mmengine.dataset.pseudo_collate`.
         pin_memory: for a GPU; it opens a CUDA context in this process.
     """
+    batch_bytes = getattr(dataset, "sample_bytes", 0) * batch_size
+    if workers:
+        check_shared_memory(batch_bytes * workers * prefetch(batch_bytes, workers) * number("LOCAL_WORLD_SIZE", 1))
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -250,6 +286,6 @@ def build_loader(
         pin_memory=pin_memory,
         worker_init_fn=obey_parent_alone,
         persistent_workers=workers > 0,
-        prefetch_factor=prefetch(getattr(dataset, "sample_bytes", 0) * batch_size, workers) if workers else None,
+        prefetch_factor=prefetch(batch_bytes, workers) if workers else None,
         generator=torch.Generator(),  # its own: an iterator over the loader draws a seed, else from the global one
     )

@@ -62,8 +62,8 @@ def no_retry_box(planes: Tensor, scale: tuple[float, float], ratio: tuple[float,
     height, width = planes.shape[-2:]
     area = height * width * random.uniform(*scale)
     aspect = math.exp(random.uniform(*map(math.log, ratio)))
-    w = min(round(math.sqrt(area * aspect)), width)
-    h = min(round(math.sqrt(area / aspect)), height)
+    w = min(max(round(math.sqrt(area * aspect)), 1), width)  # of a tiny image MAE's own sampler may take no row
+    h = min(max(round(math.sqrt(area / aspect)), 1), height)
     return random.randint(0, height - h), random.randint(0, width - w), h, w
 
 

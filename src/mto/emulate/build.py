@@ -89,7 +89,7 @@ def _compile(folder: Path) -> None:
     assert packages is not None
     headers = _headers(packages)
     assert headers is not None
-    (folder / "stubs.cpp").write_text(_stubs(packages, headers))
+    (folder / "stubs.cpp").write_text(_stubs(packages, headers), encoding="utf-8")
     sources = [*(str(Path(__file__).with_name(name)) for name in SOURCES), str(folder / "stubs.cpp")]
     command = ["g++", "-O1", "-std=c++17", "-fPIC", "-shared", "-w", f"-I{headers}", *sources, f"-Wl,-soname,{NAME}"]
     result = subprocess.run([*command, "-ldl", "-o", str(folder / NAME)], capture_output=True, text=True)

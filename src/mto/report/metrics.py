@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: naming the file, if it is missing, is not JSON, lacks a key, or holds a metric that is no number.
     """
     try:
-        record = json.loads(path.read_text(), parse_constant=_refuse)
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `snakemake` so that its job makes it") from None
     except ValueError as error:
@@ -101,7 +101,7 @@ def write_results(paths: Iterable[Path], out: Path, default: str | None = None) 
 
 def write_csv(out: Path, columns: Iterable[str], records: Iterable[dict[str, Any]]) -> None:
     """Write records as CSV by atomic rename; None is an empty field."""
-    with replacing(out) as partial, partial.open("w", newline="") as file:
+    with replacing(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)

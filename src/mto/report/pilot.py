@@ -25,7 +25,7 @@ FIELDS = (
 
 def _rows(history: Path) -> list[dict[str, Any]]:
     try:
-        rows = [json.loads(line) for line in history.read_text().splitlines()]
+        rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{history}: damaged ({error}); remove {history.parent} and run again") from error
     if not rows:

@@ -52,7 +52,9 @@ def _cut(path: Path, table: pd.DataFrame, metrics: Path) -> str | None:
     layers = table.groupby(["stream", "variant"], sort=False)["layer"].nunique().groupby("stream").nunique()
     if (a_layer != images).any() or (layers != 1).any():
         return f"not every layer and variant has its {images} images"
-    measured = json.loads(metrics.read_text())["metrics"].get("images", images) if metrics.exists() else images
+    measured = (
+        json.loads(metrics.read_text(encoding="utf-8"))["metrics"].get("images", images) if metrics.exists() else images
+    )
     return None if images == measured else f"{images} of {measured} images"
 
 

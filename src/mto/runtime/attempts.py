@@ -42,6 +42,6 @@ def slurm_logs(folder: Path, rule: str, wildcards: Iterable[str]) -> list[Path]:
 
 def _read(file: str | Path) -> str:
     try:
-        return Path(file).read_text(errors="replace")
+        return Path(file).read_text(errors="replace", encoding="utf-8")
     except OSError:
         return ""

@@ -6,7 +6,6 @@ A lock is the kernel's, on an open file: it ends with the process that took it, 
 from __future__ import annotations
 
 import fcntl
-import getpass
 import os
 import sys
 import tempfile
@@ -100,4 +99,4 @@ def _open(file: Path) -> int:
 def _folder() -> Path:
     """One for each Slurm allocation: in two of them the same number may be two devices."""
     allocation = f"-{job}" if (job := os.environ.get(SLURM_JOB)) else ""
-    return Path(tempfile.gettempdir()) / f"mto-devices-{getpass.getuser()}{allocation}"
+    return Path(tempfile.gettempdir()) / f"mto-devices-{os.getuid()}{allocation}"

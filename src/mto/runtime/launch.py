@@ -58,7 +58,7 @@ def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) ->
             return 128 + int(event.sigval)
         except ChildFailedError as error:
             if mistake.exists():
-                print(mistake.read_text(), file=sys.stderr)
+                print(mistake.read_text(encoding="utf-8", errors="surrogateescape"), file=sys.stderr)
                 return 2
             _, failure = error.get_first_failure()
             code = failure.exitcode
@@ -87,7 +87,7 @@ def report_mistake(line: str) -> None:
         print(line, file=sys.stderr)
         return
     try:
-        with open(path, "x") as file:
+        with open(path, "x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(line)
     except FileExistsError:
         pass

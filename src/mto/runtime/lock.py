@@ -102,15 +102,15 @@ class Lock:
     def _take(self) -> bool:
         """Let the lock appear with its content, unless there is one."""
         draft = self.path.with_name(f".{NAME}.{self.owner['token']}")
-        draft.write_text(json.dumps(self.owner, indent=1))
+        draft.write_text(json.dumps(self.owner, indent=1), encoding="utf-8")
         try:
             os.link(draft, self.path)
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links
             try:
-                with self.path.open("x") as file:
-                    file.write(draft.read_text())
+                with self.path.open("x", encoding="utf-8") as file:
+                    file.write(draft.read_text(encoding="utf-8"))
             except FileExistsError:
                 return False
         finally:
@@ -164,7 +164,7 @@ def _whoami() -> dict[str, Any]:
 def _machine() -> str:
     """This boot of this machine, as one set of process ids sees it: containers may share a host's name."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
@@ -173,7 +173,7 @@ def _machine() -> str:
 def _start_of(pid: int) -> str | None:
     """When a process began, in ticks since boot; None if there is none, or it is a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
@@ -188,7 +188,7 @@ def _is_gone(owner: dict[str, Any]) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """The owner; None if there is no lock; an empty one, which must die by silence, if it cannot be read."""
     try:
-        owner = json.loads(path.read_text())
+        owner = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

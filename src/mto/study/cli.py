@@ -105,4 +105,4 @@ def _diff(args: argparse.Namespace) -> None:
 
 
 def _schema(args: argparse.Namespace) -> None:
-    SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n")
+    SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -90,7 +90,7 @@ def load_model(job: dict[str, Any], path: Path) -> MaskedImageModel:
         UserError: the state is of another method or size, or was imported from a file of the encoder alone.
     """
     origin = path.with_name(IMPORTED)
-    imported = json.loads(origin.read_text()) if origin.exists() else {"encoder_only": False}
+    imported = json.loads(origin.read_text(encoding="utf-8")) if origin.exists() else {"encoder_only": False}
     if imported["encoder_only"]:
         raise UserError(
             f"{path}: imported from {imported['checkpoint']}, an encoder alone, but heterogeneity needs the whole "
@@ -151,7 +151,7 @@ def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set
     """
     if len(masked) > 1:
         raise UserError(f"affinity maps: images mask {sorted(masked)} patches; set analysis.affinity_images to 1")
-    with replacing(out / "heterogeneity.csv") as temporary, temporary.open("w", newline="") as file:
+    with replacing(out / "heterogeneity.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
         writer.writerows(rows)

@@ -41,7 +41,7 @@ class Attempts:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{int(self.began)}-{socket.gethostname()}-{os.getpid()}.json"
         partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps({"gpus": self.gpus, "seconds": time.time() - self.began}))
+        partial.write_text(json.dumps({"gpus": self.gpus, "seconds": time.time() - self.began}), encoding="utf-8")
         os.replace(partial, path)
 
     def paid(self) -> tuple[float, float]:
@@ -49,7 +49,7 @@ class Attempts:
         noted = []
         for path in self.folder.glob("*.json"):
             try:
-                noted.append(json.loads(path.read_text()))
+                noted.append(json.loads(path.read_text(encoding="utf-8")))
             except ValueError:
                 continue  # half of one that a failing machine left
         return sum(a["seconds"] for a in noted), sum(a["seconds"] * a["gpus"] for a in noted)
@@ -112,6 +112,6 @@ def device_name(hardware: Hardware) -> str:
 
         return torch.cuda.get_device_name(hardware.device)
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()

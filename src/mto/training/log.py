@@ -138,7 +138,7 @@ class Log:
             rows = [row for row in read_history(path) if row["step"] <= step]
             kept = [json.dumps(row) + "\n" for row in rows if "lr" in row or row["step"] != open_at]
             with replacing(path) as temporary:
-                temporary.write_text("".join(kept))
+                temporary.write_text("".join(kept), encoding="utf-8")
 
     # ------------------------------------------------------------------ measuring
     def start_clock(self) -> None:
@@ -220,7 +220,7 @@ class Log:
     def _write(self, row: dict[str, float]) -> None:
         if self.rank or row["step"] <= self.first_step:
             return
-        with (self.directory / HISTORY).open("a") as file:
+        with (self.directory / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._writer is None:
             from mto.training.scalars import CurveWriter

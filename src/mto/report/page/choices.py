@@ -43,7 +43,7 @@ def disagreeing(mto: dict[str, Any], results: Path) -> list[str]:
         run = path.parts[-4]
         preset = Run.parse(run).preset or mto["default"]
         try:
-            used = json.loads(path.read_text())["job"]["mto"]
+            used = json.loads(path.read_text(encoding="utf-8"))["job"]["mto"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no job of ours: whoever reads the run's metrics says so
         for key, value in mto["presets"].get(preset, {}).items():

@@ -128,7 +128,7 @@ def read(path: Path) -> list[dict[str, float]]:
     A long file's rows are taken at an even stride, some `ROWS` of them: each is a mean over a log interval already.
     The few that compare gradients are all taken. A line cut short is left out.
     """
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     stride = max(len(lines) // ROWS, 1)
     rows = []
     first = (len(lines) - 1) % stride
