@@ -1,7 +1,7 @@
 """Imports point down: the order of the rooms, and no circle among modules.
 
 The order is that of the package's design. A room may import from the rooms of its own floor's list that stand below it,
-and from itself. `runtime`, `names`, `files` and `errors` are the ground.
+and from itself. `runtime`, `names`, `files`, `storage` and `errors` are the ground.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FLOORS = [
     {"runtime"},
     {"emulate"},
     {"names", "files"},
+    {"storage"},
     {"errors"},
 ]
 MODULES = {
