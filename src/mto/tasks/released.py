@@ -161,8 +161,8 @@ def _refuse_what_is_none(file: Path) -> None:
     elif head.startswith(b"version https://git-lfs"):
         what = "the pointer of a file that git-lfs keeps, and not the file (git lfs pull)"
     elif head.lstrip().startswith(b"<"):
-        what = "a web page, and no checkpoint"
+        what = "a web page"
     elif head.startswith(b"PK") and not whole:
         what = "broken off"
     if what:
-        raise UserError(f"{file}: {what}; download it again")
+        raise UserError(f"{file}: not a checkpoint: {what}; download it again")
