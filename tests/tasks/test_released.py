@@ -141,7 +141,10 @@ KINDS = {
         lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 343268717\n"),
         "the pointer of a file that git-lfs keeps",
     ),
-    "a web page": (lambda path: path.write_text("<!DOCTYPE html><html>404"), "not a checkpoint: a web page; download it again"),
+    "a web page": (
+        lambda path: path.write_text("<!DOCTYPE html><html>404"),
+        "not a checkpoint: a web page; download it",
+    ),
     "broken off": (half_written, "broken off; download it again"),
     "other objects": (
         lambda path: torch.save({"model": {"a": torch.ones(3)}, "out": Path("x")}, path),
