@@ -47,7 +47,8 @@ def run(task: Task) -> None:
     job, hardware = task.job, task.hardware
     with seeded(job["seed"], "init"):
         encoder = build_encoder(**job["encoder"])
-    load_encoder(encoder, task.read_encoder())
+    with task.naming_encoder():
+        load_encoder(encoder, task.read_encoder())
     encoder.to(hardware.device).eval().requires_grad_(False)
     bank = features(task, encoder, "train", hardware.rank, hardware.world_size)
     queries = features(task, encoder, "val")

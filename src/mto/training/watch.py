@@ -131,7 +131,7 @@ class Guard:
             Collapsed: there was one.
         """
         if self.verdict.exists():
-            raise Collapsed(self.verdict.read_text())
+            raise Collapsed(self.verdict.read_text(encoding="utf-8"))
 
     def look(self, row: Mapping[str, float], keep: bool = False) -> None:
         """Takes notice of a row of history.jsonl.
@@ -152,5 +152,5 @@ class Guard:
                 f"{preset or 'mto.default'} in config.yaml; mto.guard: null lets this one go on"
             )
             if keep:
-                self.verdict.write_text(verdict)
+                self.verdict.write_text(verdict, encoding="utf-8")
             raise Collapsed(verdict)
