@@ -4,10 +4,12 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mto import MaskedTokenOptimization
+from mto.methods.position import sincos_2d
 
 config = ViTMAEConfig(image_size=64, patch_size=8, num_hidden_layers=2, decoder_num_hidden_layers=2)
-model = ViTMAEForPreTraining(config)  # or .from_pretrained("facebook/vit-mae-base")
-optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-4)
+model = ViTMAEForPreTraining(config)
+for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
+    table.data.copy_(sincos_2d(table.shape[-1], (8, 8), row_first=False))  # zeros in a fresh model
 mto = MaskedTokenOptimization()
 
 states, layers = [], model.decoder.decoder_layers  # what enters the first layer, then what each layer gives
@@ -20,6 +22,4 @@ for images in torch.randn(2, 4, 3, 64, 64):  # your data loader
     out = model(images)
     states[0] = states[0] - model.decoder.decoder_pos_embed  # layer 0 is taken before the position is added
     terms = mto([x[:, 1:] for x in states], out.mask.bool(), num_masked=48)  # 75 % of 64 patches; no class token
-    (out.loss + terms["loss"]).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    (out.loss + terms["loss"]).backward()  # and your optimiser's step

@@ -25,10 +25,13 @@ for _stage in measuring_encoders():
         threads: hardware(_stage)["cpus_per_task"]
         resources:
             **hardware(_stage),
+            stage=_stage,
         params:
             job=job(_stage),
             out=subpath(output.metrics, parent=True),
         message:
             STAGES[_stage].does
         shell:
-            f"python -m mto {_stage} --job {{params.job:q}} --inputs data={{input.data}} encoder={{input.encoder}} {ON_HARDWARE}"
+            # Read when the job runs, after the loop: of the loop's variable it would see the last value alone.
+            "python -m mto {resources.stage} --job {params.job:q} --inputs data={input.data} encoder={input.encoder} "
+            + ON_HARDWARE

@@ -42,6 +42,33 @@ def test_huggingface_vitmae():
     assert all(parameter.isfinite().all() for parameter in variables["model"].parameters())
 
 
+def ramps(number):
+    """Images (B, 3, 64, 64) that brighten from left to right, each with a brightness of its own."""
+    return torch.linspace(-1, 1, 64).expand(number, 3, 64, 64) + torch.randn(number, 1, 1, 1)
+
+
+def test_huggingface_vitmae_knows_where_a_masked_patch_is():
+    """Its masked predictions differ within an image, and it beats the best single patch for all masked ones."""
+    torch.manual_seed(0)
+    variables = runpy.run_path(str(ROOT / "examples/huggingface_vitmae.py"))
+    model = variables["model"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(60):
+        out = model(images := ramps(8))
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        out = model(images := ramps(16))
+        mask = out.mask.bool()
+        target = model.patchify(images)
+        assert (out.logits[0][mask[0]].std(0) > 1e-3).any()
+        constant = torch.stack(
+            [patches[masked].var(0, correction=0).mean() for patches, masked in zip(target, mask, strict=True)]
+        )
+    assert out.loss < 0.5 * constant.mean()
+
+
 def test_timm_vit():
     torch.manual_seed(0)
     variables = runpy.run_path(str(ROOT / "examples/timm_vit.py"))

@@ -322,14 +322,14 @@ def test_the_dense_tasks_name_the_file_too(copied, tmp_path, name, make, capfd, 
 
 
 def test_an_evaluation_of_nothing_is_no_number(copied, tmp_path, capfd) -> None:
-    """Row 5: COCO's metric says -1 of an image set without annotations."""
+    """Row 5: COCO's metric would say -1 of an image set without annotations, after all training: it is told before."""
     edited("val2017", lambda content: content["annotations"].clear())(copied / "coco")
     job = coco_job(copied / "coco")
     encoder = save_encoder(tmp_path / "encoder.safetensors", job)
     code = main(["coco", "--job", json.dumps(job), "--inputs", f"encoder={encoder}", "--out", str(tmp_path / "out")])
     assert code == 2
     assert not (tmp_path / "out" / "metrics.json").exists()
-    assert "coco: box_ap is -100, so nothing was measured" in capfd.readouterr().err.splitlines()[-1]
+    assert "no annotation: nothing could be trained or measured" in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), -100.0, 101.0])

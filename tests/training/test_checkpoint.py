@@ -147,7 +147,7 @@ def test_a_damaged_inherited_state(tmp_path):
         ({"batch": 4}, "made with 8 images a step, but there are 4 now"),
         ({"epochs": 5}, "made with 12 steps in the whole schedule, but there are 15 now"),
         ({"job": {"optim": {"lr": 2}}}, r"of another job \(optim.lr 1 there, 2 here\)"),
-        ({"job": {"optim": {"lr": 1}, "seed": 3}}, r"of another job \(seed None there, 3 here\)"),
+        ({"job": {"optim": {"lr": 1}, "seed": 3}}, r"of another job \(seed 0 there, 3 here\)"),
     ],
 )
 @pytest.mark.parametrize("inherited", [True, False])

