@@ -12,13 +12,10 @@ from mto.names import BASELINES
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
 #: Of a step with the default preset, over one without MTO; ``comparing``: of the pass that compares gradients, over the
-#: step with MTO. These are today's numbers, rounded up: whoever makes MTO leaner lowers them.
-MOST = {
-    "simmim": {"peak": 1.57, "comparing": 1.13, "kept": 1.24, "traffic": 1.43, "launches": 1.14},
-    "mae": {"peak": 1.37, "comparing": 1.17, "kept": 1.18, "traffic": 1.36, "launches": 1.11},
-    "bootmae": {"peak": 1.21, "comparing": 1.20, "kept": 1.19, "traffic": 1.24, "launches": 1.14},
-    "conmim": {"peak": 1.51, "comparing": 1.13, "kept": 1.22, "traffic": 1.31, "launches": 1.08},
-}
+#: step with MTO.
+MOST = {name: {"peak": 1.05, "comparing": 1.05, "kept": 1.07, "traffic": 1.19, "launches": 1.15} for name in BASELINES}
+#: Two streams of so short a model keep their first layers twice; 1.05 is wanted here too, and not reached.
+MOST["bootmae"] = MOST["bootmae"] | {"peak": 1.06}
 #: Without MTO, over the official code.
 OFFICIAL = {"simmim": 0.72, "mae": 0.62, "bootmae": 0.70, "conmim": 0.74}
 
@@ -57,5 +54,5 @@ def test_nothing_stays_of_a_step_but_weights_and_moments(rows):
     """A model of 4 bytes a weight and two moments of as many; teachers without moments."""
     for baseline in BASELINES:
         with_mto, without = (rows[baseline, variant]["stays_mib"] for variant in ("cosine", "without MTO"))
-        assert with_mto == pytest.approx(without, abs=2)
+        assert with_mto == pytest.approx(without, rel=0.01)  # MTO's products may have a workspace; it never grows
     assert rows["simmim", "without MTO"]["stays_mib"] == pytest.approx(86e6 * 12 / 2**20, rel=0.03)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mto.losses.diagnostics import collapse, effective_rank, gradient_norms
+from mto.losses.diagnostics import collapse, effective_rank, gradient_norms, stand_ins
 
 
 def tokens(seed, batch=3, count=9, dim=5):
@@ -101,15 +101,18 @@ def test_gradient_norms_are_those_of_a_backward_pass_and_leave_no_trace():
     net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
     unused = nn.Parameter(torch.ones(2))
     parameters = [*net.parameters(), unused]
-    out = net(torch.randn(5, 4))
+    leaves = stand_ins(dict(net.named_parameters()))
+    x = torch.randn(5, 4)
+    out = torch.func.functional_call(net, leaves, (x,))
     losses = {"square": out.square().mean(), "sum": 3 * out.sum(), "none": torch.zeros(())}
     state = torch.get_rng_state()
-    norms = gradient_norms(losses, parameters)
+    norms = gradient_norms(losses, [*leaves.values(), *stand_ins({"unused": unused}).values()])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in parameters)
     assert float(norms["none"]) == 0
-    for name in ("square", "sum"):
+    out = net(x)
+    for name, loss in {"square": out.square().mean(), "sum": 3 * out.sum()}.items():
         net.zero_grad()
-        losses[name].backward(retain_graph=True)
+        loss.backward(retain_graph=True)
         expected = torch.cat([parameter.grad.flatten() for parameter in net.parameters()]).norm()
         torch.testing.assert_close(norms[name], expected)

@@ -524,26 +524,33 @@ def test_without_terms_it_measures_and_passes_no_gradient():
     ],
 )
 def test_nothing_is_computed_twice_or_for_terms_that_are_off(monkeypatch, terms, measure, layers, sparsity):
-    from mto.losses import mto as objectives
+    from mto.losses import entropy, gram
 
-    calls = []
-    original = objectives.Partition.entropy
+    calls, products = [], []
+    add, product = entropy.Rows.add, gram._product
 
-    def counting(self, hidden, rows, *args, **kwargs):
-        calls.extend([rows] * len(hidden))
-        return original(self, hidden, rows, *args, **kwargs)
+    def adding(self, *args):
+        calls.append(self._which[0])
+        return add(self, *args)
 
-    monkeypatch.setattr(objectives.Partition, "entropy", counting)
+    def multiplying(*args):
+        products.append(args)
+        return product(*args)
+
+    monkeypatch.setattr(entropy.Rows, "add", adding)
+    monkeypatch.setattr(gram, "_product", multiplying)
     out = MaskedTokenOptimization.text(terms=terms)(
         states(2, 9, 5, 4, seed=1), masks(2, 9, [6], seed=2), num_masked=6, measure=measure
     )
     assert (calls.count("masked"), calls.count("visible")) == (layers, sparsity)
+    assert len(products) == max(layers, sparsity)  # L_spa looks at layer 0's, which is there
     assert bool(out["diagnostics"]) == measure
 
 
-def test_a_known_count_needs_only_the_masked_by_visible_block():
-    """...of the affinity: the largest matrix that the forward and backward pass make is M x V."""
-    seen = []
+@pytest.mark.parametrize("affinity", ["dot", "cosine"])
+def test_a_layer_costs_one_product_each_way_and_keeps_one_number_an_affinity(affinity):
+    """...of masked rows and visible columns; beside the states, which a network keeps for itself."""
+    seen, kept = [], []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -552,11 +559,15 @@ def test_a_known_count_needs_only_the_masked_by_visible_block():
                 seen.append(tuple(result.shape[1:]))
             return result
 
-    hidden = states(2, 16, 3, 2, seed=1)[0].requires_grad_()
+    hidden = states(2, 16, 3, 1, seed=1)[0].requires_grad_()
     mask = masks(2, 16, [12], seed=1)
     with Watch():
-        heterogeneity(hidden, mask, num_masked=12).sum().backward()
-    assert sorted(seen) == [(3, 4), (12, 3), (12, 4)]
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            h = heterogeneity(hidden, mask, num_masked=12, affinity=affinity).sum()
+        h.backward()
+    assert seen == [(16, 16), (16, 3)]
+    large = {x.data_ptr(): tuple(x.shape) for x in kept if x.numel() > 50 and x.data_ptr() != hidden.data_ptr()}
+    assert list(large.values()) == [(1, 2, 12, 4)]
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @torch.no_grad()
@@ -84,18 +84,36 @@ def effective_rank(x: Tensor, weight: Tensor) -> Tensor:
     return torch.special.entr(share).sum().exp()
 
 
-def gradient_norms(losses: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each loss's gradient over all parameters: as many backward passes as losses.
+def stand_ins(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves of the same storage, for `torch.func.functional_call`: none of the parameters' own hooks will see them."""
+    return {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
 
-    Nothing of the training is touched: no gradient is accumulated, the graph is kept for the step's own backward pass,
-    and no random number is drawn. In a distributed run it is this process's part of the batch, not reduced.
+
+def gradient_norms(losses: Mapping[str, Tensor], leaves: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The norm of each loss's gradient over all leaves: as many backward passes as losses.
+
+    Each leaf's gradient is measured as it comes, and dropped: it takes no more memory than the activations, which the
+    losses share. Nothing of the training is touched, and no random number is drawn. In a distributed run it is this
+    process's part of the batch, not reduced.
+
+    Args:
+        leaves: of `stand_ins`, since what gradient they have is lost.
     """
-    device = parameters[0].device
+    squares: list[Tensor] = []
+
+    def measure(leaf: Tensor) -> None:
+        squares.append(torch.linalg.vector_norm(leaf.grad, dtype=torch.float32).square())
+        leaf.grad = None
+
     norms = {}
+    hooks = [leaf.register_post_accumulate_grad_hook(measure) for leaf in leaves]
     for name, loss in losses.items():
-        norms[name] = torch.zeros((), device=device)
+        norms[name] = torch.zeros((), device=leaves[0].device)
         if loss.requires_grad:
-            with torch.autocast(device.type, enabled=False):
-                found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            norms[name] = nn.utils.get_total_norm([gradient for gradient in found if gradient is not None])
+            with torch.autocast(leaves[0].device.type, enabled=False):
+                torch.autograd.backward(loss, inputs=list(leaves), retain_graph=True)
+            norms[name] = torch.stack(squares).sum().sqrt()
+            squares.clear()
+    for hook in hooks:
+        hook.remove()
     return norms

@@ -1,94 +1,166 @@
-"""Row entropies of token affinities, and the masked and visible parts of a batch: what `mto.losses.mto` is made of.
+"""Row entropies of token affinities, out of the Gram matrices of layer after layer.
 
-Softmax and entropy are computed in float32 (float64 for float64 tokens) whatever autocast says, from materialised
-logits: the identity ``H = logsumexp - x . PX`` cancels catastrophically in low precision. The matrix product is float32
-too, since raw dots overflow float16; on a GPU it follows ``torch.set_float32_matmul_precision`` and "high" (TF32) is
-several times faster than "highest", PyTorch's default.
-
-All layers that share a width go through one set of operators: where launching kernels is what a step waits for, a dozen
-small ones a layer would cost more than their arithmetic.
+The operators of a group of layers go together: where launching kernels is what a step waits for, a dozen small ones a
+layer would cost more than their arithmetic. Softmax and entropy are computed from materialised logits: the identity
+``H = logsumexp - x . PX`` cancels catastrophically. Kept for the backward pass are the logits of each block, one
+number an entry, from which the gradient follows in closed form: dH/ds_j = -p_j (ln p_j + H).
 """
 
-import math
 from collections.abc import Sequence
-from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mto.losses.order import TokenOrder
+from mto.losses.partition import Block, Partition
 
-#: Layers go together while their tokens in float32 stay below this many bytes: at 512 MiB all 13 of a ViT-B with 64
-#: images of 196 tokens. In passing a group takes three times this; larger layers need no company to keep a GPU busy.
-GROUP_BYTES = 2**29
+#: Gram matrices wait for company until they are this many bytes, and so do logits until they are a third of it.
+GROUP_BYTES = 72 * 2**20
+#: A squared length below this counts as this: a token of no length has cosines of 0.
+SHORTEST = 1e-12
 
 
-class RowEntropy(torch.autograd.Function):
-    """Entropies of softmax(scale * rows cols): rows (..., R, D), cols (..., D, C) -> (..., R), with their gradient.
-
-    Beside its inputs it keeps the probabilities (..., R, C), the second output; they pass gradients too, so that second
-    derivatives are complete.
+class Pick(torch.autograd.Function):
+    """A block of the Gram matrices of several layers, and the patches' squared lengths.
 
     Args:
-        blocked: bool, broadcast to (..., R, C): columns that do not count. A row without any other has entropy 0.
+        block: which.
+        lengths: give the squared lengths too.
+        detach_cols: an entry passes its gradient to its row's token alone.
+        grams: L matrices (B, T, T), of `mto.losses.gram`.
+
+    Returns:
+        (L, B, R, C), and (L, B, N) or None.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(rows, cols, scale, blocked):
-        logits = rows @ cols
-        if scale != 1.0:
-            logits = logits * scale
-        if blocked is None:
-            p = logits.softmax(-1)
+    def forward(block, lengths, detach_cols, *grams):
+        if block.cut is None:
+            picked = torch.stack([gram[:, block.skip :, block.skip :] for gram in grams])
+            squares = picked.diagonal(dim1=-2, dim2=-1)
         else:
-            p = logits.masked_fill(blocked, torch.finfo(logits.dtype).min).softmax(-1).masked_fill(blocked, 0.0)
-        return torch.special.entr(p).sum(-1), p
+            whole = torch.stack(grams) if len(grams) > 1 else grams[0][None]
+            squares = whole.diagonal(dim1=-2, dim2=-1)[..., block.skip :]
+            picked = whole.flatten(1).index_select(1, block.cut.entries).unflatten(1, block.cut.shape)
+        return picked, squares.clone(memory_format=torch.contiguous_format) if lengths else None
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        rows, cols, ctx.scale, _ = inputs
-        entropy, p = output
-        ctx.save_for_backward(rows, cols, p, entropy)
+        ctx.block, _, ctx.detach_cols, gram, *_ = inputs
+        ctx.shape = gram.shape
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad, grad_p):
-        rows, cols, p, entropy = ctx.saved_tensors
-        with torch.autocast(rows.device.type, enabled=False):
-            grad_logits = 0.0
-            if grad is not None:
-                if torch.is_grad_enabled():  # for a second derivative: that of entr is infinite at 0
-                    surprise = -p * p.clamp_min(torch.finfo(p.dtype).tiny).log()
-                else:
-                    surprise = torch.special.entr(p)
-                grad_logits = (surprise - p * entropy[..., None]) * grad[..., None]
-            if grad_p is not None:
-                grad_logits = grad_logits + p * (grad_p - (p * grad_p).sum(-1, keepdim=True))
-            if ctx.scale != 1.0:
-                grad_logits = grad_logits * ctx.scale
-            grad_rows = grad_logits @ cols.mT if ctx.needs_input_grad[0] else None
-            grad_cols = rows.mT @ grad_logits if ctx.needs_input_grad[1] else None
-        return grad_rows, grad_cols, None, None
+    def backward(ctx, grad, grad_squares):
+        block = ctx.block
+        if block.cut is None:
+            grad = F.pad(grad, (block.skip, 0, block.skip, 0))
+        else:
+            grad = F.pad(grad, (1, 0, 1, 0)).flatten(1).index_select(1, block.cut.places).unflatten(1, ctx.shape)
+        grad = grad if ctx.detach_cols else grad + grad.mT
+        if grad_squares is not None:
+            if torch.is_grad_enabled():
+                grad = grad + 2 * F.pad(grad_squares, (block.skip, 0)).diag_embed()
+            else:
+                grad.diagonal(dim1=-2, dim2=-1)[..., block.skip :].add_(grad_squares, alpha=2)
+        return None, None, None, *grad.unbind()
 
 
-class Partition:
-    """The masked and visible tokens of a batch, without synchronising a GPU.
+class Cosine(torch.autograd.Function):
+    """Scaled cosines out of inner products and squared lengths.
 
-    With a known, equal count the tokens are sorted masked-first and every block of the affinity is a slice. Otherwise
-    the whole N x N matrix is computed and its unwanted columns are blocked, its unwanted rows given weight 0.
+    Args:
+        products: (L, B, R, C), of `Pick`.
+        squares: (L, B, N), of `Pick`.
+        block: which that is.
+        scale: what each cosine is multiplied by.
+        detach_cols: the columns' lengths are constants.
+
+    Returns:
+        (L, B, R, C), and two factors, for the backward pass alone.
     """
 
-    def __init__(self, mask: Tensor, num_masked: int | None):
-        self.mask, self.num_masked = mask, num_masked
-        self.num_tokens = mask.shape[1]
-        self.order = None if num_masked is None else TokenOrder(mask)
+    @staticmethod
+    def forward(products, squares, block, scale, detach_cols):
+        by_row, by_col = _factors(squares, block, scale, detach_cols)
+        return (products * by_row).mul_(by_col), by_row, by_col
 
-    def entropy(
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, squares, *ctx.rest = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(squares, *output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        squares, logits, by_row, by_col = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            by_row, by_col = _factors(squares, *ctx.rest)
+        # A token's squared length is in all its logits, to the power of -1/2.
+        share = grad * logits
+        block, _, detach_cols = ctx.rest
+        own = block.to_patches(share.sum(-1), None if detach_cols else share.sum(-2))
+        own = own * -0.5 / F.threshold(squares, SHORTEST, torch.inf)
+        return grad * by_row * by_col, own, None, None, None
+
+
+def _factors(squares: Tensor, block: Block, scale: float, detach_cols: bool) -> tuple[Tensor, Tensor]:
+    """What to multiply rows (L, B, R, 1) and columns (L, B, 1, C) of inner products by, for scaled cosines."""
+    rows, cols = block.at(squares.clamp_min(SHORTEST).rsqrt())
+    cols = cols.detach() if detach_cols else cols
+    return (rows * scale)[..., None], cols[..., None, :]
+
+
+class RowEntropy(torch.autograd.Function):
+    """Entropies of softmax(logits): (..., R, C) -> (..., R), with their gradient; it keeps the logits.
+
+    Args:
+        blocked: bool, broadcast to (..., R, C): columns that do not count. A row without any other has entropy 0.
+        emptied: whether there may be such a row.
+    """
+
+    @staticmethod
+    def forward(logits, blocked, emptied):
+        return torch.special.entr(_softmax(logits, blocked, emptied)).sum(-1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        logits, ctx.blocked, ctx.emptied = inputs
+        ctx.save_for_backward(logits, output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, entropy = ctx.saved_tensors
+        p = _softmax(logits, ctx.blocked, ctx.emptied)
+        entropy, grad = entropy[..., None], grad[..., None]
+        if torch.is_grad_enabled():  # for a second derivative: that of entr is infinite at 0
+            surprise = -p * p.clamp_min(torch.finfo(p.dtype).tiny).log()
+            return (surprise - p * entropy) * grad, None, None
+        return torch.special.entr(p).addcmul_(p, entropy, value=-1).mul_(grad), None, None
+
+
+def _softmax(logits: Tensor, blocked: Tensor | None, emptied: bool) -> Tensor:
+    if blocked is None:
+        return logits.softmax(-1)
+    p = logits.masked_fill(blocked, torch.finfo(logits.dtype).min).softmax(-1)
+    return p.masked_fill(blocked, 0.0) if emptied else p
+
+
+class Rows:
+    """Row entropies of one block of the affinity, from the Gram matrices of one layer after another.
+
+    Args:
+        part: masked and visible tokens.
+        rows, cols, exclude_self: of the block, see `Partition.block`.
+        affinity, temperature, tokens: the switches; ``tokens="layernorm"`` is for whoever makes the Gram matrices.
+        detach_cols: no gradient through the columns' tokens.
+    """
+
+    def __init__(
         self,
-        layers: Sequence[Tensor],
+        part: Partition,
         rows: str,
         cols: str,
         *,
@@ -97,90 +169,72 @@ class Partition:
         tokens: str,
         exclude_self: bool = False,
         detach_cols: bool = False,
-    ) -> Tensor:
-        """(L, B, R) row entropies; without a known count R = N and only the rows asked for have a meaning.
+    ) -> None:
+        self._part, self._which, self._detach_cols = part, (rows, cols, exclude_self), detach_cols
+        self._unit = affinity == "cosine" or tokens == "l2"
+        self._scaled, self._temperature = affinity == "scaled", temperature
+        self._grams: list[Tensor] = []
+        self._kind: tuple[Any, ...] = ()
+        self._blocks: dict[int, Block] = {}
+        self._picked: list[tuple[Tensor, Tensor | None]] = []
+        self._entropies: list[Tensor] = []
 
-        Args:
-            layers: L tensors (B, N, D); D may differ between layers.
-            rows: "masked" or "visible".
-            cols: "visible" or "all".
-            exclude_self: leave out the column of the row's own token.
-            detach_cols: let no gradient through the columns' tokens.
-        """
-        blocked = self._blocked(rows, cols, exclude_self)
-        entropies = []
-        with torch.autocast(self.mask.device.type, enabled=False):
-            for group in _groups(layers):
-                x = torch.stack(group) if len(group) > 1 else group[0][None]
-                x = x if self.order is None else self.order.sort(x)
-                x = normalize_tokens(x if x.dtype == torch.float64 else x.float(), affinity, tokens)
-                x_rows, x_cols = self._block(x, rows, cols)
-                scale = affinity_scale(x.shape[-1], affinity, temperature)
-                x_cols = x_cols.detach() if detach_cols else x_cols
-                entropies.append(RowEntropy.apply(x_rows, x_cols.mT, scale, blocked)[0])
-        return torch.cat(entropies) if len(entropies) > 1 else entropies[0]
+    def add(self, gram: Tensor, dim: int) -> None:
+        """Take the next layer's matrix (B, T, T), patches last, of tokens of width ``dim``."""
+        scale = (dim**-0.5 if self._scaled else 1.0) / self._temperature
+        kind = (scale, gram.dtype, gram.requires_grad)
+        if self._kind != kind:
+            self._finish()
+        if self._grams and self._grams[0].shape != gram.shape:
+            self._pick()
+        self._kind = kind
+        self._grams.append(gram)
+        # Without a known count a block is the whole of a matrix.
+        limit = GROUP_BYTES if self._part.num_masked is not None else GROUP_BYTES // 3
+        if _size(self._grams) + _size([gram]) > limit:
+            self._pick()
 
-    def _block(self, x: Tensor, rows: str, cols: str) -> tuple[Tensor, Tensor]:
-        """The rows' and the columns' tokens of sorted x (..., N, D)."""
-        if self.num_masked is None:
-            return x, x
-        masked, visible = x.split([self.num_masked, self.num_tokens - self.num_masked], dim=-2)
-        return masked if rows == "masked" else visible, visible if cols == "visible" else x
+    def __bool__(self) -> bool:
+        """Whether there has been any layer."""
+        return bool(self._grams or self._picked or self._entropies)
 
-    def _blocked(self, rows: str, cols: str, exclude_self: bool) -> Tensor | None:
-        """(1 | B, R, C) bool: what `_block` leaves that must not count."""
-        blocked = None
-        if self.num_masked is None and cols == "visible":
-            blocked = self.mask[:, None, :]
-        if exclude_self:
-            places = torch.arange(self.num_tokens, device=self.mask.device)[:, None]
-            at_row, at_col = self._block(places, rows, cols)
-            own = (at_row == at_col.mT)[None]
-            blocked = own if blocked is None else blocked | own
-        return blocked
+    def result(self) -> Tensor:
+        """(L, B, R) of all layers so far. With R = N only the rows asked for have a meaning."""
+        self._finish()
+        return torch.cat(self._entropies) if len(self._entropies) > 1 else self._entropies[0]
 
-    def total(self, values: Tensor, rows: str) -> Tensor:
-        """Sum of (..., B, R) values over the given rows: (..., B)."""
-        if self.num_masked is None:
-            values = values * (self.mask if rows == "masked" else ~self.mask)
-        return values.sum(-1)
+    def _block(self, skip: int) -> Block:
+        if skip not in self._blocks:
+            self._blocks[skip] = self._part.block(*self._which, skip)
+        return self._blocks[skip]
 
-    def mean(self, values: Tensor, rows: str) -> Tensor:
-        """Mean of (..., B, R) values over the given rows: (..., B)."""
-        if self.num_masked is not None:
-            return values.mean(-1)
-        return self.total(values, rows) / (self.mask if rows == "masked" else ~self.mask).sum(1)
+    def _pick(self) -> None:
+        block = self._block(self._grams[0].shape[1] - self._part.num_tokens)
+        self._picked.append(Pick.apply(block, self._unit, self._detach_cols, *self._grams))
+        self._grams = []
+        if _size([products for products, _ in self._picked]) > GROUP_BYTES // 3:
+            self._finish()
 
-    def log_visible(self) -> Tensor | float:
-        """ln V, a number when the count is known, else (B,)."""
-        if self.num_masked is not None:
-            return math.log(self.num_tokens - self.num_masked)
-        return (~self.mask).sum(1).log()
-
-
-def _groups(layers: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The layers in order, together while they share a width and the group stays below GROUP_BYTES in float32."""
-    groups = []
-    for _, same in groupby(layers, key=lambda x: x.shape[-1]):
-        alike = list(same)
-        size = max(1, GROUP_BYTES // (4 * alike[0].numel()))
-        groups += [alike[start : start + size] for start in range(0, len(alike), size)]
-    return groups
+    def _finish(self) -> None:
+        if self._grams:
+            self._pick()
+        if not self._picked:
+            return
+        scale, *_ = self._kind
+        block = next(iter(self._blocks.values()))  # after the cut, what came before the patches is of no account
+        products, squares = (
+            x[0] if len(x) == 1 or x[0] is None else torch.cat(x) for x in zip(*self._picked, strict=True)
+        )
+        self._picked = []
+        if squares is not None:
+            logits, *_ = Cosine.apply(products, squares, block, scale, self._detach_cols)
+        else:
+            logits = products if scale == 1.0 else products * scale
+        self._entropies.append(RowEntropy.apply(logits, block.blocked, block.emptied))
 
 
-def affinity_scale(dim: int, affinity: str, temperature: float) -> float:
-    return (dim**-0.5 if affinity == "scaled" else 1.0) / temperature
-
-
-def normalize_tokens(x: Tensor, affinity: str, tokens: str) -> Tensor:
-    """Apply the parameter-free normalisation of the tokens (..., D)."""
-    if tokens == "layernorm":
-        x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return F.normalize(x, dim=-1, eps=1e-6) if tokens == "l2" or affinity == "cosine" else x
-
-
-def freeze_visible(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask[..., None], x, x.detach())
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def attention_entropy(attention: Tensor, mask: Tensor, visible_columns: bool, exclude_self: bool) -> Tensor:

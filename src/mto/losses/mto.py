@@ -24,9 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mto.losses.balance import Balance
-from mto.losses.entropy import Partition, attention_entropy, freeze_visible
-from mto.losses.stream import Stream, Tokens, check_shapes, count_masked, layer_at
+from mto.losses.entropy import attention_entropy
+from mto.losses.partition import Partition
+from mto.losses.stream import Stream, Tokens, check_shapes, count_masked
 from mto.losses.switches import SWITCHES
+from mto.losses.taps import Layers, Taps
 
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
@@ -67,16 +69,12 @@ def heterogeneity(
     _check_choices(affinity=affinity, tokens=tokens)
     check_shapes([hidden], mask)
     part = Partition(mask, count_masked(mask, num_masked, validate=False))
-    rows = part.entropy(
-        [hidden],
-        "masked",
-        "visible",
-        affinity=affinity,
-        temperature=temperature,
-        tokens=tokens,
-        detach_cols=detach_visible,
+    chosen = MaskedTokenOptimization(
+        affinity=affinity, temperature=temperature, tokens=tokens, detach_visible=detach_visible
     )
-    return part.mean(rows[0], "masked")
+    layers = Layers(chosen.settings, part, depth=1, terms=["e"], measure=False)
+    layers.take(hidden)
+    return part.mean(layers.trained.result()[0], "masked")
 
 
 class MaskedTokenOptimization(nn.Module):
@@ -211,6 +209,15 @@ class MaskedTokenOptimization(nn.Module):
         stream = Tokens(hidden_states, position, attention)
         return self._optimize({"tokens": stream}, mask, num_masked, progress, measure)
 
+    def taps(self, mask: Tensor, *, num_masked: int | None = None, measure: bool = True) -> Taps:
+        """What to tap a network's residual stream with, so that MTO costs hardly any memory.
+
+        ``taps.open(depth)`` gives, for a stream of ``depth`` layers (the initial embedding among them), a function that
+        is called on each in turn and returns what to go on with. :meth:`streams` then takes a `Stream` with its
+        ``tokens`` and what it has ``taken``. The arguments are :meth:`forward`'s.
+        """
+        return Taps(self.settings, self._partition(mask, num_masked), measure)
+
     def streams(
         self,
         streams: Mapping[str, Stream],
@@ -234,10 +241,9 @@ class MaskedTokenOptimization(nn.Module):
         s = self.settings
         for stream in streams.values():
             check_shapes(stream.tokens, mask)
-        compiling = torch.compiler.is_compiling()
-        part = Partition(mask, count_masked(mask, num_masked, self._validate and not compiling))
-        if mask.device.type != "cpu" and not compiling:
-            self._validate = False
+        taken = [stream.taken for stream in streams.values() if getattr(stream, "taken", None)]
+        part = taken[0].part if taken else self._partition(mask, num_masked)
+        measure = measure and all(layers.measure for layers in taken)
 
         collected: dict[str, list[Tensor]] = {term: [] for term in s["terms"]}
         out: dict[str, Any] = {"diagnostics": {}}
@@ -249,12 +255,19 @@ class MaskedTokenOptimization(nn.Module):
             if diagnostics:
                 out["diagnostics"][name] = diagnostics
 
-        loss = torch.zeros((), device=mask.device)
+        weighted = []
         for term, values in collected.items():
             total = torch.stack(values).sum() if len(values) > 1 else values[0]
             out[f"loss_{term}"] = total / len(values) if s["streams"] == "mean" else total
-            loss = loss + self.weight(term, progress) * out[f"loss_{term}"]
-        return {"loss": loss, **out}
+            weighted.append(self.weight(term, progress) * out[f"loss_{term}"])
+        return {"loss": sum(weighted[1:], weighted[0]) if weighted else torch.zeros((), device=mask.device), **out}
+
+    def _partition(self, mask: Tensor, num_masked: int | None) -> Partition:
+        compiling = torch.compiler.is_compiling()
+        part = Partition(mask, count_masked(mask, num_masked, self._validate and not compiling))
+        if mask.device.type != "cpu" and not compiling:
+            self._validate = False
+        return part
 
     def weight(self, term: str, progress: float | Tensor | None = None) -> float | Tensor:
         """What the term is multiplied by after ``progress`` epochs."""
@@ -271,58 +284,55 @@ class MaskedTokenOptimization(nn.Module):
     def _stream(self, stream: Stream, part: Partition, terms: list[str], measure: bool):
         """Terms of one stream, and its diagnostics."""
         s = self.settings
+        taken = getattr(stream, "taken", None) or self._take(stream, part, terms, measure)
+        values = {}
+        if "spa" in terms:
+            values["spa"] = self._sparsity(taken, stream, part)
+        trained = [taken.trained.result()] if taken.trained else []
+        if trained:
+            h = part.mean(trained[0], "masked")  # (layers, B)
+            if s["batch_reduction"] == "batch":
+                h = h.mean(1, keepdim=True)
+            first, deeper = h.split([1, len(h) - 1])
+            if "e" in terms:
+                values["e"] = (first + s["eps"]).reciprocal().mean()  # 1 / x would be two operators
+            if "r" in terms:
+                step = deeper - h[:-1] if s["rank_direction"] == "decreasing" else h[:-1] - deeper
+                rank = F.softplus(step).mean(1)
+                values["r"] = rank.sum() if s["rank_reduction"] == "sum" else rank.mean()
+        if not measure:
+            return values, {}
+        return values, self._diagnostics(torch.cat(trained + ([taken.watched.result()] if taken.watched else [])), part)
+
+    def _take(self, stream: Stream, part: Partition, terms: list[str], measure: bool) -> Layers:
+        """What the terms need, out of the list of states."""
+        s = self.settings
         layers = list(stream.tokens)
-        if "r" in terms and len(layers) < 2:
-            raise ValueError("L_r compares layers: give the initial embedding and at least one layer, or drop term 'r'")
         if s["position"] == "post" and stream.position is not None:
             if stream.position.shape[1:] != layers[0].shape[1:]:
                 raise ValueError(f"position is {tuple(stream.position.shape)}, layer 0 {tuple(layers[0].shape)}")
             layers[0] = layers[0] + stream.position
         if s["detach_encoder"]:
-            layers[0] = freeze_visible(layers[0], part.mask)
+            layers[0] = torch.where(part.mask[..., None], layers[0], layers[0].detach())
         if s["final_norm"] and stream.final_norm is not None:
             layers[-1] = stream.final_norm(layers[-1])
 
-        with_gradient = len(layers) if "r" in terms else 1 if "e" in terms else 0
-        entropies = []  # (layers, B, R): of those that a term needs, then of those that are only watched
-        for needed, group in ((True, layers[:with_gradient]), (False, layers[with_gradient:] if measure else [])):
-            if group:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and needed):
-                    rows = part.entropy(group, "masked", "visible", **self._affinity(), detach_cols=s["detach_visible"])
-                entropies.append(rows)
+        taken = Layers(s, part, len(layers), terms, measure)
+        for x in layers:
+            taken.take(x)
+        return taken
 
-        values = {}
-        if "spa" in terms:
-            values["spa"] = self._sparsity(layers, stream, part)
-        if with_gradient:
-            h = part.mean(entropies[0], "masked")  # (layers, B)
-            if s["batch_reduction"] == "batch":
-                h = h.mean(1, keepdim=True)
-            if "e" in terms:
-                values["e"] = (1.0 / (h[0] + s["eps"])).mean()
-            if "r" in terms:
-                step = h[1:] - h[:-1] if s["rank_direction"] == "decreasing" else h[:-1] - h[1:]
-                rank = F.softplus(step).mean(1)
-                values["r"] = rank.sum() if s["rank_reduction"] == "sum" else rank.mean()
-        return values, self._diagnostics(torch.cat(entropies), part) if measure else {}
-
-    def _affinity(self) -> dict[str, Any]:
-        return {name: self.settings[name] for name in ("affinity", "temperature", "tokens")}
-
-    def _sparsity(self, layers: list[Tensor], stream: Stream, part: Partition) -> Tensor:
+    def _sparsity(self, taken: Layers, stream: Stream, part: Partition) -> Tensor:
         s = self.settings
-        exclude_self = s["sparsity_self"] == "exclude"
         if s["sparsity_object"] == "attention":
             if stream.first_attention is None:
                 raise ValueError("sparsity_object='attention' needs the attention of block 1: pass attention=")
             attention = stream.first_attention() if callable(stream.first_attention) else stream.first_attention
             part = Partition(part.mask, None)
-            columns = s["sparsity_columns"] == "visible"
-            rows = attention_entropy(attention, part.mask, columns, exclude_self)[None]
+            visible_columns, exclude_self = s["sparsity_columns"] == "visible", s["sparsity_self"] == "exclude"
+            rows = attention_entropy(attention, part.mask, visible_columns, exclude_self)[None]
         else:
-            depths = range(len(layers)) if s["sparsity_layers"] == "all" else s["sparsity_layers"]
-            chosen = [layer_at(layers, depth) for depth in depths]
-            rows = part.entropy(chosen, "visible", s["sparsity_columns"], **self._affinity(), exclude_self=exclude_self)
+            rows = taken.sparse.result()
         if s["sparsity_reduction"] == "sum":
             return part.total(rows, "visible").mean(1).sum()
         return part.mean(rows, "visible").mean()

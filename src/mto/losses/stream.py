@@ -1,10 +1,33 @@
 """What MTO is given: token states, layer by layer, and a mask; and the checks that say what is wrong with them."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Recorder:
+    """Keeps the states of a residual stream as they pass by.
+
+    A method calls it on the initial embedding, then on each layer's output, and goes on with what it returns: the same
+    values, out of which a tap may have taken more (`mto.losses.taps`).
+    """
+
+    #: What a tap took.
+    taken: Any = None
+
+    def __init__(self) -> None:
+        self.tokens: list[Tensor] = []
+
+    def __call__(self, x: Tensor, skip: int = 0, patches: Tensor | None = None) -> Tensor:
+        """Keep the patches of x (B, skip + N, D), which has ``skip`` other tokens first.
+
+        Args:
+            patches: the same patches, where x was made of them: what comes later has a gradient for them.
+        """
+        self.tokens.append(x[:, skip:] if patches is None else patches)
+        return x
 
 
 class Stream(Protocol):
@@ -26,25 +49,29 @@ class Stream(Protocol):
     def final_norm(self) -> Callable[[Tensor], Tensor] | None:
         """What the network applies to X^L."""
 
+    @property
+    def taken(self) -> Any:
+        """What taps took (`mto.losses.taps`); may be absent."""
+
 
 class Tokens:
     """A Stream made of what a user of ``forward`` passes."""
 
-    final_norm = None  # a user passes the states that are meant
+    final_norm = taken = None  # a user passes the states that are meant
 
     def __init__(self, tokens, position, first_attention):
         self.tokens, self.position, self.first_attention = tokens, position, first_attention
 
 
-def layer_at(layers: list[Tensor], depth: int) -> Tensor:
-    """A layer's tokens, negative depths from the end.
+def depth_of(layer: int, depth: int) -> int:
+    """The place, from 0, of one of ``depth`` layers; negative ones count from the end.
 
     Raises:
         ValueError: there is no such layer.
     """
-    if not -len(layers) <= depth < len(layers):
-        raise ValueError(f"sparsity_layers: no layer {depth}, the hidden states have layers 0 to {len(layers) - 1}")
-    return layers[depth]
+    if not -depth <= layer < depth:
+        raise ValueError(f"sparsity_layers: no layer {layer}, the hidden states have layers 0 to {depth - 1}")
+    return layer % depth
 
 
 def check_shapes(hidden_states: Sequence[Tensor], mask: Tensor) -> None:

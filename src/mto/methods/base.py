@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mto.losses.stream import Recorder
+from mto.losses.taps import Taps
+
 
 @dataclass
 class Stream:
@@ -20,12 +23,21 @@ class Stream:
         first_attention: computes block 1's attention, (B, N, N), mean over heads, softmax over all tokens, class row
             and column left out. A call, because it costs a second pass over the queries and keys.
         final_norm: the norm that the network applies to Xᴸ.
+        taken: what MTO's taps took of the tokens in passing, if it was them that ``return_hidden`` brought.
     """
 
     tokens: list[Tensor]
     position: Tensor | None
     first_attention: Callable[[], Tensor] | None
     final_norm: Callable[[Tensor], Tensor] | None
+    taken: Any = None
+
+
+def open_record(return_hidden: bool | Taps, layers: int) -> Recorder | None:
+    """What keeps X⁰ and the outputs of so many layers, if anything is to be kept."""
+    if isinstance(return_hidden, Taps):
+        return return_hidden.open(1 + layers)
+    return Recorder() if return_hidden else None
 
 
 class Method(nn.Module, ABC):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mto.losses.order import TokenOrder
-from mto.methods.base import Method, average_, masked_in_each, mean_patch, patchify
+from mto.losses.taps import Taps
+from mto.methods.base import Method, average_, masked_in_each, mean_patch, open_record, patchify
 from mto.methods.bootmae_decoder import Decoder, init_qkv
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
 from mto.methods.position import sincos_2d
@@ -87,7 +88,7 @@ class BootMAE(Method):
         teacher_features: Tensor | None = None,
         feature_weight: float = 1.0,
         num_masked: int | None = None,
-        return_hidden: bool = False,
+        return_hidden: bool | Taps = False,
     ) -> dict[str, Any]:
         """
         Args:
@@ -107,11 +108,14 @@ class BootMAE(Method):
         num_visible = mask.shape[1] - (masked_in_each(mask) if num_masked is None else num_masked)
         order = TokenOrder(~mask)
         latent, shallow, deep = self.forward_encoder(images, order, num_visible)
+        pixel_record, feature_record = (
+            open_record(return_hidden, len(decoder.blocks)) for decoder in (self.pixel_decoder, self.feature_decoder)
+        )
         pixel_tokens, pixel_stream = self.pixel_decoder(
-            latent, shallow, mask, order, self.decoder_pos_embed[:, 1:], return_hidden
+            latent, shallow, mask, order, self.decoder_pos_embed, pixel_record
         )
         feature_tokens, feature_stream = self.feature_decoder(
-            latent, deep, mask, order, self.encoder.pos_embed[:, 1:], return_hidden
+            latent, deep, mask, order, self.encoder.pos_embed, feature_record
         )
         weight = self.loss_weight(mask)
         pixel = self.pixel_loss(images, self.pixel_head(self.fold(pixel_tokens)), weight)

@@ -13,6 +13,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from mto.losses.order import TokenOrder
+from mto.losses.stream import Recorder
 from mto.methods.base import Stream, attention_map
 from mto.methods.encoder import cut_normal_, init_xavier
 
@@ -99,7 +100,13 @@ class Decoder(nn.Module):
         cut_normal_(self.mask_token)
 
     def forward(
-        self, latent: Tensor, context: Tensor, mask: Tensor, order: TokenOrder, position: Tensor, return_hidden: bool
+        self,
+        latent: Tensor,
+        context: Tensor,
+        mask: Tensor,
+        order: TokenOrder,
+        position: Tensor,
+        record: Recorder | None,
     ) -> tuple[Tensor, Stream | None]:
         """
         Args:
@@ -107,26 +114,31 @@ class Decoder(nn.Module):
             context: (B, 1 + V, context_dim), the encoder features to attend to.
             mask: (B, N) bool.
             order: visible patches first.
-            position: (1, N, dim), for masked patches.
+            position: (1, 1 + N, dim), for masked patches; the class token gets none.
+            record: what keeps the stream, if anything.
 
         Returns:
-            Normed patch tokens (B, N, dim), and the stream if asked for.
+            Normed patch tokens (B, N, dim), and the stream if it was recorded.
         """
         x = self.embed(latent)
         masked = self.mask_token.expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
         patches = order.restore(torch.cat([x[:, 1:], masked], dim=1))
-        added = position * mask.unsqueeze(-1)
-        x = start = torch.cat([x[:, :1], patches + added], dim=1)
-        tokens = [patches]
+        x = torch.cat([x[:, :1], patches], dim=1)
+        x = record(x, skip=1, patches=patches) if record else x
+        added = position * F.pad(mask, (1, 0)).unsqueeze(-1)
+        x = start = x + added
         for block in self.blocks:
             x = block(x, context)
-            if return_hidden:
-                tokens.append(x[:, 1:])
+            x = record(x, skip=1) if record else x
         out = self.norm(x)[:, 1:]
-        if not return_hidden:
+        if record is None:
             return out, None
         first: Any = self.blocks[0]
-        return out, Stream(tokens, added, lambda: attention_map(first.attn, first.norm1(start)), self.norm)
+
+        def attention() -> Tensor:
+            return attention_map(first.attn, first.norm1(start))
+
+        return out, Stream(record.tokens, added[:, 1:], attention, self.norm, record.taken)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mto.losses.taps import Taps
 from mto.methods.base import average_, masked_mean
 from mto.methods.encoder import init_beit
 from mto.methods.masked_beit import MaskedBeit
@@ -74,7 +75,7 @@ class ConMIM(MaskedBeit):
         *,
         teacher_features: Tensor | None = None,
         num_masked: int | None = None,
-        return_hidden: bool = False,
+        return_hidden: bool | Taps = False,
     ) -> dict[str, Any]:
         """
         Args:

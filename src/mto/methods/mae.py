@@ -7,6 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mto.losses.order import TokenOrder
+from mto.losses.taps import Taps
 from mto.methods.base import (
     Method,
     Stream,
@@ -14,6 +15,7 @@ from mto.methods.base import (
     masked_in_each,
     masked_mean,
     mean_patch,
+    open_record,
     patchify,
 )
 from mto.methods.encoder import build_encoder, init_xavier, init_xavier_patches
@@ -80,7 +82,7 @@ class MAE(Method):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool = False
+        self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool | Taps = False
     ) -> dict[str, Any]:
         """
         Args:
@@ -113,25 +115,29 @@ class MAE(Method):
         return encoder.norm(x)
 
     def forward_decoder(
-        self, latent: Tensor, order: TokenOrder, return_hidden: bool = False
+        self, latent: Tensor, order: TokenOrder, return_hidden: bool | Taps = False
     ) -> tuple[Tensor, Stream | None]:
         """Predicted patches, (B, N, P²·3), pixels in raster order with the colour fastest."""
         x = self.decoder_embed(latent)
         masked = self.mask_token.expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
         patches = order.restore(torch.cat([x[:, 1:], masked], dim=1))
-        x = start = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
-        tokens = [patches]
+        x = torch.cat([x[:, :1], patches], dim=1)
+        record = open_record(return_hidden, len(self.decoder_blocks))
+        x = record(x, skip=1, patches=patches) if record else x
+        x = start = x + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
-            if return_hidden:
-                tokens.append(x[:, 1:])
+            x = record(x, skip=1) if record else x
         prediction = self.decoder_pred(self.decoder_norm(x))[:, 1:]
-        if not return_hidden:
+        if record is None:
             return prediction, None
         first: Any = self.decoder_blocks[0]
+
+        def attention() -> Tensor:
+            return attention_map(first.attn, first.norm1(start))
+
         position = self.decoder_pos_embed[:, 1:]
-        norm = self.decoder_norm
-        return prediction, Stream(tokens, position, lambda: attention_map(first.attn, first.norm1(start)), norm)
+        return prediction, Stream(record.tokens, position, attention, self.decoder_norm, record.taken)
 
     def target(self, images: Tensor) -> Tensor:
         """(B, N, P²·3): pixels, or pixels normalised with the unbiased variance (MAE:models_mae.py:204)."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mto.methods.base import Method, Stream, attention_map
+from mto.losses.taps import Taps
+from mto.methods.base import Method, Stream, attention_map, open_record
 from mto.methods.encoder import build_encoder, cut_normal_, init_beit
 from mto.methods.position import relative_bias
 
@@ -45,15 +46,18 @@ class MaskedBeit(Method):
         init_beit(self.encoder)
         cut_normal_(self.mask_token)
 
-    def encode(self, images: Tensor, mask: Tensor | None, return_hidden: bool = False) -> tuple[Tensor, Stream | None]:
+    def encode(
+        self, images: Tensor, mask: Tensor | None, return_hidden: bool | Taps = False
+    ) -> tuple[Tensor, Stream | None]:
         """Normed output tokens, (B, 1 + N, D), class token first; and the stream if asked for. No mask: all visible."""
         encoder = self.encoder
         x = encoder.patch_embed(images)
         if mask is not None:
             self.check_mask(images, mask)
             x = torch.where(mask.unsqueeze(-1), self.mask_token, x)  # in fp32 under autocast, and so the stream
-        tokens = [x]
-        x = start = torch.cat([encoder.cls_token.expand(len(x), -1, -1), x], dim=1)
+        record = open_record(return_hidden, len(encoder.blocks))
+        patches, x = x, torch.cat([encoder.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = start = record(x, skip=1, patches=patches) if record else x
         # (1, heads, 1 + N, 1 + N): fused attention wants four dimensions
         bias = relative_bias(encoder.rel_pos_bias.relative_position_bias_table, self.grid_size).unsqueeze(0)
         # A GPU's fused kernels differentiate the bias; a CPU's cannot, and timm's plain products beat what takes over.
@@ -61,10 +65,13 @@ class MaskedBeit(Method):
         for block in encoder.blocks:
             block.attn.fused_attn = fused
             x = block(x, shared_rel_pos_bias=bias)
-            if return_hidden:
-                tokens.append(x[:, 1:])
+            x = record(x, skip=1) if record else x
         out = encoder.norm(x)
-        if not return_hidden:
+        if record is None:
             return out, None
         first = encoder.blocks[0]
-        return out, Stream(tokens, None, lambda: attention_map(first.attn, first.norm1(start), bias), encoder.norm)
+
+        def attention() -> Tensor:
+            return attention_map(first.attn, first.norm1(start), bias)
+
+        return out, Stream(record.tokens, None, attention, encoder.norm, record.taken)

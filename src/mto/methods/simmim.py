@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mto.losses.taps import Taps
 from mto.methods.base import masked_mean, patchify
 from mto.methods.masked_beit import MaskedBeit
 
@@ -50,7 +51,7 @@ class SimMIM(MaskedBeit):
         self.head = nn.Conv2d(embed_dim, 3 * patch_size**2, kernel_size=1)
 
     def forward(
-        self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool = False
+        self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool | Taps = False
     ) -> dict[str, Any]:
         """
         Args:

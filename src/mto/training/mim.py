@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mto.data.device.pixels import Pixels
-from mto.losses.diagnostics import collapse, gradient_norms
+from mto.losses.diagnostics import collapse, gradient_norms, stand_ins
 from mto.losses.mto import MaskedTokenOptimization, log_scalars
+from mto.losses.taps import Taps
 from mto.methods import Method
 from mto.training.compiled import Compiled
 from mto.training.contract import Moment, Trainable
@@ -70,7 +71,12 @@ class MaskedImageModel(Trainable, nn.Module):
     def forward(
         self, image: Tensor, mask: Tensor, teacher_image: Tensor | None = None, mode: str = "loss"
     ) -> dict[str, Any]:
-        """Losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool; ``mode="tensor"`` adds ``hidden``."""
+        """Losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool; ``mode="tensor"`` adds ``hidden``.
+
+        ``mode="gradients"`` gives the losses whose gradients are compared, as weighted.
+        """
+        if mode == "gradients":
+            return self._weighted(image, mask, teacher_image)
         # First, so that no other graph is in memory; and the weights before what is multiplied by them.
         if self.measure_balance and mode == "loss":
             self._rebalance(image, mask, teacher_image)
@@ -103,7 +109,10 @@ class MaskedImageModel(Trainable, nn.Module):
     ) -> dict[str, Any]:
         """The whole of a training pass, teacher included, as a function that can be one graph."""
         watched = measure or bool(self.mto.settings["terms"]) or mode == "tensor"
-        out = self._student(image, mask, teacher_image, epoch_inputs, watched)
+        record: bool | Taps = watched
+        if watched and mode == "loss":
+            record = self.mto.taps(mask, num_masked=self.num_masked, measure=measure)
+        out = self._student(image, mask, teacher_image, epoch_inputs, record)
         hidden, loss = out.pop("hidden", None), out.pop("loss")
         scalars = {f"loss_{name}": value.detach() for name, value in out.items()}
         if watched:
@@ -133,17 +142,21 @@ class MaskedImageModel(Trainable, nn.Module):
 
         Of a pass of their own, never compiled. It leaves no trace (`_apart`).
         """
+        leaves = stand_ins({name: value for name, value in self.named_parameters() if value.requires_grad})
         with self._apart(image):
-            out = self._student(image, mask, teacher_image, self.epoch_inputs, True)
-            terms = self.mto.streams(
-                out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False
-            )
-            losses = {"method": out["loss"], "mto": terms["loss"]}
-            for term in self.mto.settings["terms"]:
-                losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
-            trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-            norms = gradient_norms(losses, trained)
+            losses = torch.func.functional_call(self, leaves, (image, mask, teacher_image, "gradients"))
+            norms = gradient_norms(losses, list(leaves.values()))
         return {f"gradient_{name}": norm for name, norm in norms.items()}
+
+    def _weighted(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> dict[str, Tensor]:
+        """The method's loss, MTO's, and each of its terms as weighted."""
+        taps = self.mto.taps(mask, num_masked=self.num_masked, measure=False)
+        out = self._student(image, mask, teacher_image, self.epoch_inputs, taps)
+        terms = self.mto.streams(out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False)
+        losses = {"method": out["loss"], "mto": terms["loss"]}
+        for term in self.mto.settings["terms"]:
+            losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
+        return losses
 
     def _rebalance(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> None:
         """Measure the gradients that turn MTO's shares into weights, on a few images, in a pass that leaves no trace.
@@ -178,7 +191,7 @@ class MaskedImageModel(Trainable, nn.Module):
         mask: Tensor,
         teacher_image: Tensor | None,
         epoch_inputs: dict[str, Any],
-        return_hidden: bool,
+        return_hidden: bool | Taps,
     ) -> dict[str, Any]:
         """What the method gives, on its teacher's targets."""
         targets = self.method.teacher_targets(self.teacher, image, teacher_image)
