@@ -44,29 +44,26 @@ def test_huggingface_vitmae():
 
 def ramps(number):
     """Images (B, 3, 64, 64) that brighten from left to right, each with a brightness of its own."""
-    return torch.linspace(-1, 1, 64).expand(number, 3, 64, 64) + torch.randn(number, 1, 1, 1)
+    return torch.linspace(-1, 1, 64).expand(number, 3, 64, 64) + 0.3 * torch.randn(number, 1, 1, 1)
 
 
 def test_huggingface_vitmae_knows_where_a_masked_patch_is():
     """Its masked predictions differ within an image, and it beats the best single patch for all masked ones."""
     torch.manual_seed(0)
-    variables = runpy.run_path(str(ROOT / "examples/huggingface_vitmae.py"))
-    model = variables["model"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(60):
-        out = model(images := ramps(8))
+    model = runpy.run_path(str(ROOT / "examples/huggingface_vitmae.py"))["model"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    for _ in range(40):
         optimizer.zero_grad()
-        out.loss.backward()
+        model(ramps(4)).loss.backward()
         optimizer.step()
     with torch.no_grad():
         out = model(images := ramps(16))
-        mask = out.mask.bool()
-        target = model.patchify(images)
-        assert (out.logits[0][mask[0]].std(0) > 1e-3).any()
-        constant = torch.stack(
-            [patches[masked].var(0, correction=0).mean() for patches, masked in zip(target, mask, strict=True)]
-        )
-    assert out.loss < 0.5 * constant.mean()
+    masks = out.mask.bool()
+    assert (out.logits[0][masks[0]].std(0) > 1e-3).any()
+    constant = [
+        patches[mask].var(0, correction=0).mean() for patches, mask in zip(model.patchify(images), masks, strict=True)
+    ]
+    assert out.loss < 0.7 * torch.stack(constant).mean()
 
 
 def test_timm_vit():
@@ -84,4 +81,14 @@ def test_fewer_than_twenty_lines(name):
 @pytest.mark.parametrize(("page", "name"), [("README.md", "timm_vit"), ("docs/own-model.md", "huggingface_vitmae")])
 def test_a_page_shows_the_example_as_written(page, name):
     example = (ROOT / f"examples/{name}.py").read_text().split('"""\n\n', 1)[1]
-    assert [block.strip() for block in shown(page)] == [example.strip()]
+    assert shown(page)[0].strip() == example.strip()
+
+
+def test_the_page_s_tap_runs_as_written():
+    """The lean road: a residual stream that is tapped as it passes by."""
+    torch.manual_seed(0)
+    _, tapped = shown("docs/own-model.md")
+    variables = {}
+    exec(tapped, variables)
+    assert variables["terms"]["loss"].isfinite()
+    assert all(p.grad.isfinite().all() for block in variables["blocks"] for p in block.parameters())
