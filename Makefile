@@ -39,7 +39,8 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-slurm: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n 2 --dist worksteal -rs --durations=10 tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts="-q --strict-markers" -o cache_dir=$(CURDIR)/$(VENV)/slurm-trials \
+	  -m slurm -n 2 --dist worksteal -rs --durations=10 $(AGAIN) tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .
