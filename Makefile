@@ -5,7 +5,7 @@
 #   make report     the report of whatever is finished, which trains nothing (make report SCALE=paper)
 #   make test       lint, then the tests
 #   make test-slow  the checks at true size
-#   make test-slurm a real Slurm, brought up and broken (Debian's slurm-wlm and munge, as root; some ten minutes)
+#   make test-slurm a real Slurm, brought up and broken (Debian's slurm-wlm and munge, as root; some 15 minutes)
 #   make lint       ruff, snakefmt, snakemake --lint, mypy
 #   make format     ruff and snakefmt, in place
 #   make schema     src/mto/config.schema.json, which editors read, from the models of config.yaml
