@@ -44,7 +44,7 @@ class Stream:
 def run(net, x, mask, mto, tapped, num_masked=None, weight=1.0):
     """Loss, terms, and the gradients of every parameter and of the input."""
     x = x.clone().requires_grad_()
-    record = mto.taps(mask, num_masked=num_masked).open(1 + len(net.blocks)) if tapped else Recorder()
+    record = mto.taps(mask, num_masked=num_masked).recorder(1 + len(net.blocks)) if tapped else Recorder()
     out = weight * net(x, record)
     terms = mto.streams({"toy": Stream(record)}, mask, num_masked=num_masked)
     leaves = [x, *net.parameters()]
@@ -88,7 +88,7 @@ def test_either_loss_alone_goes_through_a_tap(preset):
         tapped, *_ = run(Toy(), x, mask, mto, True, weight=weight)
         torch.testing.assert_close(tapped, run(Toy(), x, mask, mto, False, weight=weight)[0])
     net, x = Toy(), x.clone().requires_grad_()
-    record = preset().taps(mask).open(1 + DEPTH)
+    record = preset().taps(mask).recorder(1 + DEPTH)
     out = net(x, record)
     terms = preset().streams({"toy": Stream(record)}, mask)
     for loss in (out, terms["loss"]):
@@ -112,7 +112,7 @@ def test_compile_has_no_graph_break_and_changes_nothing(num_masked):
     mto, results = MaskedTokenOptimization(), []
 
     def step(net, x):
-        record = mto.taps(mask, num_masked=num_masked).open(1 + DEPTH)
+        record = mto.taps(mask, num_masked=num_masked).recorder(1 + DEPTH)
         out = net(x, record)
         return out + mto.streams({"toy": Stream(record)}, mask, num_masked=num_masked)["loss"]
 
@@ -126,7 +126,7 @@ def test_compile_has_no_graph_break_and_changes_nothing(num_masked):
 
 def test_autocast_changes_none_of_the_terms_numbers():
     x, mask = (value.float() if value.is_floating_point() else value for value in batch([6], scale=300.0))
-    record = MaskedTokenOptimization().taps(mask).open(2)
+    record = MaskedTokenOptimization().taps(mask).recorder(2)
     with torch.autocast("cpu", torch.bfloat16):
         for depth in range(2):
             record((depth + 1) * x)
@@ -141,7 +141,7 @@ def test_a_tap_keeps_the_states_alone(counts):
     kept = {}
     for tapped in (False, True):
         net, saved = Toy(dim=64), {}
-        record = MaskedTokenOptimization().taps(mask, measure=False).open(1 + DEPTH) if tapped else Recorder()
+        record = MaskedTokenOptimization().taps(mask, measure=False).recorder(1 + DEPTH) if tapped else Recorder()
         with torch.autograd.graph.saved_tensors_hooks(
             lambda x, saved=saved: saved.update({x.untyped_storage().data_ptr(): x}) or x, lambda x: x
         ):
@@ -165,7 +165,7 @@ def test_gradients_do_not_wait_for_each_other(monkeypatch):
     x, mask = batch([6])
     net, leaf = Toy(), x.clone().requires_grad_()
     mto = MaskedTokenOptimization()
-    record = mto.taps(mask).open(1 + DEPTH)
+    record = mto.taps(mask).recorder(1 + DEPTH)
     for block in net.blocks:
         block.register_full_backward_hook(lambda *_: order.append("block"))
     loss = net(leaf, record) + mto.streams({"toy": Stream(record)}, mask)["loss"]
@@ -199,9 +199,9 @@ def test_what_no_tap_can_serve_is_taken_from_the_list():
     mask = masks(2, 9, [6], 0)
     lists = [{"tokens": "layernorm"}, {"detach_encoder": True}, {"final_norm": True}, {"position": "post"}]
     for options in lists:
-        assert type(MaskedTokenOptimization(**options).taps(mask).open(4)) is Recorder
+        assert type(MaskedTokenOptimization(**options).taps(mask).recorder(4)) is Recorder
     for options in ({}, {"tokens": "l2"}, {"detach_visible": True}, {"sparsity_layers": "all"}):
-        assert type(MaskedTokenOptimization(**options).taps(mask).open(4)) is TapRecorder
+        assert type(MaskedTokenOptimization(**options).taps(mask).recorder(4)) is TapRecorder
 
 
 def test_the_full_precision_product_is_a_product_and_leaves_the_setting():

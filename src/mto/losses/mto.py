@@ -212,8 +212,8 @@ class MaskedTokenOptimization(nn.Module):
     def taps(self, mask: Tensor, *, num_masked: int | None = None, measure: bool = True) -> Taps:
         """What to tap a network's residual stream with, so that MTO costs hardly any memory.
 
-        ``taps.open(depth)`` gives, for a stream of ``depth`` layers (the initial embedding among them), a function that
-        is called on each in turn and returns what to go on with. :meth:`streams` then takes a `Stream` with its
+        ``taps.recorder(depth)`` gives, for a stream of ``depth`` layers (the initial embedding among them), a function
+        that is called on each in turn and returns what to go on with. :meth:`streams` then takes a `Stream` with its
         ``tokens`` and what it has ``taken``. The arguments are :meth:`forward`'s.
         """
         return Taps(self.settings, self._partition(mask, num_masked), measure)

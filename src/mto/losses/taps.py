@@ -93,7 +93,7 @@ class Taps:
     def __init__(self, settings: Mapping[str, Any], part: Partition, measure: bool) -> None:
         self._settings, self._part, self._measure = settings, part, measure
 
-    def open(self, depth: int) -> Recorder:
+    def recorder(self, depth: int) -> Recorder:
         """For a stream of so many layers, the initial embedding among them."""
         s = self._settings
         # All else is no function of the stream's own Gram matrices, or not of every layer's alike: the list of states

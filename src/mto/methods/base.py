@@ -36,7 +36,7 @@ class Stream:
 def open_record(return_hidden: bool | Taps, layers: int) -> Recorder | None:
     """What keeps X⁰ and the outputs of so many layers, if anything is to be kept."""
     if isinstance(return_hidden, Taps):
-        return return_hidden.open(1 + layers)
+        return return_hidden.recorder(1 + layers)
     return Recorder() if return_hidden else None
 
 
