@@ -54,5 +54,5 @@ def test_nothing_stays_of_a_step_but_weights_and_moments(rows):
     """A model of 4 bytes a weight and two moments of as many; teachers without moments."""
     for baseline in BASELINES:
         with_mto, without = (rows[baseline, variant]["stays_mib"] for variant in ("cosine", "without MTO"))
-        assert with_mto == pytest.approx(without, rel=0.01)  # MTO's products may have a workspace; it never grows
+        assert with_mto == pytest.approx(without, abs=0.1)
     assert rows["simmim", "without MTO"]["stays_mib"] == pytest.approx(86e6 * 12 / 2**20, rel=0.03)
