@@ -11,12 +11,13 @@ from mto.__main__ import TASKS, TOOLS
 from mto.config.compare import differences
 from mto.config.models import Preset
 from mto.config.reading import load, read
-from mto.study.study import FIGURES, OURS, TABLES
+from mto.study.study import FIGURES, OURS, TABLES, Study
 from test_paper_map import targets
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 README, CHOICES, RUNNING = PAGES["README.md"], PAGES["docs/choices.md"], PAGES["docs/running.md"]
+RECIPES, CITING = PAGES["docs/recipes.md"], PAGES["docs/citing.md"]
 PROSE = {page: re.sub(r"```.*?```", "", text, flags=re.S) for page, text in PAGES.items()}
 CODE = sorted(
     {(page, " ".join(code.split())) for page, text in PROSE.items() for code in re.findall(r"`([^`]+)`", text)}
@@ -38,6 +39,11 @@ def anchors(text):
 
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_is_long(page):
+    assert len(PAGES[page].splitlines()) <= 200
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -84,7 +90,7 @@ def test_the_targets_are_rules():
 # ------------------------------------------------------------------------------------------------------------- choices
 def test_the_choices_show_what_config_diff_prints():
     rows = [f"| {key} | {paper} | {official} |" for key, paper, official in differences()]
-    shown = [line for line in CHOICES.split("## The two recipes")[1].splitlines() if line.startswith("| ")]
+    shown = [line for line in RECIPES.split("## The two recipes")[1].splitlines() if line.startswith("| ")]
     assert shown == ["| key | paper | official |", *rows]
 
 
@@ -98,6 +104,14 @@ def test_the_presets_are_the_configs():
     table = CHOICES.split("## Where the paper")[0]
     assert first_cells(table) == list(mto.presets)
     assert re.findall(r"`mto\.default` is `(\w+)`", CHOICES) == [mto.default]
+
+
+# ----------------------------------------------------------------------------------------------------------- tutorials
+@pytest.mark.parametrize("page", [page for page in PAGES if "tutorial" in page])
+def test_the_settings_of_a_tutorial_are_good(page):
+    for block in re.findall(r"```yaml\n(.*?)```", PAGES[page], re.DOTALL):
+        written = yaml.safe_load(block)
+        Study(load(written, scale=written.get("scale", "paper" if "cluster" in page else "demo")))
 
 
 # -------------------------------------------------------------------------------------------------------------- citing
@@ -115,3 +129,17 @@ def test_the_citation_is_of_this_version_and_of_the_paper():
     assert "preferred-citation" not in citation  # a button that cites would give the paper alone
     assert [author["family-names"] for author in paper["authors"]] == ["Choi", "Lee", "Joung", "Park", "Kim", "Min"]
     assert paper["url"].endswith("2404.08330")
+
+
+def test_the_bibtex_says_what_the_citation_file_says():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    (paper,) = citation["references"]
+    theirs, ours = re.findall(r"```bibtex\n(.*?)```", CITING, re.DOTALL)
+    fields = [dict(re.findall(r"^ *(\w+) *= \{+(.*?)\}+,?$", entry, flags=re.M)) for entry in (theirs, ours)]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    assert fields[0]["author"] == " and ".join(names)
+    assert (fields[0]["title"], fields[0]["year"]) == (paper["title"], str(paper["year"]))
+    assert paper["url"].endswith(fields[0]["eprint"])
+    keys = {"title": "title", "version": "version", "date": "date-released", "license": "license"}
+    assert {name: fields[1][name] for name in keys} == {name: str(citation[key]) for name, key in keys.items()}
+    assert fields[1]["author"] == citation["authors"][0]["name"]

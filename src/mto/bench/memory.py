@@ -30,7 +30,7 @@ MIB = 2**20
 PLAIN = "without MTO"
 
 #: The official repositories' own steps, counted once in this very way (emulated H100, bf16, deterministic, ViT-B/16 at
-#: 224, micro-batch 64, at the commits of docs/verification.md): peak in MiB, MiB an image kept for backward, traffic in
+#: 224, micro-batch 64, at the commits of docs/agreement.md): peak in MiB, MiB an image kept for backward, traffic in
 #: GB, launches.
 OFFICIAL: dict[str, tuple[int, float, float, int]] = {
     "simmim": (6910, 103.2, 86.4, 1250),
