@@ -6,6 +6,7 @@
 #   make test       lint, then the tests
 #   make test-slow  the checks at true size
 #   make test-slurm a real Slurm, brought up and broken (Debian's slurm-wlm and munge, as root; some 15 minutes)
+#   make crate      a crate of made results, checked by roc-validator (needs the network)
 #   make lint       ruff, snakefmt, snakemake --lint, mypy
 #   make format     ruff and snakefmt, in place
 #   make schema     src/mto/config.schema.json, which editors read, from the models of config.yaml
@@ -22,7 +23,7 @@ SMK := Snakefile $(wildcard rules/*.smk)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo report test test-slow test-slurm lint format schema lock clean setup
+.PHONY: demo report test test-slow test-slurm crate lint format schema lock clean setup
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all --logger mto
@@ -41,6 +42,21 @@ test-slow: $(READY)
 test-slurm: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts="-q --strict-markers" -o cache_dir=$(CURDIR)/$(VENV)/slurm-trials \
 	  -m slurm -n 2 --dist worksteal -rs --durations=10 $(AGAIN) tests/slurm
+
+# What only they need is installed apart: neither alters the locked environment. extra NAME: the extra of pyproject.toml.
+extra = $(PYTHON) -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  print(*p["optional-dependencies"][sys.argv[1]], sep="\n")'
+
+crate: $(READY) $(VENV)/crate/.ready
+	rm -rf $(VENV)/crate/made
+	$(BIN)/python tests/export/made_crate.py $(VENV)/crate/made
+	$(VENV)/crate/bin/rocrate-validator --no-interactive validate --profile-identifier workflow-run-crate-0.5 $(VENV)/crate/made
+
+$(VENV)/%/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/$*
+	$(extra) $* > $(VENV)/$*/extra.txt
+	$(VENV)/$*/bin/pip install --quiet --disable-pip-version-check -r $(VENV)/$*/extra.txt
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 #: From the top to the ground. What a room imports stands in a later line, or in its own.
 FLOORS = [
     {"__main__"},
+    {"export"},
     {"cost"},
     {"bench"},
     {"tasks", "report"},
