@@ -34,6 +34,7 @@ include: "rules/plan.smk"
 
 onstart:
     require_datasets()
+    require_trackers()
     require_gpus()
     start_forced_jobs_over()
     require_cluster()

@@ -30,6 +30,7 @@ from mto.study import report_jobs
 from mto.report import page
 from mto.study.study import Study
 from mto.study.unused import unused
+from mto.training import trackers
 
 
 def read_study():
@@ -95,6 +96,9 @@ def prepare_shell():
     python = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
     passed_over = {name: d.bad_files_limit for name, d in study.config.datasets if d.bad_files == "skip"}
     exports = f"PYTHONPATH={shlex.quote(SOURCE)} PATH={shlex.quote(python)}$PATH {VARIABLE}={shlex.quote(canonical(passed_over))}"
+    if study.config.log != [trackers.DEFAULT]:
+        told = trackers.settings(study.config.log, Path(study.results).resolve())
+        exports += "".join(f" {name}={shlex.quote(value)}" for name, value in told.items())
     in_a_job = pass_on.OUTLIVE if workflow.remote_exec else ""
     if in_a_job:  # OMP_NUM_THREADS is of the machine that submitted this job, and the cores are its own
         exports += " OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-${OMP_NUM_THREADS:-}}"
@@ -141,6 +145,16 @@ def require_datasets():
             problems.append(f"config.yaml: {error}")
     if problems:
         sys.exit("\n".join(problems))
+
+
+def require_trackers():
+    """Stop before the first job if a tracker that `log` names is not installed; in one line."""
+    if workflow.deployment_settings.deployment_method:
+        return  # the jobs have an environment of their own
+    try:
+        trackers.refuse(study.config.log)
+    except UserError as error:
+        sys.exit(f"config.yaml: {error}")
 
 
 def start_forced_jobs_over():

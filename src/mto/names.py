@@ -180,6 +180,8 @@ TRAINED = tuple(name for name, stage in STAGES.items() if stage.trains)
 TERMS = ("spa", "e", "r")
 #: What a preset of MTO may be called: no hyphen, which ends a part of a run's name.
 PRESET = "[a-z0-9_]+"
+#: Where a training's curves may go, beside its history.jsonl (`log` in config.yaml).
+TRACKERS = ("tensorboard", "trackio", "wandb")
 #: Beside the files of a pre-training step that was not trained here but taken from a published checkpoint.
 IMPORTED = "imported.json"
 #: The file in a job's progress folder that asks it to start over (`snakemake --forcerun`).

@@ -189,7 +189,7 @@ def test_no_shipped_preset_takes_an_edit_of_another() -> None:
         ("baselines.mae.method.decoder_num_heads", 7, ["baselines.mae.method", "512", "decoder_num_heads 7"]),
         ("precision", "fp8", ["precision", "'fp32', 'bf16' or 'fp16'", "'fp8'"]),
         ("seeds", [], ["seeds", "at least 1"]),
-        ("seeds", [0, 0], ["seeds repeat"]),
+        ("seeds", [0, 0], ["must not repeat"]),
         ("patch_size", 0, ["patch_size", "greater than or equal to 1"]),
         ("img_size", 225, ["img_size 225", "multiple of patch_size 16"]),
         ("backbones.vitb.num_heads", 7, ["backbones.vitb", "num_heads 7"]),

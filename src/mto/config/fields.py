@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from mto.names import BACKBONES, BASELINES, TERMS
+from mto.names import BACKBONES, BASELINES, TERMS, TRACKERS
 
 #: No rate, weight or length of a recipe comes near it: what is above is a slip, and overflows somewhere in training.
 MOST = 1e6
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Term: TypeAlias = str
     Baseline: TypeAlias = str
     Backbone: TypeAlias = str
+    Tracker: TypeAlias = str
 else:
     Term = Literal[TERMS]
+    Tracker = Literal[TRACKERS]
     Backbone = Literal[tuple(BACKBONES)]
     Baseline = Literal[tuple(f"{baseline}-{backbone}" for backbone in BACKBONES for baseline in BASELINES)]
 
@@ -34,9 +36,9 @@ def rising(values: list[float]) -> list[float]:
     return values
 
 
-def different(values: list[int]) -> list[int]:
+def different(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
-        raise ValueError(f"seeds repeat: {values}")
+        raise ValueError(f"must not repeat: {values}")
     return values
 
 

@@ -292,6 +292,7 @@ class Config(Model):
     analysis: Analysis
     knn: Neighbours = Neighbours()
     precision: Literal["fp32", "bf16", "fp16"]
+    log: Annotated[list[fields.Tracker], AfterValidator(different)]
     log_interval: Count
     eval_interval: Count
     datasets: Datasets

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a progress line, ``history.jsonl`` and TensorBoard curves.
+"""What a run says while it trains: a progress line, ``history.jsonl`` and curves.
 
 The line goes to stdout, which is a log file as often as a terminal: plain lines, no control characters.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mto.files import replacing
 from mto.storage import again, exists
+from mto.training import trackers
 from mto.training.distributed import gather, mean, world_size
 
 HISTORY = "history.jsonl"
@@ -80,6 +81,7 @@ class Log:
 
     Args:
         directory: of ``history.jsonl`` and ``tensorboard/``.
+        job: what is trained, by which its curves are named.
         rank: of this process; the first one writes.
         batch_size: the global batch, for images/s.
         log_interval: in optimiser steps.
@@ -91,6 +93,7 @@ class Log:
     def __init__(
         self,
         directory: Path,
+        job: dict[str, Any],
         *,
         rank: int,
         batch_size: int,
@@ -100,6 +103,7 @@ class Log:
         first_step: int = 0,
     ) -> None:
         self.directory = directory
+        self.job = job
         self.rank = rank
         self.batch_size = batch_size
         self.log_interval = log_interval
@@ -112,7 +116,10 @@ class Log:
         self.usage = {"train_seconds": 0.0, "images": 0, "eager_images": 0}
         self._since: float | None = time.perf_counter()  # None while validating
         self._done = 0
-        self._writer: Any = None
+        self._trackers = trackers.asked()
+        self._curves: trackers.Curves | None = None
+        #: Rows that an earlier attempt had written, by step and whether they are a validation's.
+        self._known: set[tuple[int, bool]] = set()
 
     def is_logged(self, step: int) -> bool:
         """Whether a row is written when the optimiser has made ``step`` steps."""
@@ -135,7 +142,9 @@ class Log:
         if self.rank == 0:
             path = self.directory / HISTORY
             open_at = step if round_open else None
-            rows = [row for row in read_history(path) if row["step"] <= step]
+            rows = read_history(path)
+            self._known = {_key(row) for row in rows}
+            rows = [row for row in rows if row["step"] <= step]
             kept = [json.dumps(row) + "\n" for row in rows if "lr" in row or row["step"] != open_at]
             with replacing(path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
@@ -200,8 +209,9 @@ class Log:
 
     def close(self) -> None:
         """Closes the curves."""
-        if self._writer:
-            self._writer.close()
+        if self._curves:
+            self._curves.close()
+            self._curves = None
 
     def _epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 6) if self.steps_per_epoch else 0.0
@@ -222,11 +232,14 @@ class Log:
             return
         with (self.directory / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self._writer is None:
-            from mto.training.scalars import CurveWriter
+        step = int(row["step"])
+        if self._curves is None:
+            self._curves = trackers.Curves(self._trackers, self.job, self.directory, first_step=step)
+        self._curves.add(step, {k: v for k, v in row.items() if k != "step"}, known=_key(row) in self._known)
 
-            self._writer = CurveWriter(self.directory / "tensorboard", first_step=int(row["step"]))
-        self._writer.add(row["step"], {k: v for k, v in row.items() if k != "step"})
+
+def _key(row: dict[str, Any]) -> tuple[int, bool]:
+    return row["step"], "lr" not in row
 
 
 def _clock(seconds: float) -> str:

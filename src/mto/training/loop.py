@@ -84,6 +84,7 @@ def train(
         compile_step()  # the dense tasks have none: their images differ in size
     log = Log(
         work.progress,
+        work.job,
         rank=hardware.rank,
         batch_size=batch_size,
         log_interval=work.job["log_interval"],
@@ -153,6 +154,8 @@ class Loop:
         except Exception:
             self.finite.explain(self.step, self.model)
             raise
+        finally:
+            self.log.close()
 
     def _run(self) -> None:
         self.signals.listen(self.hardware.rank)
@@ -172,7 +175,6 @@ class Loop:
                 self.round_open = False
                 self.save()
         self.signals.stop()
-        self.log.close()
 
     def take_step(self, stream: Iterator[Any]) -> dict[str, float] | None:
         """Takes an optimiser step; returns the row of the history that it completes, if it does."""
