@@ -36,6 +36,7 @@ TOOLS = {
     "preflight": "mto.cost.preflight",
     "report": "mto.report.cli",
     "released": "mto.tasks.released",
+    "replay": "mto.tasks.replay",
     "verify": "mto.tasks.data",
 }
 
@@ -99,6 +100,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="kernels on a GPU: the deterministic ones, or an error (default); where they exist, attention's excepted "
         "(ade20k, coco); the fastest",
     )
+    parser.add_argument("--replay", type=Path, help=argparse.SUPPRESS)  # of `python -m mto replay`
     return parser.parse_args(argv)
 
 
@@ -137,6 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except UserError as error:
         report_mistake(f"mto: error: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "mto"):
+            raise
+        how = "the study needs more than torch: pip install 'mto[study]', or make setup"
+        report_mistake(f"mto: error: {missing} is not installed; {how}")
         return 2
     except StorageError as error:  # in other words than a mistake: it is retried
         print(f"mto: storage: {error}; nothing is wrong with what was read, run again", file=sys.stderr)
@@ -177,6 +186,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         return launch(argv, hardware.world_size // arguments.nodes, began, arguments.nodes)
     began = began if alone else float(os.environ.get(BEGAN, began))
     watch = {"guard": arguments.guard, "gradient_interval": arguments.gradients, "prune": arguments.prune}
+    watch |= {"replay": arguments.replay}
     task = Task(arguments.task, job, inputs, arguments.out, hardware, began, **watch)
     if alone and max(hardware.world_size, arguments.nodes) > 1:
         with task.lock:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from dense_jobs import ade20k_job, coco_job, save_encoder
@@ -17,7 +18,8 @@ LAST = r"(the last finite loss was \S+, at step \d+|no finite loss was logged be
 LINE = re.compile(
     rf"{REFUSAL}\w+-vitb: {WHAT} at (epoch \d\.\d\d, )?step \d+ of \d+; {LAST}\. Started again, it goes on from the "
     r"(state of step \d+|start of this job)\. If that does not help, lower baselines\.\w+\.\w+\.lr in config\.yaml, "
-    r"which starts it over\. The terms of the loss are in .*history\.jsonl\n"
+    r"which starts it over\. The terms of the loss are in .*history\.jsonl\. "
+    r"python -m mto replay .*failure\.json takes that step again\n"
 )
 
 
@@ -48,3 +50,16 @@ def test_several_processes_say_it_once(images, tmp_path):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert LINE.fullmatch(errors), errors
+
+
+def test_the_command_that_it_names_takes_the_step_again(images, tmp_path, capfd):
+    job = pretrain_job(images, "mae")
+    job["optim"] |= {"lr": 1e36}
+    assert main(["pretrain", "--job", json.dumps(job), "--out", str(tmp_path)]) == 2
+    command = re.search(r"python -m mto (replay \S+)", capfd.readouterr().err)[1].split()
+    before = sorted(tmp_path.iterdir())
+    assert main(command) == 0
+    assert capfd.readouterr().out.rstrip().endswith("; as recorded")
+    assert sorted(tmp_path.iterdir()) == before
+    failure = json.loads((tmp_path / "progress/failed/failure.json").read_text())
+    assert [Path(image["file"]).exists() for image in failure["images"]] == [True] * 12

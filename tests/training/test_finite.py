@@ -63,7 +63,7 @@ def test_one_line_says_what_where_and_what_to_do(tmp_path):
         f"mae-vitb: the loss is nan at epoch 2.67, step 8 of 12; the last finite loss was {loss:.4g}, at step 6. "
         "Started again, it goes on from the state of step 6. If that does not help, lower baselines.mae.pretrain.lr "
         "in config.yaml or set precision: fp32 (it is bf16), which starts it over. The terms of the loss are in "
-        f"{tmp_path / 'history.jsonl'}"
+        f"{tmp_path / 'history.jsonl'}. python -m mto replay {tmp_path / 'failed/failure.json'} takes that step again"
     )
     assert isinstance(stopped.value, UserError)  # exit code 2, and no second attempt
 

@@ -1,7 +1,7 @@
 """A tiny noisy model on tiny data, for tests of the training loop, and observers of what happens in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -101,6 +101,9 @@ class Work:
     job: dict[str, Any]
     hardware: Hardware = CPU
     lock: Any = None
+    replay: Path | None = None
+    name: str = "toy"
+    inputs: dict[str, Path] = field(default_factory=dict)
 
 
 def fit(
@@ -119,6 +122,7 @@ def fit(
     seed: int = 0,
     job: dict[str, Any] | None = None,
     hooks: Sequence[Observer] = (),
+    replay: Path | None = None,
     **kwargs,
 ) -> Loop:
     model = model or ToyModel()
@@ -145,7 +149,7 @@ def fit(
     observed = lambda *arguments: Observed(*arguments, observers=hooks)  # noqa: E731
     with mock.patch.object(loop, "Loop", observed):
         return loop.train(
-            Work(work_dir, {"seed": seed, "log_interval": 2, **(job or {})}, hardware),
+            Work(work_dir, {"seed": seed, "log_interval": 2, **(job or {})}, hardware, replay=replay),
             model,
             wrapper,
             Schedule("cosine", total=epochs or iters, warmup=1),

@@ -76,6 +76,15 @@ class EpochSampler(Sampler):
             raise ValueError("skip() is for the endless stream; an epoch is chosen with set_epoch()")
         self._position = num_samples
 
+    def batch(self, number: int, size: int) -> list[tuple[int, int]]:
+        """Returns the pairs of global batch ``number``, from 0, of ``size`` samples of all ranks."""
+        found: list[tuple[int, int]] = []
+        while len(found) < size:
+            epoch, start = divmod(number * size + len(found), self.used)
+            order = self._order(epoch)[start : self.used][: size - len(found)]
+            found += [(epoch, index) for index in order.tolist()]
+        return found
+
     def __len__(self) -> int:
         """Samples of this rank in one epoch."""
         return len(range(self.rank, self.used, self.world_size))
@@ -95,8 +104,10 @@ class EpochSampler(Sampler):
 
     def _pairs(self, epoch: int, start: int) -> list[tuple[int, int]]:
         """Every ``world_size``-th sample of one epoch's order, from ``start``."""
+        order = self._order(epoch)[start : self.used : self.world_size]
+        return [(epoch, index) for index in order.tolist()]
+
+    def _order(self, epoch: int) -> torch.Tensor:
         if self.shuffle:
-            order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
-        else:
-            order = torch.arange(self.size)
-        return [(epoch, index) for index in order[start : self.used : self.world_size].tolist()]
+            return torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
+        return torch.arange(self.size)

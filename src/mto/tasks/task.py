@@ -47,6 +47,7 @@ class Task:
         gradient_interval: log intervals from one comparison of MTO's gradients with the method's to the next; 0: never.
             Like the guard it alters no result: it is in no job.
         prune: once done, reduce the input ``state`` to its weights: nothing else continues it.
+        replay: the record of a failed step, which is taken again in the place of training (`mto.tasks.replay`).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     guard: int = 10
     gradient_interval: int = 10
     prune: bool = False
+    replay: Path | None = None
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(self.progress / "attempts", self.hardware.gpus, self.began)

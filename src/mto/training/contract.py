@@ -17,10 +17,19 @@ class Work(Protocol):
     """What a training run needs of its task (`mto.tasks.task.Task`).
 
     Attributes:
+        name: of the task.
+        inputs: files of earlier jobs, by name.
         job: what this run is, with its ``seed`` and ``log_interval``. A state of another job is not continued.
         progress: the folder of state, history and curves; a ``last.pth`` in it is resumed from.
         lock: of the run's folder, held, and asked before each write; None: nobody else can be at work in it.
+        replay: the record of a failed step (`mto.training.failure`) that is to be taken again, instead of training.
     """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def inputs(self) -> dict[str, Path]: ...
 
     @property
     def job(self) -> dict[str, Any]: ...
@@ -33,6 +42,9 @@ class Work(Protocol):
 
     @property
     def progress(self) -> Path: ...
+
+    @property
+    def replay(self) -> Path | None: ...
 
 
 class Trainable:

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader
 from mto.data.device.decode import batches
 from mto.data.rng import seed_of
 from mto.errors import UserError
+from mto.storage import exists
+from mto.training import failure
 from mto.training.checkpoint import State
 from mto.training.compiled import fell_back
 from mto.training.contract import Evaluator, Length, Moment, Validation, Work
@@ -32,7 +34,7 @@ from mto.training.optim import NORMS, StepWrapper
 from mto.training.resume import describe_run, find_state, first_step
 from mto.training.schedule import Schedule
 from mto.training.signals import Interrupted, Signals, name_of
-from mto.training.watch import Finite, Guard
+from mto.training.watch import Finite, Guard, NotFinite
 from mto.training.writer import Checkpoints, Writer
 
 
@@ -78,6 +80,8 @@ def train(
     record = describe_run(job or work.job, **sizes, steps_per_epoch=length.epoch, total_steps=length.total)
     if hardware.world_size > 1:
         distributed.barrier()  # rank 0 has tidied the folder before the others look into it
+    if work.replay and exists(before := work.replay.with_name(failure.BEFORE)):
+        resume_from = before
     state = find_state(work.progress, resume_from, record, hardware.device, quiet=hardware.rank > 0)
     model = model.to(hardware.device)
     if hardware.compiles and callable(compile_step := getattr(model, "compile_step", None)):
@@ -101,6 +105,8 @@ def train(
         if state is not None:
             loop.load(state)
         del state  # as large as the model and its moments
+        if work.replay:
+            failure.replay(loop, work.replay)
         loop.run()
     return loop
 
@@ -133,6 +139,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.hardware = self.work.hardware
         self.signals = Signals()
+        self.trace = failure.Trace()
         self.wrapped = wrap(self.model, self.hardware)
 
     @property
@@ -148,14 +155,22 @@ class Loop:
             UserError: see `train`.
         """
         try:
+            self._explained()
+        except NotFinite as error:
+            if command := failure.keep(self, str(error)):
+                error.args = (f"{error}. {command} takes that step again",)
+            raise
+        finally:
+            self.log.close()
+
+    def _explained(self) -> None:
+        try:
             self._run()
         except UserError:
             raise
         except Exception:
             self.finite.explain(self.step, self.model)
             raise
-        finally:
-            self.log.close()
 
     def _run(self) -> None:
         self.signals.listen(self.hardware.rank)
@@ -187,8 +202,12 @@ class Loop:
             now = Moment(self.step, self.epoch, number == 1, logged, self.length)
             self.model.before_pass(now)
             last = number == self.optimizer.accumulation
-            self.log.add(run_pass(self.wrapped, self.optimizer, batch, last))
+            scalars = run_pass(self.wrapped, self.optimizer, batch, last)
+            self.trace.note(self.step, number, scalars)
+            self.log.add(scalars)
         norm = self.optimizer.step()
+        if self.optimizer.scaler is None:
+            self.trace.note_norm(self.step, norm)
         self.model.after_step(now)
         self.log.add_norm(norm, scaled=self.optimizer.scaler is not None)
         row = self.log.row(self.step + 1, self.optimizer.lr, fell_back(self.model))

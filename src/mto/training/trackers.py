@@ -65,9 +65,12 @@ def settings(names: list[str], results: Path) -> dict[str, str]:
     Args:
         results: the folder of the scale, which has a store for each tracker.
     """
-    places = {"trackio": {"TRACKIO_DIR": results / "trackio"}, "wandb": {"WANDB_DIR": results, "WANDB_MODE": "offline"}}
-    own = {VARIABLE: ",".join(names)} | {k: v for name in names for k, v in places.get(name, {}).items()}
-    return {name: os.environ.get(name, str(value)) if name != VARIABLE else str(value) for name, value in own.items()}
+    places: dict[str, dict[str, str]] = {
+        "trackio": {"TRACKIO_DIR": str(results / "trackio")},
+        "wandb": {"WANDB_DIR": str(results), "WANDB_MODE": "offline"},
+    }
+    own = {key: value for name in names for key, value in places.get(name, {}).items()}
+    return {VARIABLE: ",".join(names)} | {key: os.environ.get(key, value) for key, value in own.items()}
 
 
 def identity(job: Job, directory: Path) -> str:
@@ -174,4 +177,4 @@ def build(name: str, job: Job, directory: Path, first_step: int) -> Tracker:
         from mto.training.scalars import CurveWriter
 
         return CurveWriter(directory / "tensorboard", first_step)
-    return {"trackio": Trackio, "wandb": Wandb}[name](job, directory)
+    return Trackio(job, directory) if name == "trackio" else Wandb(job, directory)
