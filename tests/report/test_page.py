@@ -328,7 +328,7 @@ def test_seeds_that_disagree_and_the_spread_of_those_that_agree(tmp_path):
     mixed, found = answered(
         tmp_path / "a", curves | {("mae-vitb-mto", 0): better, ("mae-vitb-mto", 1): worse}, seeds=(0, 1)
     )
-    assert (mixed.verdict, mixed.to_match, mixed.saved) == ("mixed", "not reached in 1 of 2", "—")
+    assert (mixed.verdict, mixed.to_match, mixed.saved) == ("mixed", "not reached in 1 of 2 seeds", "—")
     assert "0 of 1 baselines" in found.headline
     assert ", 1 in some seeds only" in found.headline
     best = {4: 78.0, 8: 82.0}

@@ -9,10 +9,10 @@ from mto.names import DATASETS, STAGES, Cell
 from mto.report import printed
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report, mean, std
-from mto.report.rauc import epochs_saved, gains, rauc
-from mto.report.sheet import UNKNOWN, Column, Sheet
+from mto.report.rauc import gains, rauc
+from mto.report.sheet import UNKNOWN, Column, Sheet, spread
+from mto.report.verdict import Verdict
 
-MISSING = "missing"  # a value of ours that no job has made yet
 FLAT = "† The baseline gains nothing over these epochs: the ratio of Eq. 6 is undefined (—) or meaningless."
 
 
@@ -109,13 +109,20 @@ class Comparison:
         return {self.report.paper_epoch(cell.epoch) for cell in self.report.cells}
 
     def ratio(
-        self, plain: str, run: str, window: tuple[int, int], level: int | None = None, column: str | None = None
+        self,
+        plain: str,
+        run: str,
+        window: tuple[int, int],
+        level: int | None = None,
+        column: str | None = None,
+        mark: str = "",
     ) -> list[str]:
         """Texts `ours, paper, Δ` of RAUC (Eq. 6) over a window of epochs; marked where the baseline gains nothing.
 
         Args:
             level: subtract the baseline's accuracy at this epoch instead of that at the window's begin.
             column: the quantity's name in the paper's CSV.
+            mark: put behind ours.
         """
         pairs = self.report.curves(plain, run)
         metric = f"rauc_{window[0]}_{window[1]}" + (f"_from_{level}" if level else "")
@@ -123,11 +130,11 @@ class Comparison:
         if any(gains(base, mto, window, level)[0] <= 0 for base, mto in pairs):
             texts[0] += "†"
             self._note(FLAT)
+        texts[0] += mark
         return texts
 
-    def saving(self, plain: str, run: str) -> list[str]:
-        """Texts `to match, saved, saved %, paper, Δ` of the epochs that MTO saves; NaN where it never matches."""
-        savings = [epochs_saved(base, mto) for base, mto in self.report.curves(plain, run)]
+    def saving(self, run: str, verdict: Verdict) -> list[str]:
+        """Texts `to match, saved, saved %, paper, Δ` of the epochs that MTO saves by the verdict."""
         ours: dict[str, Callable[..., float]] = {
             "epochs_to_match": lambda s: math.nan if s.epoch is None else s.epoch,
             "epochs_saved": lambda s: s.epochs,
@@ -135,15 +142,11 @@ class Comparison:
         }
         theirs = printed.load("fig4_epochs")
         self.printed = self.printed | {(run, "saved_percent"): theirs.get((run, "saved_percent"), "")}
-        texts = [self.quantity(run, name, [of(s) for s in savings], name, digits=1) for name, of in ours.items()]
-        shown, paper = [text[0] for text in texts], texts[-1][1:]
-        missed = sum(s.epoch is None for s in savings)
-        if missed:
-            never = "not reached" if len(savings) == 1 else f"not reached in {missed} of {len(savings)} seeds"
-            shown = [never, UNKNOWN, UNKNOWN]
-        elif any(s.at_first for s in savings):
-            shown = [f"≤ {shown[0]}", f"≥ {shown[1]}", f"≥ {shown[2]}"]
-        return [*shown, *paper]
+        texts = [self.quantity(run, name, list(map(of, verdict.savings)), name, digits=1) for name, of in ours.items()]
+        shown = [verdict.to_match, verdict.saved, verdict.percent]
+        if verdict.kind == "open" and not verdict.savings:
+            shown = [texts[0][0]] * 3
+        return [*shown, *texts[-1][1:]]
 
     def close(self, cells: Iterable[Cell]) -> list[str]:
         """Texts `seeds, GPU-hours` of a row made of these cells."""
@@ -165,14 +168,3 @@ class Comparison:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 6)
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """`83.57 ± 0.08` over seeds, the plain value for one seed, a dash where undefined, `missing` for none."""
-    if not values:
-        return MISSING
-    if not all(map(math.isfinite, values)):
-        return UNKNOWN
-    deviation = std(values)
-    center = f"{mean(values):.{digits}f}"
-    return center if deviation is None else f"{center} ± {deviation:.{digits}f}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from mto.names import BASELINES, Cell, Run
-from mto.report.comparison import spread
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report, mean, std
-from mto.report.sheet import UNKNOWN, Column, Sheet
+from mto.report.sheet import UNKNOWN, Column, Sheet, spread
 
 
 def table_presets(report: Report) -> Sheet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 from mto.errors import UserError
 from mto.files import replacing
-from mto.report.metrics import write_csv
+from mto.report.metrics import mean, std, write_csv
 
 UNKNOWN = "—"
+MISSING = "missing"  # a value of ours that no job has made yet
 #: Numbers of tables that the paper does not have.
 OURS = ("Presets", "Audit", "Pilot")
 RECORD = ("table", "scale", "run", "epoch", "paper_epoch", "metric", "mean", "std", "seeds", "paper", "delta")
@@ -31,6 +33,7 @@ _LATEX = {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "−": r"$-$",
     "×": r"$\times$",
     "·": r"$\cdot$",
@@ -159,3 +162,14 @@ class Sheet:
 def escape(text: str) -> str:
     """Text for LaTeX: special characters escaped, our few symbols as commands."""
     return "".join(_LATEX.get(char, char) for char in text)
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """`83.57 ± 0.08` over seeds, the plain value for one seed, a dash where undefined, `missing` for none."""
+    if not values:
+        return MISSING
+    if not all(map(math.isfinite, values)):
+        return UNKNOWN
+    deviation = std(values)
+    center = f"{mean(values):.{digits}f}"
+    return center if deviation is None else f"{center} ± {deviation:.{digits}f}"

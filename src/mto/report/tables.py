@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mto.names import TERMS, Cell, Run
-from mto.report import printed
+from mto.report import printed, verdict
 from mto.report.audit import audit
 from mto.report.comparison import Comparison
 from mto.report.labels import baseline_name
@@ -38,18 +38,29 @@ def table1_rauc(report: Report) -> Sheet:
         *(Column("Baseline", align="l"), *accuracies),
         *(*(c for r in ratios for c in r), *saved, *table.closing()),
     ]
-    for baseline in dict.fromkeys([*report.plan["baselines"], *report.plan["saved"]]):
+    judged = {
+        name: verdict.of(report, name) for name in dict.fromkeys([*report.plan["baselines"], *report.plan["saved"]])
+    }
+    for baseline, found in judged.items():
         plain, run = _with_mto(baseline)
         ends = [*table.scratch(plain), Cell("finetune", plain, final, "top1"), Cell("finetune", run, final, "top1")]
         texts = [table.measured(cell)[0] for cell in ends] if report.scratch else []
+        mark = "‡" if found.kind == "void" else ""
         for window, columns in zip(windows, ratios, strict=True):
             first, last = map(report.paper_epoch, window)
             in_table = baseline in report.plan["baselines"]
-            texts += table.ratio(plain, run, window, column=f"rauc@{first}-{last}") if in_table else [""] * len(columns)
-        texts += table.saving(plain, run) if baseline in report.plan["saved"] else [""] * len(saved)
+            column = f"rauc@{first}-{last}"
+            texts += table.ratio(plain, run, window, column=column, mark=mark) if in_table else [""] * len(columns)
+        texts += table.saving(run, found) if baseline in report.plan["saved"] else [""] * len(saved)
+        texts[-len(saved)] += mark if baseline in report.plan["saved"] else ""
         cells = [cell for cell in report.cells if cell.run in (plain, run)]
         table.sheet.rows.append([baseline_name(plain), *texts, *table.close(cells)])
     epochs = ", ".join(map(str, report.plan["epochs"]))
+    if void := {name: found.sentence for name, found in judged.items() if found.kind == "void"}:
+        said = "; ".join(f"{baseline_name(name)}, {sentence}" for name, sentence in void.items())
+        table.sheet.notes.append(
+            f"‡ Nothing follows from RAUC or epochs saved of a baseline that has learnt nothing: {said}."
+        )
     if report.scratch:
         table.sheet.notes.append(f"Top-1: fine-tuned without pre-training, and after {final} epochs of it.")
     table.sheet.notes.append(

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mto.names import TERMS, Cell, Run
-from mto.report import printed
+from mto.report import printed, verdict
 from mto.report.figures import style
 from mto.report.metrics import Report, mean, std
-from mto.report.rauc import epochs_saved
+from mto.report.sheet import UNKNOWN
+from mto.report.verdict import Verdict
 
 # Told apart without colour too: by the line, and by what the markers are.
 LOOKS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
@@ -24,7 +25,7 @@ LOOKS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
 
 def footer(report: Report) -> str:
     """What stands below a figure of such panels."""
-    averaged = " The epochs saved are those of the mean curves; Table 1 has the mean of each seed's."
+    averaged = " The epochs saved are the mean of each seed's."
     return report.footer + (averaged if len(report.seeds) > 1 else "")
 
 
@@ -37,7 +38,9 @@ def panel(axes: Axes, report: Report, baseline: str) -> None:
         style.absent(axes, "not measured yet")
         return
     if all(sorted(curve) == report.plan["epochs"] for curve in drawn):
-        _saving(axes, *drawn, paper=printed.load("fig4_epochs").get((_run(baseline, TERMS), "saved_percent")))
+        final = max(drawn[0])
+        paper = printed.load("fig4_epochs").get((_run(baseline, TERMS), "saved_percent"))
+        _saving(axes, drawn[0][final], final, verdict.of(report, baseline), paper=paper)
     else:
         style.remark(axes, "not complete yet")
     from_scratch(axes, report, "finetune", _run(baseline, ()))
@@ -77,17 +80,18 @@ def _curve(
     return means
 
 
-def _saving(axes: Axes, base: dict[int, float], mto: dict[int, float], *, paper: str | None) -> None:
-    """The baseline's final level, an arrow back to where the curve with MTO reaches it, and the paper's percentage."""
-    saving = epochs_saved(base, mto)
-    level = base[saving.of]
+def _saving(axes: Axes, level: float, final: int, found: Verdict, *, paper: str | None) -> None:
+    """The baseline's final level, an arrow back to where MTO reaches it by the verdict, and the paper's percentage."""
     axes.axhline(level, color=style.PLAIN, linewidth=0.8, linestyle=":", label="baseline's final accuracy")
-    text = "baseline's final accuracy not reached"
-    if saving.epoch is not None:
-        text = f"{'≥ ' if saving.at_first else ''}{saving.percent:.0f} % fewer epochs"
-        if saving.epochs > 0:
+    if found.kind == "void":
+        text = "no better than from scratch: no answer"
+    elif found.percent == UNKNOWN:
+        text = f"baseline's final accuracy {found.to_match}"
+    else:
+        text = f"{found.percent} % fewer epochs"
+        if found.share is not None and found.share < 1:
             arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", xy=(saving.epoch, level), xytext=(saving.of, level), arrowprops=arrow, zorder=4)
+            axes.annotate("", xy=(found.share * final, level), xytext=(final, level), arrowprops=arrow, zorder=4)
     style.remark(axes, f"{text} (paper: {paper} %)" if paper else text)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from mto.names import STAGES, Run, Step
 from mto.report import metrics
-from mto.report.comparison import spread
 from mto.report.labels import baseline_name, full_name
-from mto.report.rauc import Curve, Saving, epochs_saved
+from mto.report.rauc import Curve
+from mto.report.sheet import UNKNOWN, spread
+from mto.report.verdict import Kind, Measured, judge
 
 #: The figure whose fine-tuning curves answer whether MTO saves epochs.
 CURVES = "fig4_epochs"
@@ -38,7 +39,7 @@ class Answer:
     """Whether MTO saves epochs for one baseline; texts as shown, "—" where nothing is measured."""
 
     baseline: str
-    verdict: str  # yes | no | mixed | void: the baseline is no better than from scratch | open
+    verdict: Kind
     sentence: str
     seeds: int
     final: int
@@ -162,39 +163,23 @@ class Findings:
     def _answer(self, plain: str) -> Answer:
         run = Run.parse(plain).with_mto.name
         final = max(epoch for _, name, epoch in self.job["cells"][CURVES] if name == plain)
-        savings: list[Saving] = []
-        ends: list[tuple[float, float | None]] = []
-        learned: list[tuple[float, float]] = []  # the baseline's last, and from scratch, of the seeds that have both
-        complete = True
-        for seed in self.job["seeds"]:
-            base, mto = self._curve(plain, seed), self._curve(run, seed)
-            if final not in base or not mto:
-                continue
-            savings.append(epochs_saved(base, mto))
-            ends.append((base[final], mto.get(final)))
-            complete &= final in mto
-            if (scratch := self._top1(plain, seed, 0)) is not None:
-                learned.append((base[final], scratch))
-        texts = _shown(savings)
-        ended = [mto for _, mto in ends if mto is not None]
-        verdict, sentence = _verdict(savings, complete)
-        if learned and metrics.mean([own for own, _ in learned]) <= metrics.mean([scratch for _, scratch in learned]):
-            from_scratch = spread([scratch for _, scratch in learned])
-            verdict, sentence = "void", f"without MTO it is no better than from scratch ({from_scratch})"
-            texts, savings = ("—", "—", "—"), []
+        seeds = self.job["seeds"]
+        curves = [Measured(self._curve(plain, s), self._curve(run, s), self._top1(plain, s, 0)) for s in seeds]
+        verdict = judge(curves, final)
+        ended = [seed.mto[final] for seed in verdict.seeds if final in seed.mto]
         return Answer(
             baseline=baseline_name(plain),
-            verdict=verdict,
-            sentence=sentence,
-            seeds=len(ends),
+            verdict=verdict.kind,
+            sentence=verdict.sentence,
+            seeds=len(verdict.seeds),
             final=final,
-            plain=spread([base for base, _ in ends]) if ends else "—",
-            mto=spread(ended) if ended and len(ended) == len(ends) else "—",
-            to_match=texts[0],
-            saved=texts[1],
-            percent=texts[2],
-            share=_share(savings),
-            bound=any(saving.at_first for saving in savings),
+            plain=spread([seed.base[final] for seed in verdict.seeds]) if verdict.seeds else UNKNOWN,
+            mto=spread(ended) if ended and len(ended) == len(verdict.seeds) else UNKNOWN,
+            to_match=verdict.to_match,
+            saved=verdict.saved,
+            percent=verdict.percent,
+            share=verdict.share,
+            bound=verdict.bound,
         )
 
     def _curve(self, run: str, seed: int) -> Curve:
@@ -266,38 +251,6 @@ class Findings:
         if max((answer.seeds for answer in self.answers), default=0) == 1:
             return f"Behind this is one finished seed of {seeds} planned: nothing tells yet how much of it is chance."
         return f"± is the sample standard deviation over the seeds that are finished, of {seeds} planned."
-
-
-def _shown(savings: list[Saving]) -> tuple[str, str, str]:
-    """Texts of epochs to match, epochs saved and percent, over seeds."""
-    missed = sum(saving.epoch is None for saving in savings)
-    if not savings:
-        return "—", "—", "—"
-    if missed:
-        return "not reached" if missed == len(savings) else f"not reached in {missed} of {len(savings)}", "—", "—"
-    columns = [[s.epoch or 0.0 for s in savings], [s.epochs for s in savings], [s.percent for s in savings]]
-    texts = [spread(values, digits=1) for values in columns]
-    bounds = ("≤ ", "≥ ", "≥ ") if any(saving.at_first for saving in savings) else ("", "", "")
-    return bounds[0] + texts[0], bounds[1] + texts[1], bounds[2] + texts[2]
-
-
-def _verdict(savings: list[Saving], complete: bool) -> tuple[str, str]:
-    if not savings:
-        return "open", "not measured yet"
-    wins = sum(saving.epoch is not None and saving.epochs > 0 for saving in savings)
-    seeds = len(savings)
-    if wins == seeds:
-        return "yes", f"in all {seeds} seeds" if seeds > 1 else "in one seed"
-    if not complete:
-        return "open", "not reached so far; training with MTO goes on"
-    if wins:
-        return "mixed", f"in {wins} of {seeds} seeds"
-    return "no", f"in none of {seeds} seeds" if seeds > 1 else "in one seed"
-
-
-def _share(savings: list[Saving]) -> float | None:
-    shares = [saving.epoch / saving.of for saving in savings if saving.epoch is not None]
-    return sum(shares) / len(shares) if shares and len(shares) == len(savings) else None
 
 
 def _device(provenance: dict[str, Any]) -> str:

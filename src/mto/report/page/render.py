@@ -16,14 +16,13 @@ from mto.config.study_plan import REPORTS, About
 from mto.files import replacing
 from mto.names import BASELINES, Run, Step
 from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
-from mto.report.comparison import MISSING
 from mto.report.labels import baseline_name, full_name, stream_name
 from mto.report.metrics import NOT_THERE
 from mto.report.page import choices, histories
 from mto.report.page.charts import Line, Scale, draw
 from mto.report.page.findings import Findings, describe, short
 from mto.report.page.histories import History
-from mto.report.sheet import Column, Sheet
+from mto.report.sheet import MISSING, Column, Sheet
 from mto.study.study import AUDIT
 
 TYPES = {"csv": "text/csv", "tex": "application/x-tex", "md": "text/markdown", "pdf": "application/pdf"}
