@@ -14,6 +14,8 @@ from mto.names import BASELINES, TRAINED
 
 #: COCO's training images, where none are made.
 COCO_IMAGES = 118_287
+#: ImageNet-1K's training images, of each of its classes.
+IMAGES_PER_CLASS = 1281
 
 
 class Disagreement(NamedTuple):
@@ -76,6 +78,7 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
         if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):
             yield f"mto.presets.{reading}.sparsity_layers", looked_at, f"{name} has layers 0 to {layers}"
     yield from _lengths(config, recipe)
+    yield from _labels(config, recipe)
     for stage in TRAINED:
         yield from _batch(stage, getattr(recipe, stage), getattr(config.resources, stage))
 
@@ -176,6 +179,17 @@ def _lengths(config: Config, recipe: BaselineConfig) -> Found:
         warmup = getattr(recipe, stage).schedule.warmup_iterations
         if warmup >= length:
             yield f"{stage}.schedule", None, f"warmup_iterations {warmup} of only {length} iterations"
+
+
+def _labels(config: Config, recipe: BaselineConfig) -> Found:
+    """Labels of too few images for one batch; of images that are not made, ImageNet's number for each class."""
+    source = config.datasets.imagenet
+    images = source.make.train if source.make else source.num_classes * IMAGES_PER_CLASS
+    for stage, asked in (("finetune", recipe.finetune), ("linear", recipe.linear)):
+        left = max(round(asked.labels * images), source.num_classes)
+        if asked.labels < 1 and left < asked.batch_size:
+            message = f"leaves {left} of {images} training images, which do not fill {stage}.batch_size"
+            yield f"{stage}.labels", asked.labels, f"{message} {asked.batch_size}"
 
 
 def _peak(stage: Any) -> float:

@@ -142,8 +142,13 @@ class Pretrain(Model):
     schedule: Schedule
 
 
+#: The share of each class's training images whose labels are used; see mto.data.labels.
+Labels = Annotated[float, Field(gt=0, le=1)]
+
+
 class Finetune(Model):
     epochs: Count
+    labels: Labels
     batch_size: Count
     lr: LearningRate
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
@@ -169,6 +174,7 @@ class Probe(Model):
 class Linear(Model):
     probe: Probe
     epochs: Count
+    labels: Labels
     batch_size: Count
     optimizer: Literal["lars", "adamw"]
     lr: LearningRate

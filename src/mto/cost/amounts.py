@@ -88,16 +88,16 @@ def amount(job: Job, since: int, size: Size) -> Amount:
     Args:
         since: for a segment of pre-training, the epoch that it continues; else 0.
     """
-    task = job["task"]
+    task, train = job["task"], round(size.train * job["data"].get("labels", 1.0))
     if task == "heterogeneity":
         return Amount(0, min(job["images"], size.val), 0)
     if task == "knn":
-        return Amount(0, size.train + size.val, 0)
+        return Amount(0, train + size.val, 0)
     batch = job["optim"]["batch_size"]
     if "iterations" in job:
         return Amount(job["iterations"] * batch, size.val, job["iterations"])
     epochs = job["epoch"] - since if task == "pretrain" else job["epochs"]
-    steps = epochs * (size.train // batch)
+    steps = epochs * (train // batch)
     times = 0 if task == "pretrain" else evaluations(job)
     return Amount(steps * batch, times * size.val, steps)
 

@@ -19,6 +19,7 @@ from mto.data.device.colours import blurred, by_place
 from mto.data.device.moves import by_turns
 from mto.data.forms.recognise import recognise
 from mto.data.images import decode
+from mto.data.labels import labelled
 from mto.data.layout import IMAGE_SUFFIXES
 from mto.data.listing import Images, load, walk
 from mto.data.rng import generator, seeded
@@ -188,7 +189,8 @@ class ClassificationDataset(Dataset):
     transform adds.
 
     Args:
-        job: a fine-tuning or linear-probe job: ``seed``, ``data``.
+        job: a fine-tuning or linear-probe job: ``seed``, ``data``, whose ``labels`` is the share of the training images
+            whose labels are used (`mto.data.labels`); without it, all.
         split: "train" or "val".
         transform: from `mto.data.transforms`.
     """
@@ -198,12 +200,16 @@ class ClassificationDataset(Dataset):
         self.seed = job["seed"]
         self.transform = transform
         self.sample_bytes = sample_bytes(job, self.images)
+        share = job["data"].get("labels", 1.0) if split == "train" else 1.0
+        self.places = None if share == 1.0 else labelled(self.images.labels, share, self.seed)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images if self.places is None else self.places)
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self.places is not None:
+            index = int(self.places[index])
         with seeded(self.seed, "sample", epoch, index), self.images.named(index):
             image, label = self.images.sample(index)
             return {**self.transform(image), "label": torch.tensor(label)}

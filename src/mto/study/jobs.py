@@ -88,7 +88,7 @@ class Jobs:
         return {
             "epochs": stage.epochs,
             "encoder": self._encoder(run, stage.drop_path),
-            "data": self._train_data(run, augment),
+            "data": self._train_data(run, augment) | share_of(stage.labels),
             "optim": {
                 **optim,
                 "lr": stage.lr.peak(stage.batch_size),
@@ -111,7 +111,7 @@ class Jobs:
             "epochs": stage.epochs,
             "encoder": self._encoder(run, drop_path=0.0),
             "probe": {**stage.probe.model_dump(), "layer": layer},
-            "data": self._train_data(run, augment, on_device=True),
+            "data": self._train_data(run, augment, on_device=True) | share_of(stage.labels),
             "optim": {**optim, "kind": stage.optimizer, "lr": stage.lr.peak(stage.batch_size)},
             "schedule": stage.schedule.model_dump(exclude={"total_epochs"}),
             "eval_interval": self.config.eval_interval,
@@ -120,7 +120,8 @@ class Jobs:
 
     def _evaluated(self, task: str, run: Run) -> dict[str, Any]:
         """Builds the job of a stage that trains nothing: the probe's feature, and the settings under its name."""
-        probe = self.recipe(run).linear.probe
+        stage = self.recipe(run).linear
+        probe = stage.probe
         depth = self.config.backbones[run.backbone].depth
         return {
             "encoder": self._encoder(run, drop_path=0.0),
@@ -129,7 +130,11 @@ class Jobs:
                 "layer": probe.layer if isinstance(probe.layer, int) else depth,
                 "norm": probe.norm,
             },
-            "data": {**self._data(run, "imagenet"), "eval": self.config.evaluation.model_dump()},
+            "data": {
+                **self._data(run, "imagenet"),
+                "eval": self.config.evaluation.model_dump(),
+                **share_of(stage.labels),
+            },
             **getattr(self.config, task).model_dump(),
         }
 
@@ -160,6 +165,11 @@ class Jobs:
             "log_interval": self.config.log_interval,
             **rest,
         }
+
+
+def share_of(labels: float) -> dict[str, float]:
+    """The share of the labels that is used; all of them go without saying, as in jobs of before there was a share."""
+    return {} if labels == 1 else {"labels": labels}
 
 
 def cache_of(source: Dataset) -> dict[str, Any]:
