@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument(
         "--from", dest="folders", type=Path, nargs="+", required=True, help="folders with heterogeneity.csv"
     )
+    profile.add_argument("--layers", action="store_true", help="H of every layer instead, in nats")
     profile.set_defaults(action=_profile)
     return parser
 
@@ -100,7 +101,10 @@ def _make(report: metrics.Report, out: Path) -> None:
     if report.name in FIGURES:
         from mto.report.figures import style
 
-        style.save(importlib.import_module(f"mto.report.figures.{report.name}").draw(report), out, report.name)
+        module = importlib.import_module(f"mto.report.figures.{report.name}")
+        style.save(module.draw(report), out, report.name)
+        if hasattr(module, "values"):
+            metrics.write_csv(out / f"{report.name}.csv", module.COLUMNS, module.values(report))
     else:
         from mto.report import tables
 
@@ -157,7 +161,8 @@ def _pilot(args: argparse.Namespace) -> None:
 def _profile(args: argparse.Namespace) -> None:
     from mto.report import profiles
 
-    print(profiles.describe([path.parent if path.is_file() else path for path in args.folders]))
+    show = profiles.layers if args.layers else profiles.describe
+    print(show([path.parent if path.is_file() else path for path in args.folders]))
 
 
 def _require_known(args: argparse.Namespace, name: object) -> None:

@@ -17,10 +17,11 @@ from typing import Any
 from mto.errors import UserError
 from mto.files import replacing
 from mto.names import BACKBONES, STAGES, Cell, Run, Step
+from mto.report.affinity import MEASURED, affinity_of
 
 COLUMNS = (
     *("scale", "task", "run", "baseline", "backbone", "mto", "terms", "preset", "decoder_depth", "seed", "epoch"),
-    *("metric", "value", "device", "wall_seconds", "gpu_hours", "images_per_second", "commit"),
+    *("metric", "affinity", "value", "device", "wall_seconds", "gpu_hours", "images_per_second", "commit"),
 )
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
 PAPER_EPOCHS = 800
@@ -60,11 +61,12 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
 
 
-def rows(record: dict[str, Any], default: str | None = None) -> list[dict[str, Any]]:
+def rows(record: dict[str, Any], default: str | None = None, affinity: str | None = None) -> list[dict[str, Any]]:
     """The tidy rows of one metrics.json, a row a metric.
 
     Args:
         default: the preset of MTO that a run has whose name says none, if known.
+        affinity: by which its heterogeneities were measured (`mto.report.affinity`), if known.
     """
     run = Run.parse(record["run"])
     given = record.get("provenance") or {}
@@ -78,7 +80,10 @@ def rows(record: dict[str, Any], default: str | None = None) -> list[dict[str, A
         "decoder_depth": run.decoder_depth,
         **{key: given.get(key) for key in PROVENANCE},
     }
-    return [{**shared, "metric": name, "value": value} for name, value in record["metrics"].items()]
+    return [
+        {**shared, "metric": name, "affinity": affinity if MEASURED.fullmatch(name) else None, "value": value}
+        for name, value in record["metrics"].items()
+    ]
 
 
 def finished(results: Path) -> list[Path]:
@@ -93,7 +98,8 @@ def write_results(paths: Iterable[Path], out: Path, default: str | None = None) 
     Args:
         default: as of `rows`.
     """
-    tidy = [row for path in paths for row in rows(read(path), default)]
+    records = [(path, read(path)) for path in paths]
+    tidy = [row for path, record in records for row in rows(record, default, affinity_of(path, record["task"]))]
     tidy.sort(key=lambda row: (*(row[key] for key in IDENTITY), row["metric"]))
     write_csv(out, COLUMNS, tidy)
     return len(tidy)

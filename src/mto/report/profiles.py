@@ -59,10 +59,10 @@ def _cut(path: Path, table: pd.DataFrame, metrics: Path) -> str | None:
 
 
 def over_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """H / ln V over images (mean, 10th and 90th percentile) and saturation, per stream, variant and layer, in order."""
+    """H / ln V over images (mean, 10th, 90th percentile), H in nats, saturation; per stream, variant and layer."""
     keys = ["stream", "variant", "layer"]
     grouped = table.groupby(keys, sort=False)
-    profile = grouped.agg(mean=("H_over_lnV", "mean"), saturated=("saturated", "mean"))
+    profile = grouped.agg(mean=("H_over_lnV", "mean"), saturated=("saturated", "mean"), H=("H", "mean"))
     profile["low"] = grouped["H_over_lnV"].quantile(0.1)
     profile["high"] = grouped["H_over_lnV"].quantile(0.9)
     return profile.reset_index().sort_values("layer", kind="stable")
@@ -107,6 +107,16 @@ def verdict(folders: list[Path]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def layers(folders: list[Path]) -> str:
+    """H of every layer as text, in nats and as means over images: a table a folder, a row a stream and variant."""
+    parts = []
+    for folder in folders:
+        wide = over_layers(read(folder)).pivot_table("H", ["stream", "variant"], "layer", sort=False)
+        text = wide.reset_index().to_string(index=False, float_format="{:.3f}".format)
+        parts += [f"{folder}: H in nats, by layer", text]
+    return "\n".join(parts)
 
 
 def describe(folders: list[Path]) -> str:

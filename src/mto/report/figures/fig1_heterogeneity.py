@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +14,8 @@ from mto.report.labels import reading_name, run_name, stream_name
 from mto.report.metrics import Report
 
 SMALL_COLUMNS = 3
+#: Of the CSV: H in nats; H / ln V, with its 10th and 90th percentile; the share of masked rows that are saturated.
+COLUMNS = ("run", "epoch", "stream", "variant", "layer", "H", "H_over_lnV", "p10", "p90", "saturated")
 
 
 def draw(report: Report) -> Figure:
@@ -19,11 +23,7 @@ def draw(report: Report) -> Figure:
 
     The first variant of the files (`analysis.variants`) is drawn large, the others are small multiples.
     """
-    found = {
-        (c.run, c.epoch): [profiles.read(report.folder(c, s)) for s in report.seeds if report.step(c, s)]
-        for c in report.cells
-    }
-    tables = {key: pd.concat(parts) for key, parts in found.items() if parts}
+    tables = _tables(report)
     footer = " ".join(["Mean and 10th to 90th percentile over images.", report.scale_line, *report.missing_notes])
     if not tables:
         return style.nothing(footer, "no model has been measured yet")
@@ -46,6 +46,27 @@ def draw(report: Report) -> Figure:
         if index // SMALL_COLUMNS == small - 1:
             axes.set_xlabel("layer")
     return figure
+
+
+def values(report: Report) -> list[dict[str, Any]]:
+    """Returns what is drawn, a row a run, epoch, stream, variant and layer, for the CSV beside the figure."""
+    return [
+        {"run": run, "epoch": epoch, **row}
+        for (run, epoch), table in _tables(report).items()
+        for row in profiles.over_layers(table)
+        .rename(columns={"mean": "H_over_lnV", "low": "p10", "high": "p90"})
+        .sort_values(["stream", "variant", "layer"])
+        .to_dict("records")
+    ]
+
+
+def _tables(report: Report) -> dict[tuple[str, int], pd.DataFrame]:
+    """The files of all seeds of each model that has been measured."""
+    found = {
+        (c.run, c.epoch): [profiles.read(report.folder(c, s)) for s in report.seeds if report.step(c, s)]
+        for c in report.cells
+    }
+    return {key: pd.concat(parts) for key, parts in found.items() if parts}
 
 
 def _panel(axes: Axes, report: Report, lines: dict[tuple[str, int], pd.DataFrame], variant: str) -> None:
