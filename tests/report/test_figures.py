@@ -68,7 +68,7 @@ def test_fig4_draws_the_means(paper):
         expected = np.mean([list(source.curve(run, seed).values()) for seed in (0, 1, 2)], axis=0)
         np.testing.assert_allclose(line.get_ydata(), expected)
     assert len(axes["MAE ViT-B"].collections) == 2  # a band a curve
-    assert "fewer epochs (paper: 54 %)" in texts(figure)
+    assert "fewer epochs\n(paper: 54 %)" in texts(figure)
     assert "over 3 seeds" in texts(figure)
 
 

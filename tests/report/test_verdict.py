@@ -22,10 +22,10 @@ CASES = {
     "bound": ([(BASE, AT_ONCE)] * 2, ("≤ 1.0 ± 0.0", "≥ 7.0 ± 0.0", "≥ 87.5 ± 0.0"), "≥ 87.5 ± 0.0 % fewer epochs"),
     "mixed": (
         *([(BASE, BETTER), (BASE, WORSE)], ("not reached in 1 of 2 seeds", "—", "—")),
-        "baseline's final accuracy not reached in 1 of 2 seeds",
+        "not reached in 1 of 2 seeds",
     ),
     "no": ([(BASE, WORSE)] * 2, ("not reached in 2 of 2 seeds", "—", "—"), "not reached in 2 of 2 seeds"),
-    "void": ([(LOST, AT_ONCE)] * 2, ("—", "—", "—"), "no better than from scratch: no answer"),
+    "void": ([(LOST, AT_ONCE)] * 2, ("—", "—", "—"), "no better than from scratch"),
 }
 
 

@@ -23,6 +23,12 @@ LOOKS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
 )
 
 
+#: Between a panel's title and its axes, in points: two lines of a remark.
+ROOM = 25
+#: A digit of a tick's label, as a share of the narrowest panel's width, with some room beside it.
+DIGIT = 0.055
+
+
 def footer(report: Report) -> str:
     """What stands below a figure of such panels."""
     averaged = " The epochs saved are the mean of each seed's."
@@ -32,7 +38,7 @@ def footer(report: Report) -> str:
 def panel(axes: Axes, report: Report, baseline: str) -> None:
     """Both curves of a baseline: the mean over seeds, a band of one standard deviation, and the epochs saved."""
     drawn = [_curve(axes, report, baseline, *look) for look in LOOKS]
-    axes.set_xticks(report.plan["epochs"])
+    axes.set_xticks(report.plan["epochs"], labels_with_room(report.plan["epochs"]))
     axes.margins(x=0.06, y=0.16)
     if not any(drawn):
         style.absent(axes, "not measured yet")
@@ -49,7 +55,21 @@ def panel(axes: Axes, report: Report, baseline: str) -> None:
         points = [(r.epoch, float(r.value)) for r in found if r.epoch in report.plan["epochs"]]
         if points:
             look: dict[str, Any] = {"markerfacecolor": "white", "color": style.PLAIN, "linestyle": "none"}
-            axes.plot(*zip(*points, strict=True), marker="D", label="reported elsewhere, each a whole schedule", **look)
+            axes.plot(
+                *zip(*points, strict=True), marker="D", label="reported elsewhere,\neach a whole schedule", **look
+            )
+
+
+def labels_with_room(epochs: list[int]) -> list[str]:
+    """Returns what stands at the ticks: every epoch that has room beside the next one, from the last back."""
+    labels: list[str] = []
+    nearest = float("inf")
+    for epoch in reversed(epochs):
+        room = DIGIT * len(str(epoch)) * (epochs[-1] - epochs[0])
+        fits = nearest - epoch >= room
+        labels.append(str(epoch) if fits else "")
+        nearest = epoch if fits else nearest
+    return labels[::-1]
 
 
 def from_scratch(axes: Axes, report: Report, task: str, run: str) -> None:
@@ -84,15 +104,15 @@ def _saving(axes: Axes, level: float, final: int, found: Verdict, *, paper: str 
     """The baseline's final level, an arrow back to where MTO reaches it by the verdict, and the paper's percentage."""
     axes.axhline(level, color=style.PLAIN, linewidth=0.8, linestyle=":", label="baseline's final accuracy")
     if found.kind == "void":
-        text = "no better than from scratch: no answer"
+        text = "no better than from scratch"
     elif found.percent == UNKNOWN:
-        text = f"baseline's final accuracy {found.to_match}"
+        text = found.to_match
     else:
         text = f"{found.percent} % fewer epochs"
         if found.share is not None and found.share < 1:
             arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", xy=(found.share * final, level), xytext=(final, level), arrowprops=arrow, zorder=4)
-    style.remark(axes, f"{text} (paper: {paper} %)" if paper else text)
+    style.remark(axes, f"{text}\n(paper: {paper} %)" if paper else text)
 
 
 def legend(figure: Figure, panels: Iterable[Axes], free: Iterable[Axes] = ()) -> None:

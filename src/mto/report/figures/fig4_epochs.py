@@ -16,11 +16,11 @@ def draw(report: Report) -> Figure:
     baselines = report.plan["baselines"]
     cells = len(baselines) + 1 if len(baselines) % COLUMNS else len(baselines)  # a free cell holds the legend
     rows = -(-cells // COLUMNS)
-    figure = style.new(2.15 * rows + 0.3, accuracy.footer(report))
+    figure = style.new(2.3 * rows + 0.3, accuracy.footer(report))
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for index, (axes, baseline) in enumerate(zip(grid, baselines, strict=False)):
         accuracy.panel(axes, report, baseline)
-        axes.set_title(baseline_name(baseline), pad=16)  # room for the saving between the title and the axes
+        axes.set_title(baseline_name(baseline), pad=accuracy.ROOM)
         if index % COLUMNS == 0:
             axes.set_ylabel("top-1 (%)")
         if index + COLUMNS >= len(baselines):

@@ -13,12 +13,12 @@ from mto.report.metrics import Report
 def draw(report: Report) -> Figure:
     """A panel a method, on one scale of accuracy, so that they can be compared."""
     baselines = report.plan["baselines"]
-    figure = style.new(2.9, accuracy.footer(report))
+    figure = style.new(3.05, accuracy.footer(report))
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False).ravel()
     for axes, baseline in zip(panels, baselines, strict=True):
         accuracy.panel(axes, report, baseline)
         kind = "encoder-style" if BASELINES[Run.parse(baseline).baseline].masked_in == "encoder" else "decoder-style"
-        axes.set_title(f"{baseline_name(baseline)}, {kind}", pad=16)
+        axes.set_title(f"{baseline_name(baseline)}, {kind}", pad=accuracy.ROOM)
         axes.set_xlabel("pre-training epochs")
     panels[0].set_ylabel("top-1 (%)")
     accuracy.legend(figure, panels)

@@ -14,14 +14,14 @@ from mto.report.metrics import Report, mean, std
 
 def draw(report: Report) -> Figure:
     """Two panels: fine-tuning and linear probe; bars of one standard deviation over seeds."""
-    figure = style.new(2.5, report.footer)
+    figure = style.new(2.65, report.footer)
     panels = figure.subplots(1, 2)
     lowest = {row["column"]: float(row["value"]) for row in printed.unassigned("figS2_decoder_depth")}
     for axes, task, title in zip(panels, ("finetune", "linear"), ("Fine-tuning", "Linear probe"), strict=True):
         cells = [cell for cell in report.cells if cell.task == task]  # in the order of plan.depths
         _panel(axes, report, dict(zip(report.plan["depths"], cells, strict=True)))
         accuracy.from_scratch(axes, report, task, report.plan["baseline"])
-        axes.set_title(f"{title}: {run_name(cells[0].run)}, {report.epochs(report.plan['epoch'])}")
+        axes.set_title(f"{title}\n{run_name(cells[0].run)}, {report.epochs(report.plan['epoch'])}")
         axes.set_xlabel(f"decoder blocks{axes.get_xlabel()}")
         if report.is_paper_scale:
             level = lowest[f"{task}_top1_lowest"]

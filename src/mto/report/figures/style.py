@@ -71,7 +71,7 @@ def absent(axes: Axes, text: str) -> None:
 
 
 def remark(axes: Axes, text: str) -> None:
-    """A line between a panel's title and its axes."""
+    """A line or two between a panel's title and its axes."""
     axes.text(0.5, 1.02, text, fontsize=7.5, color=VERMILLION, ha="center", va="bottom", transform=axes.transAxes)
 
 
