@@ -6,6 +6,7 @@
 #   make test       lint, then the tests
 #   make test-slow  the checks at true size
 #   make test-slurm a real Slurm, brought up and broken (Debian's slurm-wlm and munge, as root; some 15 minutes)
+#   make docs       the site of docs/, in site/; every warning is an error (needs the network once)
 #   make crate      a crate of made results, checked by roc-validator (needs the network)
 #   make lint       ruff, snakefmt, snakemake --lint, mypy
 #   make format     ruff and snakefmt, in place
@@ -23,7 +24,7 @@ SMK := Snakefile $(wildcard rules/*.smk)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo report test test-slow test-slurm crate lint format schema lock clean setup
+.PHONY: demo report test test-slow test-slurm docs crate lint format schema lock clean setup
 
 demo: $(READY)
 	$(BIN)/snakemake --cores all --logger mto
@@ -46,6 +47,9 @@ test-slurm: $(READY)
 # What only they need is installed apart: neither alters the locked environment. extra NAME: the extra of pyproject.toml.
 extra = $(PYTHON) -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   print(*p["optional-dependencies"][sys.argv[1]], sep="\n")'
+
+docs: $(READY) $(VENV)/docs/.ready
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" MTO_PYTHON=$(CURDIR)/$(BIN)/python $(VENV)/docs/bin/mkdocs build --strict
 
 crate: $(READY) $(VENV)/crate/.ready
 	rm -rf $(VENV)/crate/made

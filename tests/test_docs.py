@@ -106,6 +106,17 @@ def test_the_presets_are_the_configs():
     assert re.findall(r"`mto\.default` is `(\w+)`", CHOICES) == [mto.default]
 
 
+def test_the_site_has_every_page():
+    """In one place of its navigation; `make docs` makes the other names that it lists."""
+    site = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r"([\w-]+\.md)$", site.split("\nnav:")[1], flags=re.M)
+    assert len(listed) == len(set(listed))
+    pages = {Path(page).name for page in PAGES if page.startswith("docs/")}
+    assert pages <= set(listed)
+    made = (ROOT / "tools/docs_site.py").read_text()
+    assert not [name for name in set(listed) - pages if f'"{name}"' not in made]
+
+
 # ----------------------------------------------------------------------------------------------------------- tutorials
 @pytest.mark.parametrize("page", [page for page in PAGES if "tutorial" in page])
 def test_the_settings_of_a_tutorial_are_good(page):

@@ -250,8 +250,9 @@ class _Crate:
         else:
             self.missing.append(f"logs/{self.scale}/{place}.log")
         inputs = [str(self._named(path)) for path in noted.get("inputs", {}).values() if self._named(path)]
-        action = {
-            "@id": f"#{place}",
+        name = f"#{place}"
+        self.entities[name] = {
+            "@id": name,
             "@type": "CreateAction",
             "name": f"{STAGES[step.task].title} of {step.run} at epoch {step.epoch}, seed {step.seed}",
             "description": f"python -m mto {step.task} --job {place / 'job.json'} --out DIR",
@@ -262,8 +263,7 @@ class _Crate:
             "endTime": _time(folder / "metrics.json"),
             "actionStatus": STATUS,
         }
-        self.entities[action["@id"]] = action
-        return action["@id"]
+        return name
 
     def _readme(self) -> None:
         with replacing(self.out / "README.md") as partial:
