@@ -229,6 +229,7 @@ def step_of(task, wildcards):
     known = {"seed": study.config.seeds, "epoch": study.epochs(task)}
     try:
         study.preset(Run.parse(step.run))
+        study.require_own(step)
         for name, values in known.items():
             if getattr(step, name) not in values:
                 raise UserError(f"the study has no such {name} (config.yaml: {', '.join(map(str, values))})")
@@ -319,9 +320,14 @@ def previous_state(wildcards):
     """The training state that a segment continues; nothing for the first segment."""
     if is_imported(wildcards):
         return []
-    step = step_of("pretrain", wildcards)
-    epoch = study.previous(step.run, step.epoch)
-    return [] if epoch is None else f"{study.folder(step._replace(epoch=epoch))}/state.pth"
+    before = study.previous(step_of("pretrain", wildcards))
+    return [] if before is None else f"{study.folder(before)}/state.pth"
+
+
+def pruning(wildcards):
+    """Whether a segment reduces the state that it continued to its weights: not one that another run continues too."""
+    before = study.previous(step_of("pretrain", wildcards))
+    return "keep-state" if before and study.is_continued_twice(before) else "prune"
 
 
 # --------------------------------------------------------------------------------------------------- what a target needs

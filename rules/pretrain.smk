@@ -3,7 +3,8 @@
 Needs: ImageNet-1K, and the training state of the segment before, if there is one.
 Makes: <results>/pretrain/<step>/ encoder.safetensors (timm's key names), state.pth (all it takes to continue),
        metrics.json, history.jsonl. Progress inside a segment is in progress/, undeclared: it survives Snakemake's retries.
-       A segment that is done reduces the state it continued to its weights, which keeps that file's time (--prune).
+       A segment that is done reduces the state it continued to its weights, which keeps that file's time (--prune); not
+       where a run with MTO and the run without it both continue it (mto.starts_at).
 """
 
 
@@ -24,6 +25,7 @@ rule pretrain_segment:
     resources:
         **hardware("pretrain"),
         **watch(),
+        state=pruning,
     params:
         job=job("pretrain"),
         out=subpath(output.metrics, parent=True),
@@ -34,4 +36,4 @@ rule pretrain_segment:
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
         " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
         " --deterministic {resources.deterministic} --guard {resources.guard} --gradients {resources.gradients}"
-        " --prune 2>&1 | keep_log {log:q}"
+        " --{resources.state} 2>&1 | keep_log {log:q}"

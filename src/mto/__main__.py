@@ -89,6 +89,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="once done, reduce the input state to its weights, when no other job will continue it",
     )
     parser.add_argument(
+        "--keep-state", dest="prune", action="store_false", help="leave the input state whole (default)"
+    )
+    parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=True,

@@ -225,6 +225,11 @@ class Run:
         """The same without MTO, and with its own decoder: what it is compared with, and named after from scratch."""
         return Run(self.baseline, self.backbone)
 
+    @property
+    def without_mto(self) -> Run:
+        """The same network without MTO: what a run with a warm start has in common with it until MTO starts."""
+        return replace(self, terms=(), preset=None)
+
     @classmethod
     def parse(cls, name: str) -> Run:
         """The run of that name.

@@ -23,8 +23,9 @@ def write_runs(study: Study, results: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "metrics.json").write_text(json.dumps(record(study, *step)))
         (out / "job.json").write_text(json.dumps({"task": "pretrain", "job": study.job(step), "inputs": {}}))
-        previous = study.previous(step.run, step.epoch) or 0
-        write_history(out / "history.jsonl", step, previous, study.config.study.pretrain_epochs)
+        previous = study.previous(step)
+        begin = previous.epoch if previous else 0
+        write_history(out / "history.jsonl", step, begin, study.config.study.pretrain_epochs)
 
 
 def write_history(path: Path, step: Step, begin: int, epochs: int) -> None:

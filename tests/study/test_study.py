@@ -143,15 +143,21 @@ def test_decoder_depths_share_the_default_with_the_main_run(paper: Study) -> Non
 
 
 def test_every_measurement_has_its_segment_and_every_segment_its_predecessor(paper: Study) -> None:
-    segments = {(s.run, s.seed, s.epoch) for s in paper.segments()}
+    segments = set(paper.segments())
     for step in paper.steps():
-        assert (step.run, step.seed, step.epoch) in segments
-    for run, seed, epoch in segments:
-        previous = paper.previous(run, epoch)
-        assert previous is None or (run, seed, previous) in segments
-    assert [paper.previous("mae-vitb", epoch) for epoch in EPOCHS] == [None, 100, 200, 300, 400]
-    assert paper.previous("mae-vitb-mto-depth2", 400) is None
-    named = [paper.previous("mae-vitb-mto@text", epoch) for epoch in EPOCHS]  # asked for by name, in no table
+        assert step._replace(task="pretrain") in segments
+    for step in segments:
+        previous = paper.previous(step)
+        assert previous is None or previous in segments
+
+    def before(run: str, epoch: int) -> int | None:
+        previous = paper.previous(Step("pretrain", run, 0, epoch))
+        assert previous is None or (previous.run, previous.seed) == (run, 0)
+        return previous and previous.epoch
+
+    assert [before("mae-vitb", epoch) for epoch in EPOCHS] == [None, 100, 200, 300, 400]
+    assert before("mae-vitb-mto-depth2", 400) is None
+    named = [before("mae-vitb-mto@text", epoch) for epoch in EPOCHS]  # asked for by name, in no table
     assert named == [None, 100, 200, 300, 400]
 
 

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import METHODS, heterogeneity_job, run
+from tiny import METHODS, heterogeneity_job, pretrain_job, run
 
 from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
 from mto.errors import UserError
 from mto.losses.mto import heterogeneity
 from mto.tasks.heterogeneity import load_model
+from mto.training.checkpoint import load_state
 
 STREAMS = {"simmim": ["encoder"], "mae": ["decoder"], "bootmae": ["feature", "pixel"], "conmim": ["encoder"]}
 
@@ -71,6 +72,16 @@ def test_maps_put_masked_tokens_first(images, pretrained, tmp_path):
     masked = int(arrays["num_masked"][0])
     first = arrays["encoder/0"][0]
     assert np.ptp(first[:masked, :masked]) < 1e-6 < np.ptp(first[masked:, masked:])
+
+
+def test_a_state_whose_weights_were_shares(images, tmp_path):
+    """It holds what MTO measured of its gradients, which the analysis has no use for."""
+    balance = {"interval": 1, "dense": 0, "images": 4, "memory": 0.5, "largest": 10.0}
+    mto = {"terms": ["spa", "e", "r"], "balance": balance}
+    state = run(pretrain_job(images, "mae", epoch=1) | {"mto": mto}, tmp_path / "run") / "state.pth"
+    assert any(name.startswith("mto.") for name in load_state(state)["state_dict"])
+    out = run(heterogeneity_job(images, "mae"), tmp_path / "out", method=state)
+    assert json.loads((out / "metrics.json").read_text())["metrics"]
 
 
 def test_a_state_of_another_method_is_refused(images, pretrained, tmp_path):

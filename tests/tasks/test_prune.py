@@ -199,11 +199,10 @@ def test_a_chain_is_a_line(scale):
     """Each state has one segment at most that continues it: what is pruned was wanted by nothing else."""
     study = Study(load("config.yaml", scale=scale))
     segments = study.segments()
-    continued = [
-        (step.run, step.seed, epoch) for step in segments if (epoch := study.previous(step.run, step.epoch)) is not None
-    ]
+    continued = [before for step in segments if (before := study.previous(step)) is not None]
     assert len(continued) == len(set(continued)) > 20
-    assert set(continued) < {(step.run, step.seed, step.epoch) for step in segments}
+    assert set(continued) < set(segments)
+    assert not any(map(study.is_continued_twice, segments))
 
 
 @pytest.mark.parametrize("baseline", ["simmim", "mae", "bootmae", "conmim"])

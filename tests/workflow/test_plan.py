@@ -134,6 +134,30 @@ def test_gpus_that_are_fewer_than_a_job_asks_for_are_refused(clone: Clone) -> No
     assert " --gpus 4 " in (clone.path / metrics).read_text()
 
 
+def test_a_warm_start_leaves_the_run_without_mto(clone: Clone) -> None:
+    """Which keeps the state that both continue; a step of the epochs that they share is the plain run's alone."""
+    warm = ("--config", "scale=demo", "mto={starts_at: 2}")
+    last = "results/demo/pretrain/{}/seed0/epoch{:04d}/{}"
+    wanted = [last.format(run, 8, "metrics.json") for run in ("mae-vitb", "mae-vitb-mto")]
+    printed = clone.snakemake("-n", "-p", *wanted, *warm)
+    state = {}
+    for command in re.findall(r"python -m mto pretrain .*", printed):
+        out = re.search(r"--out (\S+)", command)[1].removeprefix("results/demo/pretrain/")
+        given = re.search(r"state=(\S*)", command)[1].removeprefix("results/demo/pretrain/")
+        state[out.replace("/seed0/epoch", " ")] = given.replace("/seed0/epoch", " "), "--prune" in command
+    assert state == {
+        "mae-vitb 0001": ("", True),
+        "mae-vitb 0002": ("mae-vitb 0001/state.pth", True),
+        "mae-vitb 0004": ("mae-vitb 0002/state.pth", False),
+        "mae-vitb 0008": ("mae-vitb 0004/state.pth", True),
+        "mae-vitb-mto 0004": ("mae-vitb 0002/state.pth", False),
+        "mae-vitb-mto 0008": ("mae-vitb-mto 0004/state.pth", True),
+    }
+    shared = last.format("mae-vitb-mto", 2, "metrics.json")
+    refused = clone.snakemake("-n", shared, *warm, code=1)
+    assert "mae-vitb-mto has MTO after epoch 2 (mto.starts_at in config.yaml)" in refused
+
+
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:
     printed = clone.snakemake("-n", "--cores", "all", "--profile", "slurm")
     assert stats(printed)["pretrain_segment"] == 60

@@ -46,6 +46,7 @@ def disagreements(config: Config) -> Iterator[Disagreement]:
         )
     if look.resize < look.crop:
         yield wrong("evaluation.resize", look.resize, f"must be at least evaluation.crop, {look.crop}")
+    yield from _warm_starts(config)
     for name, baseline in config.baselines:
         place = f"baselines.{name}"
         for backbone in baseline.backbones:
@@ -62,6 +63,18 @@ def disagreements(config: Config) -> Iterator[Disagreement]:
                 continue
             for key, value, message in _recipe(config, name, recipe, backbone):
                 yield wrong(key if key.startswith("mto.") else f"{place}.{key}", value, message)
+
+
+def _warm_starts(config: Config) -> Iterator[Disagreement]:
+    """Epochs at which MTO is to be switched on and no segment ends."""
+    starts = {"mto.starts_at": config.mto.starts_at}
+    starts |= {f"mto.presets.{name}.starts_at": preset.starts_at or 0 for name, preset in config.mto.presets.items()}
+    ends = config.study.measured_epochs[:-1]
+    for place, epoch in starts.items():
+        if epoch and epoch not in ends:
+            known = ", ".join(map(str, ends))
+            message = f"must be 0 or one of study.measured_epochs before the last ({known}), where a segment ends"
+            yield Disagreement(tuple(place.split(".")), f" {epoch}", message)
 
 
 Found = Iterator[tuple[str, Any, str]]

@@ -54,18 +54,16 @@ class Preset(_Switches):  # type: ignore[misc]
     Its keys are `mto.losses.switches.SWITCHES`. In a file it may name a `base`, another preset, which has the switches
     that it does not name itself.
 
-    `balance` makes shares of the three weights. Without it a preset has no such key, in a job either: a job that was
-    finished before there was one stays what it was.
+    `balance` makes shares of the three weights; `starts_at` is this preset's own epoch of `mto.starts_at`. Without them
+    a preset has no such keys, in a job either: a job that was finished before there were any stays what it was.
     """
 
     balance: Balance | None = None
+    starts_at: Annotated[int, Field(ge=0)] | None = None
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        switches = handler(self)
-        if self.balance is None:
-            del switches["balance"]
-        return switches
+        return {name: value for name, value in handler(self).items() if value is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -77,9 +75,14 @@ class Preset(_Switches):  # type: ignore[misc]
 
 
 class Mto(Model):
-    """The presets, and which of them a run has whose name says none; how runs with MTO are watched, in no job."""
+    """The presets, and which of them a run has whose name says none; how runs with MTO are watched, in no job.
+
+    `starts_at` is the epoch at which MTO is switched on, 0: the first. Until then a run with MTO is the run without it,
+    whose segments, jobs and files it shares. A preset may name its own.
+    """
 
     default: str
+    starts_at: Annotated[int, Field(ge=0)] = 0
     guard: Count | None
     gradient_interval: Count | None
     presets: Annotated[dict[str, Preset], Field(min_length=1)]
@@ -88,7 +91,8 @@ class Mto(Model):
     @classmethod
     def _switches_are_a_presets(cls, given: Any) -> Any:
         """A switch of a preset is looked for at the top first."""
-        if isinstance(given, dict) and (misplaced := sorted(given.keys() & Preset.model_fields.keys())):
+        of_a_preset = Preset.model_fields.keys() - Mto.model_fields.keys()
+        if isinstance(given, dict) and (misplaced := sorted(given.keys() & of_a_preset)):
             raise ValueError(
                 f"{', '.join(misplaced)}: a switch belongs to a preset, as mto.presets.text.{misplaced[0]}"
             )

@@ -97,12 +97,11 @@ class Estimates:
         """The step whose files a job takes; None for the first of a run, and for what starts from scratch."""
         if step.task != "pretrain":
             return step._replace(task="pretrain") if step.epoch else None
-        before = self.study.previous(step.run, step.epoch)
-        return None if before is None else step._replace(epoch=before)
+        return self.study.previous(step)
 
     def _amount(self, step: Step, job: Job) -> Amount:
-        since = (self.study.previous(step.run, step.epoch) or 0) if step.task == "pretrain" else 0
-        return amount(job, since, size_of(self.config, step.task))
+        before = self.study.previous(step) if step.task == "pretrain" else None
+        return amount(job, before.epoch if before else 0, size_of(self.config, step.task))
 
     def _cost(self, step: Step, job: Job, done: Amount, finished: dict[str, Any] | None) -> Cost:
         asked, work, key = self.study.resources(step.task), self.work(job), work_key(job)
@@ -135,9 +134,9 @@ class Estimates:
         )
 
     def _kept(self, step: Step, work: Work) -> int:
-        """Bytes of a finished segment: of a state that another continues, the weights alone are kept."""
-        last = step.epoch == self._last[step.run]
-        return segment_bytes(work.encoder, work.trained, work.fixed, "kept" if last else "pruned")
+        """Bytes of a finished segment: of a state that one other continues, the weights alone are kept."""
+        whole = step.epoch == self._last[step.run] or self.study.is_continued_twice(step)
+        return segment_bytes(work.encoder, work.trained, work.fixed, "kept" if whole else "pruned")
 
     def _held(self, step: Step, work: Work) -> int:
         """Bytes of what a job holds while it runs: its own states, and the moments of the one that it continues."""

@@ -70,11 +70,8 @@ def _order(step: Step) -> tuple[int, int, str]:
 def needed(study: Study, steps: Iterable[Step]) -> frozenset[Step]:
     """Measuring steps, and the segments that lead to them."""
     steps = frozenset(steps)
-    last: dict[tuple[str, int], int] = {}
-    for step in steps:
-        run = step.run, step.seed
-        last[run] = max(last.get(run, 0), step.epoch)
-    return steps | {s for s in study.segments() if s.epoch <= last.get((s.run, s.seed), -1)}
+    ends = {step._replace(task="pretrain") for step in steps if step.epoch}
+    return steps | ends.union(*map(study.chain, ends))
 
 
 def row(part: Part, costs: Costs, gpus: int, price: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class PilotStudy(Study):
     def steps(self, report: str | None = None) -> list[Step]:
         return []
 
-    def previous(self, run: str, epoch: int) -> int | None:
+    def previous(self, step: Step) -> Step | None:
         return None
 
     def job(self, step: Step) -> Job:

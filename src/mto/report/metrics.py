@@ -159,7 +159,9 @@ class Report:
         preset = self.job.get("mto")
         if preset is None:
             return ""
-        return f" MTO by preset '{preset}'" + ("." if preset in READINGS else ", which is not the paper's.")
+        starts = sorted(set(self.job.get("starts_at", {}).values()))
+        late = f", from epoch {' or '.join(map(str, starts))} on" if starts else ""
+        return f" MTO by preset '{preset}'{late}" + ("." if preset in READINGS else ", which is not the paper's.")
 
     @property
     def footer(self) -> str:
@@ -202,8 +204,18 @@ class Report:
         paper = self.paper_epoch(first), self.paper_epoch(last)
         return f"({first}, {last})" + ("" if paper == (first, last) else f" (paper: {paper[0]}, {paper[1]})")
 
+    def measured(self, cell: Cell, seed: int) -> Step:
+        """The step that has a cell's value: while MTO is not switched on (`mto.starts_at`), that of the run without."""
+        shared = 0 < cell.epoch <= self.starts_at(cell.run)
+        run = Run.parse(cell.run).without_mto.name if shared else cell.run
+        return Step(cell.task, run, seed, cell.epoch)
+
+    def starts_at(self, run: str) -> int:
+        """The epoch at which MTO is switched on in a run; 0: the first."""
+        return self.job.get("starts_at", {}).get(run, 0)
+
     def folder(self, cell: Cell, seed: int) -> Path:
-        return self.results / Step(cell.task, cell.run, seed, cell.epoch).folder
+        return self.results / self.measured(cell, seed).folder
 
     def step(self, cell: Cell, seed: int) -> dict[str, Any] | None:
         """The metrics.json behind a cell; None, and remembered as missing, where there is none yet.
@@ -214,7 +226,7 @@ class Report:
         path = self.folder(cell, seed) / "metrics.json"
         if path not in self._read:
             record = read(path) if path.exists() else None
-            said = {"scale": self.job["scale"], "task": cell.task, "run": cell.run, "seed": seed, "epoch": cell.epoch}
+            said = {"scale": self.job["scale"], **self.measured(cell, seed)._asdict()}
             for key, expected in said.items():
                 if record is not None and record[key] != expected:
                     raise UserError(f"{path}: {key} is {record[key]!r}, but its folder says {expected!r}")
@@ -260,21 +272,27 @@ class Report:
         None where a job is missing or does not say.
         """
         cells = list(cells)
-        steps = {(cell.task, cell.run, cell.epoch) for cell in cells}
+        steps = {self.measured(cell, seed) for cell in cells for seed in self.seeds}
         for run in {cell.run for cell in cells}:
             last = max(cell.epoch for cell in cells if cell.run == run)
-            found = (self.results / "pretrain" / run).glob("seed*/epoch*")
-            epochs = {int(folder.name.removeprefix("epoch")) for folder in found} | {last}
-            steps |= {("pretrain", run, epoch) for epoch in epochs if 0 < epoch <= last}
+            shared = min(self.starts_at(run), last)
+            steps |= self._segments(run, shared, last) | self._segments(Run.parse(run).without_mto.name, 0, shared)
         total = 0.0
-        for task, run, epoch in steps:
-            for seed in self.seeds:
-                path = self.results / Step(task, run, seed, epoch).folder / "metrics.json"
-                hours = (read(path).get("provenance") or {}).get("gpu_hours") if path.exists() else None
-                if hours is None:
-                    return None
-                total += hours
+        for step in steps:
+            path = self.results / step.folder / "metrics.json"
+            hours = (read(path).get("provenance") or {}).get("gpu_hours") if path.exists() else None
+            if hours is None:
+                return None
+            total += hours
         return total
+
+    def _segments(self, run: str, after: int, last: int) -> set[Step]:
+        """A run's segments that end after an epoch and up to another: those that are there, and the last."""
+        if after == last:
+            return set()
+        found = (self.results / "pretrain" / run).glob("seed*/epoch*")
+        epochs = {int(folder.name.removeprefix("epoch")) for folder in found} | {last}
+        return {Step("pretrain", run, seed, epoch) for epoch in epochs if after < epoch <= last for seed in self.seeds}
 
     @property
     def commit_notes(self) -> list[str]:

@@ -15,11 +15,13 @@ class Jobs:
 
     Args:
         preset: of a run with MTO (`Study.preset`).
+        starts_at: the epoch at which a run's MTO is switched on (`Study.starts_at`).
     """
 
-    def __init__(self, config: Config, preset: Callable[[Run], Preset]) -> None:
+    def __init__(self, config: Config, preset: Callable[[Run], Preset], starts_at: Callable[[Run], int]) -> None:
         self.config = config
         self.preset = preset
+        self.starts_at = starts_at
         self._parts: dict[tuple[str, str], dict[str, Any]] = {}
 
     def of(self, task: str, run: Run) -> dict[str, Any]:
@@ -70,6 +72,9 @@ class Jobs:
         stage = recipe.pretrain
         optim = stage.model_dump(include={"batch_size", "betas", "weight_decay", "clip_grad", "no_decay"})
         mto = {**self.preset(run).model_dump(), "terms": list(run.terms)} if run.terms else {"terms": []}
+        mto.pop("starts_at", None)
+        if starts_at := self.starts_at(run):
+            mto["starts_at"] = starts_at
         return {
             "epochs": stage.schedule.total_epochs or self.config.study.pretrain_epochs,
             "method": self.method(run),

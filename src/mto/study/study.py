@@ -39,7 +39,7 @@ class Study:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._known: dict[str, list[Cell]] = {}
-        self._jobs = Jobs(config, self.preset)
+        self._jobs = Jobs(config, self.preset, self.starts_at)
         self.results = f"results/{config.scale}"
         for run in self.runs() | set(self.pilot_runs()):
             backbones = getattr(config.baselines, run.baseline).backbones
@@ -84,6 +84,32 @@ class Study:
         """The run with MTO's three terms and that preset; the default's goes without saying."""
         return replace(plain.with_mto, preset=None if preset == self.config.mto.default else preset)
 
+    def starts_at(self, run: Run) -> int:
+        """The epoch at which MTO is switched on in a run; 0: the first, and of a run without MTO."""
+        if not run.terms:
+            return 0
+        own = self.preset(run).starts_at
+        return self.config.mto.starts_at if own is None else own
+
+    def shared(self, step: Step) -> Step:
+        """The step that has a step's files: while MTO is not switched on, that of the run without it."""
+        run = Run.parse(step.run)
+        if not step.epoch or step.epoch > self.starts_at(run):
+            return step
+        return step._replace(run=run.without_mto.name)
+
+    def require_own(self, step: Step) -> None:
+        """Refuse a step whose files are another run's.
+
+        Raises:
+            UserError: MTO is not switched on yet at its epoch.
+        """
+        if (own := self.shared(step)) != step:
+            raise UserError(
+                f"{step.run} has MTO after epoch {self.starts_at(Run.parse(step.run))} (mto.starts_at in config.yaml) "
+                f"and is {own.run} until then; ask for {self.folder(own)}"
+            )
+
     # -------------------------------------------------------------------------------------------- cells and steps
     @property
     def tables(self) -> tuple[str, ...]:
@@ -124,15 +150,33 @@ class Study:
         """Every run that a table or figure needs."""
         return {Run.parse(cell.run) for report in REPORTS for cell in self.cells(report)}
 
+    def warm(self, runs: Iterable[Run]) -> dict[str, int]:
+        """The runs of these in which MTO is switched on after the first epoch, by name, and that epoch."""
+        return {run.name: epoch for run in sorted(runs, key=lambda run: run.name) if (epoch := self.starts_at(run))}
+
     def steps(self, report: str | None = None) -> list[Step]:
         """The measuring steps of one table or figure (of all of them: None), over all seeds; no pre-training."""
         reports = REPORTS if report is None else () if report == AUDIT else (report,)
         cells = [cell for name in reports for cell in (*self.cells(name), *self.scratch(name))]
-        return sorted({Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds})
+        asked = {Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds}
+        return sorted({self.shared(step) for step in asked})
 
     def segments(self) -> list[Step]:
-        """Every pre-training segment: a run's chain has a link where something measures that run, and no other."""
-        return sorted({step._replace(task="pretrain") for step in self.steps() if step.epoch})
+        """Every pre-training segment: a run's chain has a link where something measures that run, and no other.
+
+        And where a run with MTO leaves the chain of the run without.
+        """
+        measured = {step._replace(task="pretrain") for step in self.steps() if step.epoch}
+        return sorted(measured.union(*map(self.chain, measured)))
+
+    def chain(self, step: Step) -> list[Step]:
+        """The segments that lead to a segment, the newest first."""
+        found: list[Step] = []
+        before = self.previous(step)
+        while before is not None:
+            found.append(before)
+            before = self.previous(before)
+        return found
 
     def select(self, target: str) -> list[Step]:
         """The steps behind a target: a stage's name, or a baseline's."""
@@ -141,22 +185,40 @@ class Study:
             return [step for step in every if Run.parse(step.run).baseline == target]
         return [step for step in every if target in (step.task, STAGES[step.task].target)]
 
-    def previous(self, run: str, epoch: int) -> int | None:
-        """The epoch before this one at which the run is measured: where the segment that ends here continues.
+    def previous(self, step: Step) -> Step | None:
+        """The segment that a segment continues: the one before it of its run, or, when MTO starts, of the run without.
 
-        Of a run that no table or figure has, asked for by its name, any of `measured_epochs`.
+        Of a run that no table or figure has, asked for by its name, any of `measured_epochs` ends one.
         """
-        measured = self._epochs.get(run, self.config.study.measured_epochs)
-        return max((earlier for earlier in measured if earlier < epoch), default=None)
+        run = Run.parse(step.run)
+        starts_at = self.starts_at(run)
+        measured = self._epochs.get(step.run, self.config.study.measured_epochs)
+        epoch = max((earlier for earlier in measured if starts_at <= earlier < step.epoch), default=starts_at)
+        return self.shared(step._replace(task="pretrain", epoch=epoch)) if epoch else None
 
     @cached_property
     def _epochs(self) -> dict[str, set[int]]:
-        """The epochs at which each run is measured."""
+        """The epochs at which the chain of each run has a link."""
         epochs: dict[str, set[int]] = defaultdict(set)
         for report in REPORTS:
             for cell in self.cells(report):
-                epochs[cell.run].add(cell.epoch)
+                step = self.shared(Step("pretrain", cell.run, self.config.seeds[0], cell.epoch))
+                epochs[step.run].add(step.epoch)
+                if starts_at := self.starts_at(Run.parse(cell.run)):
+                    epochs[Run.parse(cell.run).without_mto.name].add(starts_at)
         return epochs
+
+    def is_continued_twice(self, step: Step) -> bool:
+        """Whether another run's segment continues the state of a segment too, so that none may prune it."""
+        return step.epoch in self._warm_starts.get(step.run, ())
+
+    @cached_property
+    def _warm_starts(self) -> dict[str, set[int]]:
+        """Of each run without MTO the epochs at which one with MTO leaves it."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for name, epoch in self.warm(self.runs()).items():
+            found[Run.parse(name).without_mto.name].add(epoch)
+        return found
 
     def folder(self, step: Step) -> str:
         """Where a step's files are: identity only, never a hyper-parameter."""
@@ -181,6 +243,7 @@ class Study:
             raise UserError(
                 f"config.yaml: study.measured_epochs has no epoch {step.epoch} (asked for by {self.folder(step)})"
             )
+        self.require_own(step)
         return self._job(step)
 
     def _job(self, step: Step) -> dict[str, Any]:
@@ -218,12 +281,15 @@ class Study:
     def pilot_job(self, run: str, seed: int, epoch: int) -> dict[str, Any]:
         """The job of the study's own pre-training, stopped early: the schedule keeps its length.
 
+        MTO acts from the first step in it, whatever `mto.starts_at` is: a pilot is to show what a preset does.
+
         Raises:
             UserError: the run is none, or the epoch is not the pilot's.
         """
         if epoch != self.config.pilot.epochs:
             raise UserError(f"config.yaml: pilot.epochs is {self.config.pilot.epochs}, not {epoch}")
-        return self._job(Step("pretrain", run, seed, epoch))
+        job = self._job(Step("pretrain", run, seed, epoch))
+        return job | {"mto": {name: value for name, value in job["mto"].items() if name != "starts_at"}}
 
     def pilot_report_job(self) -> dict[str, Any]:
         """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""
@@ -273,8 +339,14 @@ class Study:
                 "plan": plan,
                 "cells": [cell._asdict() for cell in cells],
                 "scratch": [cell._asdict() for cell in scratch],
+                **self._warm_of(cells),
             }
         )
+
+    def _warm_of(self, cells: Iterable[Cell]) -> dict[str, Any]:
+        """What a report has to know of warm starts, where a run of its cells has one."""
+        warm = self.warm({Run.parse(cell.run) for cell in cells})
+        return {"starts_at": warm} if warm else {}
 
     def _plan(self, report: str) -> dict[str, Any]:
         plan = getattr(self.config.study, report)

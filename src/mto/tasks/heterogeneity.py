@@ -98,7 +98,9 @@ def load_model(job: dict[str, Any], path: Path) -> MaskedImageModel:
         )
     model = build_model(job)
     try:
-        model.load_state_dict(load_state(path)["state_dict"])
+        state = load_state(path)["state_dict"]
+        # What MTO has measured of its gradients (`balance`) is nothing to a model without its losses.
+        model.load_state_dict({name: value for name, value in state.items() if not name.startswith("mto.")})
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{path}: not a state of {job['method']} ({str(error).splitlines()[0]})") from error
     model.measure = False

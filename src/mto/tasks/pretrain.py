@@ -16,7 +16,7 @@ from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.sampler import EpochSampler
 from mto.errors import UserError
 from mto.files import link_or_copy
-from mto.names import IMPORTED, TERMS
+from mto.names import IMPORTED, TERMS, Run
 from mto.tasks.build import build_method
 from mto.tasks.task import Task
 from mto.training.contract import Length
@@ -24,7 +24,7 @@ from mto.training.log import HISTORY, read_history
 from mto.training.loop import Loop, train
 from mto.training.mim import MaskedImageModel
 from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
-from mto.training.resume import CHECKPOINT
+from mto.training.resume import CHECKPOINT, WarmStart
 from mto.training.schedule import Schedule
 from mto.training.watch import Guard
 from mto.training.weights import save_weights
@@ -60,6 +60,8 @@ def run(task: Task) -> None:
         no_decay=set(job["optim"].get("no_decay") or ()),
     )
     loader = build_loader(dataset, sampler, plan.micro, hardware.workers, pin_memory=hardware.gpus > 0)
+    length = Length.in_epochs(job["epochs"], sampler.used // plan.size, stop_at=job["epoch"])
+    run_job = {key: value for key, value in job.items() if key != "epoch"}  # one run, in segments
     loop = train(
         task,
         model,
@@ -71,10 +73,11 @@ def run(task: Task) -> None:
             device=hardware.device,
         ),
         Schedule.from_job(job["schedule"], job["epochs"]),
-        Length.in_epochs(job["epochs"], sampler.used // plan.size, stop_at=job["epoch"]),
+        length,
         loader,
-        job={key: value for key, value in job.items() if key != "epoch"},  # one run, in segments
+        job=run_job,
         resume_from=task.inputs.get("state"),
+        start=warm_start(run_job, length),
         guard=guard,
     )
     if hardware.rank == 0:
@@ -98,6 +101,15 @@ def build_guard(task: Task) -> Guard | None:
     return guard
 
 
+def warm_start(job: dict[str, Any], length: Length) -> WarmStart | None:
+    """Where a run with MTO leaves the run without it, as `mto.starts_at` has it; None of one that has MTO all along."""
+    starts_at = job["mto"].get("starts_at", 0)
+    if not starts_at:
+        return None
+    plain = {**job, "run": Run.parse(job["run"]).without_mto.name, "mto": {"terms": []}}
+    return WarmStart(plain, starts_at * length.unit)
+
+
 def build_model(job: dict[str, Any]) -> MaskedImageModel:
     """The method, its teacher, and MTO."""
     from mto.losses.mto import MaskedTokenOptimization
@@ -105,8 +117,10 @@ def build_model(job: dict[str, Any]) -> MaskedImageModel:
 
     size = job["method"]
     counted = build_mask_sampler(size["img_size"], size["patch_size"], **job["mask"]).num_masked
-    mto = MaskedTokenOptimization(**job.get("mto", {"terms": []}))
-    return MaskedImageModel(build_method(job), mto, counted, Pixels.of(job))
+    switches = dict(job.get("mto", {"terms": []}))
+    starts_at = switches.pop("starts_at", 0)
+    mto = MaskedTokenOptimization(**switches)
+    return MaskedImageModel(build_method(job), mto, counted, Pixels.of(job), starts_at=starts_at)
 
 
 def save(task: Task, loop: Loop) -> None:

@@ -31,7 +31,7 @@ from mto.training.contract import Evaluator, Length, Moment, Validation, Work
 from mto.training.distributed import gather, unwrap, wrap
 from mto.training.log import Log
 from mto.training.optim import NORMS, StepWrapper
-from mto.training.resume import describe_run, find_state, first_step
+from mto.training.resume import WarmStart, describe_run, find_state, first_step
 from mto.training.schedule import Schedule
 from mto.training.signals import Interrupted, Signals, name_of
 from mto.training.watch import Finite, Guard, NotFinite
@@ -49,6 +49,7 @@ def train(
     *,
     job: dict[str, Any] | None = None,
     resume_from: Path | None = None,
+    start: WarmStart | None = None,
     guard: Guard | None = None,
 ) -> Loop:
     """Trains, validates, keeps a state each round, and picks up where an earlier attempt was cut off.
@@ -61,6 +62,7 @@ def train(
         job: what a state must be of to be continued, where that is less than ``work.job``.
         resume_from: state of the previous segment, used when the progress has none. Where only its weights are left,
             training begins at the start, and the history where that segment's ends.
+        start: of a run that goes on from another's state, which ``resume_from`` then is.
         guard: against a collapse.
 
     Returns:
@@ -82,7 +84,7 @@ def train(
         distributed.barrier()  # rank 0 has tidied the folder before the others look into it
     if work.replay and exists(before := work.replay.with_name(failure.BEFORE)):
         resume_from = before
-    state = find_state(work.progress, resume_from, record, hardware.device, quiet=hardware.rank > 0)
+    state = find_state(work.progress, resume_from, record, hardware.device, quiet=hardware.rank > 0, start=start)
     model = model.to(hardware.device)
     if hardware.compiles and callable(compile_step := getattr(model, "compile_step", None)):
         compile_step()  # the dense tasks have none: their images differ in size

@@ -1,6 +1,6 @@
 """Pre-training as the loop sees it: a method, its teacher, and MTO on its hidden states."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ class MaskedImageModel(Trainable, nn.Module):
         compare_every: optimiser steps from one comparison of MTO's gradients with the method's to the next; 0: never.
             One costs a forward pass, a backward pass for each of MTO's terms and two more, on one micro-batch, and
             alters no training.
+        starts_at: the epoch at which MTO is switched on. Until then this is the method without it.
     """
 
     method: Method
@@ -41,22 +42,43 @@ class MaskedImageModel(Trainable, nn.Module):
         num_masked: int | None = None,
         pixels: Pixels | None = None,
         compare_every: int = 0,
+        starts_at: int = 0,
     ) -> None:
         super().__init__()
         self.data_preprocessor = pixels or Pixels()
         self.method = method
         self.teacher = method.make_teacher()
         self.mto = mto
+        self.starts_at = starts_at
+        self.waiting = MaskedTokenOptimization(terms=[])  # as a run without MTO measures heterogeneity
         self.num_masked = num_masked
         self.compare_every = compare_every
         #: Set before each pass: log this pass; compare gradients too; measure what MTO's weights are to be; epochs
-        #: done; what the method wants of the epoch.
+        #: done since MTO acts; what the method wants of the epoch; whether MTO acts.
         self.measure = True
         self.measure_gradients = False
         self.measure_balance = False
         self.progress = 0.0
+        self.active = True
         self.epoch_inputs: dict[str, Any] = {}
         self.compiled: Compiled | None = None
+
+    @property
+    def acting(self) -> MaskedTokenOptimization:
+        """MTO as it acts now: not at all before its first epoch."""
+        return self.mto if self.active else self.waiting
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads a state; one from before MTO acts, this run's or the run's without it, has nothing of MTO's."""
+        if self.starts_at and not any(map(_is_of_mto, state_dict)):
+            own = super().state_dict()
+            state_dict = {**{name: own[name] for name in own if _is_of_mto(name)}, **state_dict}
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Returns the state, without what MTO has not measured yet while it does not act."""
+        state = super().state_dict(*args, **kwargs)
+        return state if self.active else {name: value for name, value in state.items() if not _is_of_mto(name)}
 
     def compile_step(self) -> None:
         """Compile the training pass (on a GPU: seconds to minutes at the first step, less time in every other)."""
@@ -108,16 +130,16 @@ class MaskedImageModel(Trainable, nn.Module):
         mode: str = "loss",
     ) -> dict[str, Any]:
         """The whole of a training pass, teacher included, as a function that can be one graph."""
-        watched = measure or bool(self.mto.settings["terms"]) or mode == "tensor"
+        watched = measure or bool(self.acting.settings["terms"]) or mode == "tensor"
         record: bool | Taps = watched
         if watched and mode == "loss":
-            record = self.mto.taps(mask, num_masked=self.num_masked, measure=measure)
+            record = self.acting.taps(mask, num_masked=self.num_masked, measure=measure)
         out = self._student(image, mask, teacher_image, epoch_inputs, record)
         hidden, loss = out.pop("hidden", None), out.pop("loss")
         scalars = {f"loss_{name}": value.detach() for name, value in out.items()}
         if watched:
-            terms = self.mto.streams(hidden, mask, num_masked=self.num_masked, progress=progress, measure=measure)
-            if self.mto.settings["terms"]:  # a sum with zero, which the compiler drops, came out of it without gradient
+            terms = self.acting.streams(hidden, mask, num_masked=self.num_masked, progress=progress, measure=measure)
+            if self.acting.settings["terms"]:  # the compiler drops a sum with zero, and the loss has no gradient then
                 loss = loss + terms["loss"]
             scalars |= log_scalars(terms)
         if measure and mode == "loss":
@@ -150,12 +172,14 @@ class MaskedImageModel(Trainable, nn.Module):
 
     def _weighted(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> dict[str, Tensor]:
         """The method's loss, MTO's, and each of its terms as weighted."""
-        taps = self.mto.taps(mask, num_masked=self.num_masked, measure=False)
+        taps = self.acting.taps(mask, num_masked=self.num_masked, measure=False)
         out = self._student(image, mask, teacher_image, self.epoch_inputs, taps)
-        terms = self.mto.streams(out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False)
+        terms = self.acting.streams(
+            out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False
+        )
         losses = {"method": out["loss"], "mto": terms["loss"]}
-        for term in self.mto.settings["terms"]:
-            losses[term] = self.mto.weight(term, self.progress) * terms[f"loss_{term}"]
+        for term in self.acting.settings["terms"]:
+            losses[term] = self.acting.weight(term, self.progress) * terms[f"loss_{term}"]
         return losses
 
     def _rebalance(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> None:
@@ -163,13 +187,13 @@ class MaskedImageModel(Trainable, nn.Module):
 
         In full precision: ratios of small gradients are wanted, and float16 has none.
         """
-        balance = self.mto.balance
+        balance = self.acting.balance
         assert balance is not None
         image, mask = image[: balance.images], mask[: balance.images]
         teacher_image = None if teacher_image is None else teacher_image[: balance.images]
         with self._apart(image), torch.autocast(image.device.type, enabled=False):
             out = self._student(image, mask, teacher_image, self.epoch_inputs, True)
-            terms = self.mto.streams(
+            terms = self.acting.streams(
                 out["hidden"], mask, num_masked=self.num_masked, progress=self.progress, measure=False
             )
             embeddings = [stream.tokens[0] for stream in out["hidden"].values()]
@@ -201,12 +225,14 @@ class MaskedImageModel(Trainable, nn.Module):
     def before_pass(self, now: Moment) -> None:
         """Sets what a pass depends on beside its images."""
         length = now.length
-        self.progress = now.step / length.unit
+        since = now.step - self.starts_at * length.unit
+        self.active = since >= 0
+        self.progress = max(since, 0) / length.unit
         self.epoch_inputs = self.method.epoch_inputs(now.epoch, length.total // length.unit)
         self.measure = now.logged
-        balance = self.mto.balance
-        self.measure_balance = balance is not None and now.first_pass and balance.is_due(now.step)
-        compared = bool(self.compare_every and self.mto.settings["terms"] and now.first_pass)
+        balance = self.acting.balance
+        self.measure_balance = balance is not None and now.first_pass and balance.is_due(since)
+        compared = bool(self.compare_every and self.acting.settings["terms"] and now.first_pass)
         self.measure_gradients = compared and (now.step + 1) % self.compare_every == 0
 
     def after_step(self, now: Moment) -> None:
@@ -216,3 +242,7 @@ class MaskedImageModel(Trainable, nn.Module):
             momentum = self.method.teacher_momentum(now.step, total, now.epoch, epochs)
             assert momentum is not None, "a method with a teacher moves it"
             self.method.update_teacher(self.teacher, momentum)
+
+
+def _is_of_mto(name: str) -> bool:
+    return name.startswith("mto.")

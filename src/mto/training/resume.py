@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,14 +20,40 @@ PREVIOUS = "previous.pth"
 PLACES = ("root", "listing", "cache_folder")
 
 
+class WarmStart(NamedTuple):
+    """Where a run leaves another, whose state it goes on from.
+
+    Attributes:
+        job: of the other run, as its states have it.
+        step: the optimiser step at which it does.
+    """
+
+    job: dict[str, Any]
+    step: int
+
+    def check(self, path: Path, state: State) -> None:
+        """Refuse the other run's state at another step.
+
+        Raises:
+            UserError: it is not of the step.
+        """
+        if (found := state["meta"]["step"]) != self.step:
+            raise UserError(
+                f"{path}: of step {found} of {self.job['run']}, but this run leaves it at step {self.step} "
+                "(mto.starts_at in config.yaml)"
+            )
+
+
 def describe_run(
     job: dict[str, Any], *, dataset_size: int, batch_size: int, steps_per_epoch: int | None, total_steps: int
 ) -> dict[str, Any]:
     """What a state says of the run that it belongs to: only a run of which all of this is true may continue it."""
-    data = {k: v for k, v in job.get("data", {}).items() if k not in PLACES}
-    job = {**job, "data": data}
     sizes = {"dataset_size": dataset_size, "batch_size": batch_size}
-    return {"job": job, **sizes, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    return {"job": _without_places(job), **sizes, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+
+
+def _without_places(job: dict[str, Any]) -> dict[str, Any]:
+    return {**job, "data": {k: v for k, v in job.get("data", {}).items() if k not in PLACES}}
 
 
 def find_state(
@@ -36,6 +62,7 @@ def find_state(
     record: dict[str, Any],
     device: torch.device | str = "cpu",
     quiet: bool = False,
+    start: WarmStart | None = None,
 ) -> State | None:
     """The state to go on from: the newest in ``directory`` that is whole, else the one ``inherited``, if any.
 
@@ -46,6 +73,7 @@ def find_state(
         record: the run, of `describe_run`.
         device: for the tensors.
         quiet: do not say that a state was passed over.
+        start: of a run that goes on from another's state; then ``inherited`` may be of that run.
 
     Raises:
         UserError: it is of another run, dataset or schedule; or damaged, with no older one.
@@ -71,7 +99,11 @@ def find_state(
         state = load_state(inherited, device)
     except Damaged as error:
         raise UserError(f"{error}; {remedy}") from error
-    check_state(inherited, state, record, remedy)
+    if start is not None and state["meta"].get("job", {}).get("run") == start.job["run"]:
+        check_state(inherited, state, record | {"job": _without_places(start.job)}, remedy)
+        start.check(inherited, state)
+    else:
+        check_state(inherited, state, record, remedy)
     if "optimizer" in state:
         return state
     if not quiet:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from mto.config.study_plan import REPORTS
+from mto.names import Step
 from mto.study.study import Study
 
 
@@ -23,7 +24,11 @@ def job(study: Study) -> dict[str, Any]:
     """
     mto = study.config.mto
     presets = mto.presets.keys() & {"text", mto.default, *(run.preset for run in study.runs() if run.preset)}
-    steps = {name: [(c.task, c.run, c.epoch) for c in (*study.cells(name), *study.scratch(name))] for name in REPORTS}
+    cells = {name: [*study.cells(name), *study.scratch(name)] for name in REPORTS}
+    steps = {
+        name: [study.shared(Step(c.task, c.run, study.config.seeds[0], c.epoch)) for c in found]
+        for name, found in cells.items()
+    }
     return {
         "scale": study.config.scale,
         "images": study.config.datasets.imagenet.title,
@@ -33,5 +38,5 @@ def job(study: Study) -> dict[str, Any]:
         "mto": {"default": mto.default, "presets": {name: mto.presets[name].model_dump() for name in sorted(presets)}},
         "tables": list(study.tables),
         "figures": list(study.figures),
-        "cells": {name: [list(step) for step in dict.fromkeys(steps[name])] for name in REPORTS},
+        "cells": {name: [[s.task, s.run, s.epoch] for s in dict.fromkeys(steps[name])] for name in REPORTS},
     }
