@@ -56,7 +56,8 @@ def _convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    bias = torch.empty(bias_sizes or weight.shape[:1], dtype=weight.dtype, device=weight.device)
-    made = (torch.empty_like(input), torch.empty_like(weight), bias)
+    shapes = input.shape, weight.shape, bias_sizes or weight.shape[:1]
+    # Contiguous whatever the inputs are, as torch foretells it without cuDNN; compiled code relies upon that.
+    made = (torch.empty(shape, dtype=weight.dtype, device=weight.device) for shape in shapes)
     first, second, third = (tensor if wanted else None for tensor, wanted in zip(made, output_mask, strict=True))
     return first, second, third

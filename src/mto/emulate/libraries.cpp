@@ -61,8 +61,6 @@ EXPORT int cuGetProcAddress_v2(const char* name, void** entry) { return *entry =
 // ---------------------------------------------------------------------------------------------------------- libraries
 MAKES(cublasCreate_v2)
 MAKES(cublasLtCreate)
-MAKES(cublasLtMatmulDescCreate)
-MAKES(cublasLtMatrixLayoutCreate)
 MAKES(cublasLtMatmulPreferenceCreate)
 MAKES(cudnnCreate)
 MAKES(cusolverDnCreate)
@@ -71,7 +69,33 @@ MAKES(cusolverDnCreateSyevjInfo)
 FREES(cublasLtMatmulDescDestroy)
 FREES(cublasLtMatrixLayoutDestroy)
 FREES(cublasLtMatmulPreferenceDestroy)
-EXPORT int cublasGetMathMode(void*, int* mode) { return *mode = 0, 0; }
+// Products of float32 numbers are counted by the precision that they are asked for in. A process may allow TF32 by the
+// kind of computation, and by the handle's mode.
+namespace {
+constexpr int FLOAT32 = 0, FAST_TF32 = 77, TF32_MODE = 3;  // CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_TF32_TENSOR_OP_MATH
+thread_local int math_mode = 0;
+
+int multiplied(const char* name, int type, int computation, int mode) {
+  const char* precision = type != FLOAT32 ? "" : computation == FAST_TF32 || (mode & 15) == TF32_MODE ? " in TF32" : " in float32";
+  char what[128];
+  snprintf(what, sizeof what, "launch library %s%s", name, precision);
+  return emulated_counted(what), 0;
+}
+
+int keep(void** made, int value) { return *made = malloc(64), *(int*)*made = value, 0; }
+}  // namespace
+EXPORT int cublasSetMathMode(void*, int mode) { return math_mode = mode, 0; }
+EXPORT int cublasGetMathMode(void*, int* mode) { return *mode = math_mode, 0; }
+EXPORT int cublasGemmEx(void*, int, int, int, int, int, void*, void*, int type, int, void*, int, int, void*, void*, int, int, int computation) {
+  return multiplied("cublasGemmEx", type, computation, math_mode);
+}
+EXPORT int cublasGemmStridedBatchedEx(void*, int, int, int, int, int, void*, void*, int type, int, long, void*, int, int, long, void*, void*, int, int,
+                                      long, int, int computation) {
+  return multiplied("cublasGemmStridedBatchedEx", type, computation, math_mode);
+}
+EXPORT int cublasLtMatmulDescCreate(void** made, int computation) { return keep(made, computation); }
+EXPORT int cublasLtMatrixLayoutCreate(void** made, int type) { return keep(made, type); }
+EXPORT int cublasLtMatmul(void*, int* computation, void*, void*, int* type) { return multiplied("cublasLtMatmul", *type, *computation, 0); }
 EXPORT int cublasGetPointerMode_v2(void*, int* mode) { return *mode = 0, 0; }
 EXPORT size_t cublasLtGetVersion() { return 130400; }
 EXPORT int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void*, int, void* results, int* found) {

@@ -25,10 +25,17 @@ WAITS = {
     *(f"aten::{name}" for name in ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount")),
     *("aten::_linalg_eigh", "aten::repeat_interleave", "torchvision::nms"),
 }
+#: Matrix products, and which of their arguments are multiplied.
+PRODUCTS = {
+    **dict.fromkeys(("aten::mm", "aten::bmm"), slice(0, 2)),
+    **dict.fromkeys(("aten::addmm", "aten::baddbmm"), slice(1, 3)),
+}
 
 
 class Values(TorchDispatchMode):
     """Computes what the emulated runtime does not. Random numbers are those of the CPU's generator.
+
+    Where the process allows TF32, a GPU rounds what float32 products multiply, and so does this.
 
     Attributes:
         waits: where a GPU's caller would have waited, by operator.
@@ -50,6 +57,9 @@ class Values(TorchDispatchMode):
         name = func._schema.name
         if func.is_view or name in SPARED:
             return func(*args, **kwargs)
+        if func.namespace == "mto":  # made of torch's operators, each of which comes here
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
         self._count(name, func, args, kwargs, on_gpu, wanted)
         aliases: list[Tensor] = []
 
@@ -65,6 +75,9 @@ class Values(TorchDispatchMode):
         for option in ("pin_memory", "non_blocking"):
             if option in host_kwargs:
                 host_kwargs[option] = False
+        if name in PRODUCTS and torch.get_float32_matmul_precision() != "highest":
+            host_args = list(host_args)
+            host_args[PRODUCTS[name]] = [tf32(each) for each in host_args[PRODUCTS[name]]]
         out = SYNCHRONISED.get(name, func)(*host_args, **host_kwargs)
         device = wanted or (on_gpu[0].device if on_gpu else None)
         if device is not None and device.type == "cuda" and device.index is None:
@@ -100,7 +113,7 @@ class Values(TorchDispatchMode):
             waits = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         if waits:
             self.waits[name] += 1
-        if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution"):
+        if name in PRODUCTS or name == "aten::convolution":
             self.products[args[-1].dtype if isinstance(args[-1], Tensor) else args[0].dtype] += 1
 
 
@@ -118,6 +131,14 @@ def on_host(tensor: Tensor) -> Tensor:
         tensor.stride(),
     )
     return alias.conj() if tensor.is_conj() else alias
+
+
+def tf32(x: Tensor) -> Tensor:
+    """Returns float32 numbers rounded to TF32's 10 bits, halves to even; numbers of other types as they are."""
+    if x.dtype != torch.float32:
+        return x
+    bits = x.contiguous().view(torch.int32)
+    return ((bits + 0x0FFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[int, Any]:

@@ -74,7 +74,7 @@ def train(
     """
     hardware = work.hardware
     if hardware.gpus and optimizer.autocast_dtype is not None:
-        torch.set_float32_matmul_precision("high")  # the float32 products left under autocast (MTO's affinities): TF32
+        torch.set_float32_matmul_precision("high")  # TF32 for products left in float32; MTO's refuse it (losses.gram)
     work.progress.mkdir(parents=True, exist_ok=True)
     sampler: Any = loader.sampler
     batch_size = (loader.batch_size or 1) * optimizer.accumulation * hardware.world_size
