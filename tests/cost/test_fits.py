@@ -22,6 +22,8 @@ def test_a_row_says_what_it_needs_and_what_to_do():
     )
     assert "- mae-vitb, finetune: BF16 is not supported" in lines
     assert "- mae-vitb, coco: use a larger card" in lines
+    assert not any("not counted" in line for line in lines)
+    assert "| coco | not counted: its regions depend on values | | | | |" in table(FOUND | {"left_out": ["coco"]})
 
 
 def test_the_plan_says_a_line_for_each_stage(tmp_path):

@@ -7,7 +7,11 @@ gradients are exchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,23 +29,32 @@ Row = dict[str, Any]
 CONTEXT = 700
 
 
-def fit(stages: Mapping[str, tuple[Resources, Sequence[Job]]], say: Callable[[str], None]) -> list[Row]:
-    """Returns a row for each job of each stage, with the stage's resources.
+def fit(stages: Mapping[str, tuple[Resources, Sequence[Job]]], known: Sequence[Row] = ()) -> Iterator[Row]:
+    """Yields a row for each job of each stage, with the stage's resources, as soon as it is counted.
 
     ``needs_mib`` is the whole of it at the configured micro-batch, None where it does not fit. ``fits`` is the largest
     micro-batch that does, of those that halve and double the configured one; 0: none. ``varies`` says whether another
-    one leaves the results as they are, since no batch norm sees it.
+    one leaves the results as they are, since no batch norm sees it. ``seconds`` is what the counting took.
+
+    Args:
+        known: rows of an earlier, perhaps unfinished call for the same card. One that is of the very same work
+            (``key``) is given again as it is, unless it failed.
     """
-    rows = []
+    there = {row["key"]: row for row in known if "key" in row and "error" not in row}
     for stage, (resources, jobs) in stages.items():
         asked = Asked(resources.gpu, 0, resources.micro_batch, False, resources.kernels)
         bench = Bench.choose("cuda", 1, None, False)
         bench.setup(asked.deterministic)
         for job in jobs:
-            say(f"{stage}: {job['run']}")
+            told = json.dumps([job, asdict(asked)], sort_keys=True)
+            key = hashlib.sha256(told.encode()).hexdigest()[:16]
+            if key in there:
+                yield there[key]
+                continue
             row: Row = {"stage": stage, "run": job["run"], "micro_batch": asked.micro(job), "varies": may_vary(job)}
-            rows.append(row | _fitted(bench, asked, job))
-    return rows
+            start = time.monotonic()
+            row |= _fitted(bench, asked, job)
+            yield row | {"seconds": round(time.monotonic() - start, 1), "key": key}
 
 
 def _fitted(bench: Bench, asked: Asked, job: Job) -> Row:

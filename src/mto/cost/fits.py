@@ -10,6 +10,10 @@ from mto.files import read_json
 
 #: In the folder of the results.
 NAME = "preflight-emulated.json"
+#: Of the table of rows.
+HEAD = """\
+| stage | run | micro-batch | needs, GiB | fits | largest micro-batch that fits |
+|---|---|--:|--:|---|--:|"""
 Found = dict[str, Any]
 
 
@@ -20,29 +24,40 @@ def card(found: Found) -> str:
 
 def table(found: Found) -> list[str]:
     """Returns the lines of a Markdown table, and what is to be done about what does not fit or start."""
-    lines = [
-        "| stage | run | micro-batch | needs, GiB | fits | largest micro-batch that fits |",
-        "|---|---|--:|--:|---|--:|",
-    ]
-    remedies = []
+    return [HEAD, *(line(row) for row in found["rows"]), *left_out(found), "", *remedies(found)]
+
+
+def left_out(found: Found) -> list[str]:
+    """Returns a line of the table for each stage that the study has and an emulated card cannot count."""
+    return [f"| {stage} | not counted: its regions depend on values | | | | |" for stage in found.get("left_out", ())]
+
+
+def line(row: Found) -> str:
+    """Returns a row's line of the table."""
+    start = f"| {row['stage']} | {row['run']} | {row['micro_batch']} |"
+    if "error" in row:
+        return f"{start} | does not start | |"
+    needs, fixed = row["needs_mib"], "" if row["varies"] else " (batch norms see it)"
+    return (
+        f"{start} {'more' if needs is None else f'{needs / 1024:.1f}'} | {'no' if needs is None else 'yes'} "
+        f"| {row['fits'] or 'none'}{fixed} |"
+    )
+
+
+def remedies(found: Found) -> list[str]:
+    """Returns a line for each row that does not fit or start: what is to be done."""
+    said = []
     for row in found["rows"]:
-        start = f"| {row['stage']} | {row['run']} | {row['micro_batch']} |"
+        start = f"- {row['run']}, {row['stage']}:"
         if "error" in row:
-            lines.append(f"{start} | does not start | |")
-            remedies.append(f"- {row['run']}, {row['stage']}: {row['error']}")
-            continue
-        needs, largest = row["needs_mib"], row["fits"]
-        fixed = "" if row["varies"] else " (batch norms see it)"
-        lines.append(
-            f"{start} {'more' if needs is None else f'{needs / 1024:.1f}'} | {'no' if needs is None else 'yes'} "
-            f"| {largest or 'none'}{fixed} |"
-        )
-        if needs is None:
+            said.append(f"{start} {row['error']}")
+        elif row["needs_mib"] is None:
+            largest = row["fits"]
             remedy = f"set resources.{row['stage']}.micro_batch: {largest}" if largest else "use a larger card"
             if largest and not row["varies"]:
                 remedy += ", with which its batch norms see fewer images than the recipe's, or use a larger card"
-            remedies.append(f"- {row['run']}, {row['stage']}: {remedy}")
-    return [*lines, "", *remedies]
+            said.append(f"{start} {remedy}")
+    return said
 
 
 def told(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def emulate(args: argparse.Namespace) -> None:
-    """Print whether each stage starts on the emulated card and what fits it; write preflight-emulated.{json,md}."""
+    """Print whether each stage starts on the emulated card and what fits it; write preflight-emulated.{json,md}.
+
+    Each row is printed and written when it is there. Called again, it goes on with the rows that are missing.
+    """
     from mto.bench.fitting import fit
     from mto.config.reading import load
 
@@ -120,13 +124,26 @@ def emulate(args: argparse.Namespace) -> None:
         for stage in args.stage or EMULATED
         if study.resources(stage).gpu and study.select(stage)
     }
-    rows = fit(jobs, lambda line: print(line, file=sys.stderr, flush=True))
-    found = {"gigabytes": args.card_gb, "compute_capability": args.compute_capability, "rows": rows}
     folder = Path(study.results)
+    found: dict[str, Any] = {"gigabytes": args.card_gb, "compute_capability": args.compute_capability}
+    found["torch"] = version("torch")
+    before = read_json(folder / fits.NAME) or {}
+    alike = all(before.get(name) == value for name, value in found.items())
+    known = before["rows"] if alike else []
+    found["left_out"] = [stage for stage in TRAINED if stage not in EMULATED and study.select(stage)]
+    found["rows"] = [row for row in known if row["stage"] not in jobs]
+    print(f"# Scale {study.config.scale} on {fits.card(found)}\n\n{fits.HEAD}", flush=True)
+    for row in fit(jobs, known):
+        found["rows"] = sorted([*found["rows"], row], key=lambda row: EMULATED.index(row["stage"]))
+        print(fits.line(row), flush=True)
+        _write_emulated(folder, study.config.scale, found)
+    print("\n".join([*fits.left_out(found), "", *fits.remedies(found)]))
+
+
+def _write_emulated(folder: Path, scale: str, found: dict[str, Any]) -> None:
     write_json(folder / fits.NAME, found)
-    text = "\n".join([f"# Scale {study.config.scale} on {fits.card(found)}", "", *fits.table(found)]) + "\n"
+    text = "\n".join([f"# Scale {scale} on {fits.card(found)}", "", *fits.table(found)]) + "\n"
     (folder / fits.NAME).with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
 
 
 def show(given: str) -> None:
