@@ -197,7 +197,7 @@ _RUN = re.compile(
 class Run:
     """What is pre-trained.
 
-    `terms` are MTO's, empty for the plain baseline; `preset` is the reading of them, None for the config's default, so
+    `terms` are MTO's, empty for the plain baseline; `preset` names their switches, None for the config's default, so
     that a run has one name; `decoder_depth` is given only where it is varied.
     """
 

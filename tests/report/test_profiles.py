@@ -59,7 +59,7 @@ def test_the_command_names_the_reading_that_falls_everywhere(tmp_path, capsys):
         tmp_path / "two", {("decoder", "falls"): [0.9, 0.6, 0.3], ("decoder", "half"): [0.5, 0.7, 0.9]}, saturated=0.2
     )
     main(["report", "profile", "--from", str(one), str(two)][1:])
-    text, decision = capsys.readouterr().out.split("Readings with a falling profile")
+    text, decision = capsys.readouterr().out.split("Affinities with a falling profile")
     assert "rises" in text
     assert "falls: 100% of the steps fall, H / ln V drops by at least 0.400; up to 20% of rows saturated" in decision
     assert "half" not in decision
@@ -68,7 +68,7 @@ def test_the_command_names_the_reading_that_falls_everywhere(tmp_path, capsys):
 
 def test_the_command_says_when_none_falls(tmp_path, capsys):
     main(["profile", "--from", str(write(tmp_path / "one", {("encoder", "up"): [0.1, 0.5]}))])
-    assert "No reading gives a falling profile" in capsys.readouterr().out
+    assert "No affinity gives a falling profile" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

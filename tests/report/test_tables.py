@@ -64,7 +64,7 @@ def test_every_table_is_written_and_well_formed(tree, name, tmp_path):
         ("as_printed", "MTO by preset 'as_printed'."),
     ],
 )
-def test_the_caption_says_which_reading_of_mto(tree, tmp_path, default, said):
+def test_the_caption_says_which_preset_of_mto(tree, tmp_path, default, said):
     """The numbers beside the paper's are those of the default preset."""
     study, results = tree
     mto = study.config.mto.model_copy(update={"default": default})

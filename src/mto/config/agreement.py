@@ -86,10 +86,10 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
     yield from _mask(name, recipe.mask, config.img_size, config.patch_size)
     yield from _layers(config, recipe, backbone, depth)
     layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
-    for reading, preset in config.mto.presets.items():
+    for preset_name, preset in config.mto.presets.items():
         looked_at = preset.sparsity_layers
         if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):
-            yield f"mto.presets.{reading}.sparsity_layers", looked_at, f"{name} has layers 0 to {layers}"
+            yield f"mto.presets.{preset_name}.sparsity_layers", looked_at, f"{name} has layers 0 to {layers}"
     yield from _lengths(config, recipe)
     yield from _labels(config, recipe)
     for stage in TRAINED:

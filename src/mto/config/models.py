@@ -49,7 +49,7 @@ _Switches: Any = create_model("Switches", __base__=Model, **_FIELDS)
 
 
 class Preset(_Switches):  # type: ignore[misc]
-    """One reading of the paper: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name.
+    """A full set of switches: the arguments of `mto.MaskedTokenOptimization`, but for the terms of a run's name.
 
     Its keys are `mto.losses.switches.SWITCHES`. In a file it may name a `base`, another preset, which has the switches
     that it does not name itself.
@@ -262,7 +262,7 @@ class Evaluation(Model):
 
 
 class Variant(Model):
-    """A reading of Eq. 2; see `mto`."""
+    """An affinity for Eq. 2: four of the switches of `mto`."""
 
     position: Literal["pre", "post"]
     affinity: Literal["dot", "scaled", "cosine"]
@@ -271,7 +271,7 @@ class Variant(Model):
 
 
 class Analysis(Model):
-    """The heterogeneity jobs: how many validation images, and which readings of Eq. 2."""
+    """The heterogeneity jobs: how many validation images, and which affinities for Eq. 2."""
 
     images: Count
     affinity_images: Count

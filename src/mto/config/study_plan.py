@@ -223,7 +223,7 @@ class StudyPlan(Model):
         Detection | None, About("Supplementary Table 2", "Detection and instance segmentation on COCO")
     ]
     table_presets: Annotated[
-        Presets | None, About("Presets", "MTO's readings side by side; ours, beyond the paper", ours=True)
+        Presets | None, About("Presets", "MTO's presets side by side; ours, beyond the paper", ours=True)
     ]
     table_knn: Annotated[
         Neighbours | None,

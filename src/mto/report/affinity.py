@@ -32,7 +32,7 @@ def affinity_of(metrics: Path, task: str) -> str | None:
     return _name({part: SWITCHES[part].default for part in PARTS} | job["mto"]) if "mto" in job else None
 
 
-def _name(reading: dict[str, Any]) -> str:
+def _name(parts_of: dict[str, Any]) -> str:
     """The temperature of 1, which divides by nothing, goes without saying."""
-    parts = [reading[part] for part in PARTS if reading.get(part) is not None]
+    parts = [parts_of[part] for part in PARTS if parts_of.get(part) is not None]
     return "-".join(str(part) for part in (parts[:-1] if parts[-1] == 1.0 else parts))

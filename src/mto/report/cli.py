@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     pilot.add_argument("--results", type=Path, required=True, help="results/<scale>")
     pilot.set_defaults(action=_pilot)
 
-    profile = commands.add_parser("profile", help="which reading of Eq. 2 gives a heterogeneity that falls with depth")
+    profile = commands.add_parser("profile", help="which affinity in Eq. 2 gives a heterogeneity that falls with depth")
     profile.add_argument(
         "--from", dest="folders", type=Path, nargs="+", required=True, help="folders with heterogeneity.csv"
     )

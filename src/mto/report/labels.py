@@ -5,7 +5,7 @@ from __future__ import annotations
 from mto.names import BACKBONES, BASELINES, TERMS, Run
 
 STREAMS = {"pixel": "pixel decoder", "feature": "feature decoder"}
-READINGS = {
+AFFINITIES = {
     **{"pre": "before position", "post": "after position"},
     **{"dot": "dot product", "scaled": "dot product / √D", "cosine": "cosine"},
     **{"raw": "raw tokens", "layernorm": "layer-normed tokens", "l2": "unit tokens"},
@@ -39,7 +39,7 @@ def stream_name(stream: str) -> str:
     return STREAMS.get(stream, stream)
 
 
-def reading_name(variant: str) -> str:
+def affinity_name(variant: str) -> str:
     """`pre-cosine-raw-0.1` (a variant of heterogeneity.csv) in words, on two lines; other parts are temperatures."""
-    position, *rest = (READINGS.get(part) or f"τ = {part}" for part in variant.split("-"))
+    position, *rest = (AFFINITIES.get(part) or f"τ = {part}" for part in variant.split("-"))
     return f"{', '.join(rest)}\n{position}" if rest else position

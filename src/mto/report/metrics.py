@@ -25,8 +25,8 @@ COLUMNS = (
 )
 PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commit")
 PAPER_EPOCHS = 800
-#: Presets of MTO that are readings of the paper; any other is somebody's own.
-READINGS = ("text", "as_printed")
+#: Presets of MTO that follow the paper, its text or its equations; any other is somebody's own.
+THE_PAPERS = ("text", "as_printed")
 PERCENT = re.compile(r"top[15]|mIoU|mAcc|aAcc|(box|mask)_ap")
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
 NOT_THERE = "Not there yet, and left out"
@@ -144,24 +144,24 @@ class Report:
 
     @property
     def scale_line(self) -> str:
-        """What every caption says of the scale, and of the reading of MTO."""
+        """What every caption says of the scale, and of the preset of MTO."""
         if self.is_paper_scale:
-            return f"Paper scale, recipe '{self.job['recipe']}'.{self._reading}"
+            return f"Paper scale, recipe '{self.job['recipe']}'.{self._preset}"
         size = self.job["size"]
         networks = [
             f"{BACKBONES[name]} of width {width} and depth {depth}" for name, (width, depth) in size["networks"].items()
         ]
         what = "; ".join([size["images"], *networks])
-        return f"{self.job['scale'].capitalize()} scale: {what}; not comparable with the paper.{self._reading}"
+        return f"{self.job['scale'].capitalize()} scale: {what}; not comparable with the paper.{self._preset}"
 
     @property
-    def _reading(self) -> str:
+    def _preset(self) -> str:
         preset = self.job.get("mto")
         if preset is None:
             return ""
         starts = sorted(set(self.job.get("starts_at", {}).values()))
         late = f", from epoch {' or '.join(map(str, starts))} on" if starts else ""
-        return f" MTO by preset '{preset}'{late}" + ("." if preset in READINGS else ", which is not the paper's.")
+        return f" MTO by preset '{preset}'{late}" + ("." if preset in THE_PAPERS else ", which is not the paper's.")
 
     @property
     def footer(self) -> str:

@@ -81,7 +81,7 @@ def shape(means: list[float]) -> str:
 
 
 def verdict(folders: list[Path]) -> pd.DataFrame:
-    """How H / ln V goes over the layers under every reading (variant), in every folder and stream.
+    """How H / ln V goes over the layers by every affinity (variant), in every folder and stream.
 
     Returns:
         One row a folder, stream and variant: first, last, drop (first minus last), falling (share of falling steps),
@@ -120,7 +120,7 @@ def layers(folders: list[Path]) -> str:
 
 
 def describe(folders: list[Path]) -> str:
-    """The decision aid as text: every profile, then the readings whose profile falls on all the models given."""
+    """The decision aid as text: every profile, then the affinities whose profile falls on all the models given."""
     rows = verdict(folders)
     parts = [
         rows.drop(columns="folder")[rows.folder == str(f)].to_string(index=False, float_format="{:.3f}".format)
@@ -133,8 +133,10 @@ def describe(folders: list[Path]) -> str:
     always = rows.groupby("variant", sort=False)["shape"].agg(lambda shapes: all(s.startswith("falls") for s in shapes))
     ranked = ranked[always].sort_values(["falling", "drop"], ascending=False, kind="stable")
     if ranked.empty:
-        return "\n".join([*lines, "No reading gives a falling profile on all of them, as the paper's Figure 1 shows."])
-    lines.append("Readings with a falling profile on all of them, as the paper's Figure 1 shows, the steadiest first:")
+        return "\n".join([*lines, "No affinity gives a falling profile on all of them, as the paper's Figure 1 shows."])
+    lines.append(
+        "Affinities with a falling profile on all of them, as the paper's Figure 1 shows, the steadiest first:"
+    )
     for variant, row in ranked.iterrows():
         warning = f"; up to {row.saturated:.0%} of rows saturated" if row.saturated > 0.05 else ""
         lines.append(

@@ -1,4 +1,4 @@
-"""Heterogeneity of a pre-trained model: H per layer, image and reading of Eq. 2, and token affinities for Figure 2.
+"""Heterogeneity of a pre-trained model: H per layer, image and affinity of Eq. 2, and token affinities for Figure 2.
 
 In: ``method``, a state.pth (of this study, or imported). Out: heterogeneity.csv (stream, layer, variant, image, H in
 nats, H_over_lnV, saturated), affinity.npz (``<stream>/<layer>``: (images, N, N) inner products x_i . x_j, masked tokens
@@ -51,7 +51,9 @@ def run(task: Task) -> None:
     dataset = PretrainDataset(job, "val", transform=eval_transform(job))
     model = load_model(job, task.input("method")).to(device).eval()
     # A variant names what it changes of Eq. 2 as the paper has it, whatever preset MTO is trained with.
-    readings = {variant_name(variant): MaskedTokenOptimization.text(terms=[], **variant) for variant in job["variants"]}
+    affinities_by_name = {
+        variant_name(variant): MaskedTokenOptimization.text(terms=[], **variant) for variant in job["variants"]
+    }
     rows: list[Row] = []
     maps: dict[str, list[Tensor]] = {}
     masked: set[int] = set()
@@ -67,14 +69,14 @@ def run(task: Task) -> None:
             hidden = model(images, masks, images, mode="tensor")["hidden"]
             for offset in range(len(samples)):
                 one, mask, image = one_image(hidden, offset), masks[offset : offset + 1], start + offset
-                rows += measure(one, mask, image, readings)
+                rows += measure(one, mask, image, affinities_by_name)
                 if image < job["affinity_images"]:
                     masked.add(int(mask.sum()))
                     for name, affinity in affinities(one, mask[0]):
                         maps.setdefault(name, []).append(affinity)
         print(f"image {start + len(samples)}/{count}", flush=True)
     write(task.out, rows, maps, masked)
-    first = next(iter(readings))
+    first = next(iter(affinities_by_name))
     task.finish(means(rows, first) | {"images": count})
 
 
@@ -125,12 +127,12 @@ def one_image(hidden: dict[str, Stream], index: int) -> dict[str, Stream]:
 
 
 def measure(
-    streams: dict[str, Stream], mask: Tensor, image: int, readings: dict[str, MaskedTokenOptimization]
+    streams: dict[str, Stream], mask: Tensor, image: int, affinities_by_name: dict[str, MaskedTokenOptimization]
 ) -> Iterator[Row]:
-    """Rows of one image under every reading."""
+    """Rows of one image by every affinity."""
     log_visible = max(math.log(int((~mask).sum())), 1e-12)
-    for variant, reading in readings.items():
-        for name, values in reading.streams(streams, mask)["diagnostics"].items():
+    for variant, affinity in affinities_by_name.items():
+        for name, values in affinity.streams(streams, mask)["diagnostics"].items():
             profile = zip(values["heterogeneity"].tolist(), values["saturated"].tolist(), strict=True)
             for layer, (h, saturated) in enumerate(profile):
                 yield Row(name, layer, variant, image, h, h / log_visible, saturated)
@@ -163,7 +165,7 @@ def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set
 
 
 def means(rows: list[Row], variant: str) -> dict[str, float]:
-    """Mean H over images of one reading: ``heterogeneity_<layer>``, after ``<stream>/`` if there are several."""
+    """Mean H over images by one affinity: ``heterogeneity_<layer>``, after ``<stream>/`` if there are several."""
     groups: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         if row.variant == variant:

@@ -1,4 +1,4 @@
-"""Figure 1: heterogeneity per layer of converged models, and of an early one, under every reading of Eq. 2."""
+"""Figure 1: heterogeneity per layer of converged models, and of an early one, by every affinity of Eq. 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mto.report import profiles
 from mto.report.figures import style
-from mto.report.labels import reading_name, run_name, stream_name
+from mto.report.labels import affinity_name, run_name, stream_name
 from mto.report.metrics import Report
 
 SMALL_COLUMNS = 3
@@ -97,4 +97,4 @@ def _panel(axes: Axes, report: Report, lines: dict[tuple[str, int], pd.DataFrame
     pad = max(0.05 - (high - low), 0.08 * (high - low)) / 2  # never a span so small that noise looks like a slope
     axes.set_ylim(max(low - pad, -0.02), min(high + pad, 1.02))
     axes.set_xticks(range(0, layers + 1, 1 if layers <= 8 else 2))
-    axes.set_title(reading_name(variant), fontsize=8, fontweight="normal")
+    axes.set_title(affinity_name(variant), fontsize=8, fontweight="normal")
