@@ -30,6 +30,8 @@ LOOKS = (0, 10, 25, 50, 100, 150, 200, 299)
 #: Seeds: those that choose something, and those that are reported.
 CHOOSING, REPORTED = (10, 11), (30, 31, 32, 33, 34)
 WIDTHS = (48, 192, 384, 768)
+#: Of the plain method, times its own (control (d)).
+RATES = (0.5, 1.0, 2.0, 4.0)
 METHODS = ("simmim", "mae", "bootmae", "conmim")
 
 
@@ -65,7 +67,7 @@ def rates() -> Iterator[Run]:
     for data in ("fashion", "photographs"):
         for method in METHODS[:3]:
             for seed in CHOOSING:
-                for factor in (0.5, 1.0, 2.0, 4.0):
+                for factor in RATES:
                     yield Run("none", method, data, seed, rate=factor)
 
 
@@ -84,6 +86,25 @@ def warm_start() -> Iterator[Run]:
         for method in ("simmim", "conmim", "mae"):
             for arm in ("none", "text", "balanced"):
                 yield Run(arm, method, "fashion", seed, steps=450, starts_at=0 if arm == "none" else 300)
+
+
+def tuned(tables: list[Path]) -> Iterator[Run]:
+    """Control (d) on the reported seeds: `none` at the best of the rates that the tables hold, where it is another."""
+    for (data, method), factor in best_rates(tables).items():
+        if factor != 1.0:
+            for seed in REPORTED:
+                yield Run("none", method, data, seed, rate=factor)
+
+
+def best_rates(tables: list[Path]) -> dict[tuple[str, str], float]:
+    """The rate's factor with the best mean kNN of `none` on the seeds that choose; only where all of its runs exist."""
+    found: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for row in rows_of(tables):
+        if row["arm"] == "none" and int(row["seed"]) in CHOOSING and row["width"] == "48":
+            by_rate = found.setdefault((row["data"], row["method"]), {})
+            by_rate.setdefault(float(row["rate"]), []).append(float(row["knn"]))
+    whole = {cell: knn for cell, knn in found.items() if all(len(knn.get(rate, ())) == len(CHOOSING) for rate in RATES)}
+    return {cell: max(knn, key=lambda rate: sum(knn[rate])) for cell, knn in whole.items()}
 
 
 TERM_ARMS = ("none", "balanced", "spa", "covariance", "spa, visible columns", "e+r", "e+r, visible detached",
@@ -219,12 +240,15 @@ COLUMNS = (
 
 def finished(tables: list[Path]) -> set[tuple[str, ...]]:
     """The runs that the tables hold."""
-    found = set()
+    return {tuple(row[field] for field in Run._fields) for row in rows_of(tables)}
+
+
+def rows_of(tables: list[Path]) -> Iterator[dict[str, str]]:
+    """The rows of the tables that are there."""
     for table in tables:
         if table.exists():
             with table.open(newline="") as file:
-                found |= {tuple(row[field] for field in Run._fields) for row in csv.DictReader(file)}
-    return found
+                yield from csv.DictReader(file)
 
 
 def append(table: Path, row: dict[str, Any]) -> None:
@@ -239,7 +263,7 @@ def append(table: Path, row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--plan", nargs="+", choices=[*PLANS, "tuned"], default=[*PLANS, "tuned"])
     parser.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS))
     parser.add_argument("--seeds", nargs="+", type=int, help="only these; by default all of a plan's")
     parser.add_argument("--fashion-mnist", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
@@ -252,7 +276,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    runs = list(dict.fromkeys(run for plan in args.plan for run in PLANS[plan]()))
+    plans = PLANS | {"tuned": lambda: tuned([args.out, *args.done])}
+    runs = list(dict.fromkeys(run for plan in args.plan for run in plans[plan]()))
     runs = [run for run in runs if run.width in args.widths and (not args.seeds or run.seed in args.seeds)]
     part, parts = map(int, args.part.split("/"))
     done = finished([args.out, *args.done])

@@ -7,7 +7,6 @@ Families, intervals, the correction and the words are those of docs/width-study.
 """
 
 import argparse
-import csv
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from width_study import METHODS, REPORTED, WIDTHS
+from width_study import METHODS, REPORTED, WIDTHS, best_rates, rows_of
 from width_study_arms import SHARE, SHARES
 
 HARM = math.log(1.02)
@@ -120,13 +119,106 @@ def widths(rows: list[Row]) -> None:
         )
 
 
+#: Family B in each cell, first arm against second; "none, tuned" is `none` at its best rate.
+COMPARISONS = (
+    *((subset, "none") for subset in ("spa", "e", "r", "spa+e", "spa+r", "e+r", "balanced")),
+    ("balanced", "covariance"), ("spa", "covariance"), ("spa", "spa, visible columns"),
+    ("e+r", "e+r, visible detached"), ("balanced", "none, tuned"), ("balanced", "spa"),
+)  # fmt: skip
+
+
+def terms(rows: list[Row], rates: dict[tuple[str, str], float]) -> None:
+    """Criterion 3, family B: kNN, in points; and of each cell whether it is the masked token."""
+    table = []
+    for data in ("photographs", "fashion"):
+        for method in METHODS[:3]:
+            cell = _of_cell(rows, data, method, rates.get((data, method)))
+            for arm, other in COMPARISONS:
+                table.append((data, method, arm, other, difference(pairs(cell, {}, arm, other, _points))))
+    corrected = holm([found.p if found else math.nan for *_, found in table])
+    print("\n| data | method | arm | against | seeds | kNN, points | 95 % | p (Holm) | |")
+    print("|---|---|---|---|--:|--:|---|--:|---|")
+    won: dict[tuple[str, str], dict[tuple[str, str], Difference]] = {}
+    for (data, method, arm, other, found), p in zip(table, corrected, strict=True):
+        if found is None:
+            continue
+        complete = found.seeds == len(REPORTED)
+        if complete and p < 0.05 and found.mean > 0:
+            won.setdefault((data, method), {})[arm, other] = found
+        word = "incomplete" if not complete else "open" if not p < 0.05 else "better" if found.mean > 0 else "worse"
+        ends = f"{found.low:+.1f} to {found.high:+.1f}" if found.seeds > 1 else ""
+        shown = "" if math.isnan(p) else f"{p:.3f}"
+        print(
+            f"| {data} | {method} | {arm} | {other} | {found.seeds} | {found.mean:+.1f} | {ends} | {shown} | {word} |"
+        )
+    print()
+    for data in ("photographs", "fashion"):
+        for method in METHODS[:3]:
+            cell = _of_cell(rows, data, method, rates.get((data, method)))
+            print(f"- {data}, {method}: {_masked_token(cell, won.get((data, method), {}))}")
+
+
+def _masked_token(cell: list[Row], won: dict[tuple[str, str], Difference]) -> str:
+    """What the registration says of a cell, by the comparisons that `balanced` or another arm has won in it."""
+    gap = difference(pairs(cell, {}, "balanced", "covariance", _points))
+    if gap is None or gap.seeds < len(REPORTED):
+        return "incomplete"
+    if all(("balanced", other) in won for other in ("covariance", "none, tuned", "spa")):
+        return "**it is the masked token**"
+    alike = difference(pairs(cell, {}, "covariance", "none", _points))
+    if ("balanced", "none") in won and alike and alike.low > 0 and gap.low >= -2 and gap.high <= 2:
+        return "**it is not the masked token**"
+    return "open"
+
+
+def _of_cell(rows: list[Row], data: str, method: str, rate: float | None) -> list[Row]:
+    """A cell's rows: each arm at the method's own rate, and `none` at its best one, once that is known, as an arm."""
+    of_it = [r for r in rows if (r["data"], r["method"], r["width"], r["steps"]) == (data, method, "48", "300")]
+    own = [r for r in of_it if float(r["rate"]) == 1.0]
+    best = [r | {"arm": "none, tuned"} for r in of_it if r["arm"] == "none" and float(r["rate"]) == rate]
+    return own + best
+
+
+def _points(row: Row) -> float:
+    return 100 * float(row["knn"])
+
+
+def warm(rows: list[Row]) -> None:
+    """Criterion 4: from a trained state, the loss over the same schedule's without MTO, and the signs of a collapse."""
+    columns = "method, arm, seeds, loss, to none, to a constant, cosine of masked, rank of X⁰, kNN − none, collapse"
+    print(f"\n| {columns.replace(', ', ' | ')} |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|---|")
+    cells = [r for r in rows if r["data"] == "fashion" and r["steps"] == "450" and int(r["seed"]) in REPORTED[:3]]
+    for method in ("simmim", "conmim", "mae"):
+        none = {r["seed"]: r for r in cells if r["method"] == method and r["arm"] == "none"}
+        for arm in ("text", "balanced"):
+            own = [r for r in cells if (r["method"], r["arm"]) == (method, arm) and r["seed"] in none]
+            if not own:
+                print(f"| {method} | {arm} | 0 |  |  |  |  |  |  | not run |")
+                continue
+            ratios = [float(r["loss"]) / float(none[r["seed"]]["loss"]) for r in own]
+            constant = [float(r["loss"]) / float(r["constant"]) for r in own]
+            cosine = [float(r["masked_cosine"]) for r in own]
+            signs = [c > 0.99 and (k > 0.98 or q > 1.5) for c, k, q in zip(cosine, constant, ratios, strict=True)]
+            word = f"{sum(signs)} of {len(signs)}" + ("" if len(own) == 3 else ", incomplete")
+            gain = np.mean([_points(r) - _points(none[r["seed"]]) for r in own])
+            loss, rank = (np.mean([float(r[name]) for r in own]) for name in ("loss", "rank_x0"))
+            print(
+                f"| {method} | {arm} | {len(own)} | {loss:.3f} | {np.mean(ratios):.2f} | {np.mean(constant):.2f} | "
+                f"{np.mean(cosine):.3f} | {rank:.1f} | {gain:+.1f} | {word} |"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, nargs="+")
-    rows = [row for table in parser.parse_args().table for row in csv.DictReader(table.open(newline=""))]
+    tables = parser.parse_args().table
+    rows = list(rows_of(tables))
     print(f"{len(rows)} runs, {sum(int(r['cpu_s']) for r in rows) / 3600:.2f} core-hours\n")
     strength(rows)
     widths(rows)
+    terms(rows, best_rates(tables))
+    warm(rows)
 
 
 if __name__ == "__main__":
