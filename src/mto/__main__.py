@@ -31,6 +31,7 @@ TOOLS = {
     "bench": "mto.bench.cli",
     "config": "mto.study.cli",
     "emulate": "mto.emulate.cli",
+    "encoder": "mto.tasks.encoder",
     "export": "mto.export.cli",
     "plan": "mto.cost.cli",
     "preflight": "mto.cost.preflight",

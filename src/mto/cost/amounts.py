@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from mto.config.models import Config, Dataset
+from mto.data.layout import EXPECTED, class_folders, class_images
+from mto.errors import UserError
+from mto.files import read_json
 from mto.names import BASELINES, STAGES
+from mto.storage import is_folder
 
 Job = dict[str, Any]
 
@@ -39,12 +46,53 @@ class Amount(NamedTuple):
 
 
 def size_of(config: Config, task: str) -> Size:
-    """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published."""
+    """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published.
+
+    One's own images are counted, where they are there.
+    """
     source: Dataset = getattr(config.datasets, STAGES[task].dataset)
-    if source.make is None:
-        whole = FULL[STAGES[task].dataset]
-        return whole if STAGES[task].dataset != "imagenet" else _share(whole, source.num_classes)
-    return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
+    if source.make is not None:
+        return Size(source.make.train, source.make.val, source.make.size**2)  # about a byte a pixel
+    whole = FULL[STAGES[task].dataset]
+    if STAGES[task].dataset != "imagenet":
+        return whole
+    here = counted(config)
+    return Size(here.train, here.val, whole.bytes_each) if here else _share(whole, source.num_classes)
+
+
+class Counted(NamedTuple):
+    """Images that were counted, and what says so."""
+
+    train: int
+    val: int
+    by: str
+
+
+def counted(config: Config) -> Counted | None:
+    """Returns how many images with classes there are; None where nobody knows.
+
+    The dataset's job writes it down. Before it has run, one's own class folders are counted here; ImageNet's
+    are not, since it is known how many images they have, and to list them takes a while.
+    """
+    source = config.datasets.imagenet
+    manifest = Path("results", config.scale, "data/imagenet/manifest.json")
+    with suppress(UserError):
+        written = read_json(manifest) or {}
+        job, images = written.get("job", {}), written.get("images", {})
+        same = (job.get("root"), job.get("num_classes"), job.get("classes"))
+        if {"train", "val"} <= images.keys() and same == (source.root, source.num_classes, source.classes):
+            return Counted(images["train"], images["val"], str(manifest))
+    if source.classes is not None or source.num_classes == EXPECTED["imagenet"]["train"]:
+        return None
+    train, val = (_count(f"{source.root}/{split}") for split in ("train", "val"))
+    return Counted(train, val, f"the class folders of {source.root}") if train and val else None
+
+
+@cache
+def _count(folder: str) -> int:
+    if not is_folder(folder):
+        return 0
+    return sum(len(class_images(Path(folder, name))) for name in class_folders(folder))
 
 
 def cache_bytes(config: Config) -> float:
@@ -76,7 +124,7 @@ def _cached(side: int) -> float:
 def _share(whole: Size, classes: int) -> Size:
     """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images).
 
-    One's own classes are reckoned as large as these: how many images they have is known when they are looked over.
+    One's own classes, whose images are not there to be counted, are taken to be as large as these.
     """
     share = classes / 1000
     return Size(round(whole.train * share), round(whole.val * share), whole.bytes_each)

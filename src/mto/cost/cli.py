@@ -10,13 +10,15 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mto.config.models import Config
 from mto.config.reading import load
 from mto.cost import fits, table
-from mto.cost.amounts import copy_bytes
+from mto.cost.amounts import copy_bytes, counted, size_of
 from mto.cost.estimate import Cost, estimate, once
 from mto.cost.measured import Measured
 from mto.cost.parts import Part, parts, row
 from mto.cost.pilot import pilot_costs
+from mto.data.layout import EXPECTED
 from mto.files import json_object
 from mto.names import Step
 from mto.study.study import Study
@@ -76,10 +78,21 @@ class Plan(NamedTuple):
         config = self.study.config
         about = config.plan, config.scale, self.foreign, copy_bytes(config)
         shown = table.markdown(self.rows, self.pilot, self.cards, self.costs.values(), *about)
+        shown += images_told(config)
         shown += "".join(f"{line}\n" for line in fits.told(Path(self.study.results)))
         print(shown)
         write_csv(out / "plan.csv", self.rows[0], [{k: _rounded(v) for k, v in row.items()} for row in self.rows])
         (out / "plan.md").write_text(shown, encoding="utf-8")
+
+
+def images_told(config: Config) -> str:
+    """Returns a line on how many images the plan takes there to be; none where they are the paper's, or are made."""
+    source = config.datasets.imagenet
+    if source.make is not None or source.num_classes == EXPECTED["imagenet"]["train"]:
+        return ""
+    size, here = size_of(config, "pretrain"), counted(config)
+    said = f"counted by {here.by}" if here else "as many a class as ImageNet-1K has, until they are counted"
+    return f"{source.title}: {size.train:,} training and {size.val:,} validation images, {said}.\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)"
     )
-    parser.add_argument("--scale", default="paper", help="default: paper")
+    parser.add_argument("--scale", help="default: the one that config.yaml names")
     args = parser.parse_args(argv)
     if unknown := set(args.datasets) - set(DATASETS):
         raise UserError(f"no such dataset: {', '.join(sorted(unknown))} (allowed: {', '.join(DATASETS)})")
@@ -96,7 +96,9 @@ def make(job: Job, out: Path) -> None:
     making.rmdir()
     _cache(job, out)
     _write_manifest(job, out, {"counts": counts}, classes)
-    print(f"{job['dataset']}: {', '.join(f'{n} in {split}' for split, n in counts.items())}, in {out}", flush=True)
+    print(
+        f"{job['dataset']}: {', '.join(f'{n} images in {split}' for split, n in counts.items())}, in {out}", flush=True
+    )
 
 
 def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
@@ -162,7 +164,8 @@ def look_over(
     faults = verify.verify(name, root, job["num_classes"], level, workers, chosen, listed or "")
     if said := verify.report(name, root, faults, spared=limits().get(name, 0)):
         print(said, flush=True)
-    shown = ", ".join(f"{n} in {split}" for split, n in found["counts"].items()) or "sound"
+    unit = {"imagenet": "class folders", "ade20k": "pairs"}.get(name, "images")
+    shown = ", ".join(f"{n} {unit} in {split}" for split, n in found["counts"].items()) or "sound"
     images = ", ".join(f"{split} {n:,}" for split, n in found.get("images", {}).items())
     print(f"{name}: {shown}, in {root} ({level} look){f'; images: {images}' if images else ''}", flush=True)
     return found

@@ -86,7 +86,7 @@ def identity(job: Job, directory: Path) -> str:
     except ValueError:
         kind = job.get("task", "train")
     parts = [kind, job.get("run", directory.parent.name), f"seed{job['seed']}"]
-    if kind != "pretrain" and "epoch" in job:
+    if kind != "pretrain" and job.get("epoch") is not None:
         parts.append(f"epoch{job['epoch']:04d}")
     return "-".join(parts)
 

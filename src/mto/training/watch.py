@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mto.errors import UserError
 from mto.losses.collapsed import collapsed
-from mto.names import Run
+from mto.names import BASELINES, Run
 from mto.training.checkpoint import Damaged, State, read_record
 from mto.training.log import HISTORY, read_history
 from mto.training.resume import CHECKPOINT
@@ -83,7 +83,8 @@ class Finite:
             if math.isfinite(row.get("loss", math.nan)):
                 last = f"the last finite loss was {row['loss']:.4g}, at step {row['step']}"
         names = [job.get(key) for key in ("baseline", "task")]
-        rate = f"baselines.{'.'.join(names)}.lr in config.yaml" if all(names) else "the learning rate"
+        ours = names[0] in BASELINES and names[1]
+        rate = f"baselines.{'.'.join(names)}.lr in config.yaml" if ours else "the learning rate"
         precision = job.get("precision", "fp32")
         other = "" if precision == "fp32" else f" or set precision: fp32 (it is {precision})"
         return NotFinite(
