@@ -1,5 +1,6 @@
 """Curves by choice: one curve a run, over attempts and segments, each point once; and nothing of it in a job."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -81,6 +82,22 @@ def test_a_tracker_that_fails_ends_no_training(tmp_path, store, capsys):
     assert [row["step"] for row in read_history(tmp_path / "history.jsonl")] == STEPS
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mto:")]
     assert said == ["mto: log: trackio: no space left; its curves end here, and history.jsonl goes on"]
+
+
+def test_a_tracker_has_what_a_small_job_starts_without(tmp_path, store, monkeypatch):
+    """trackio imports the hub's client, in whose place `lean` puts nothing."""
+    from mto.training.startup import ABSENT
+
+    monkeypatch.setitem(sys.modules, ABSENT[0], None)
+    init = store.init
+
+    def importing(*arguments, **named):
+        importlib.import_module(ABSENT[0])
+        return init(*arguments, **named)
+
+    sys.modules["trackio"].init = importing
+    fit(tmp_path, job=JOB)
+    assert [step for step, _ in store.points["pretrain-mae-vitb-mto-seed3"]] == STEPS
 
 
 def test_what_is_not_installed_is_told_before_the_first_step(tmp_path, monkeypatch):

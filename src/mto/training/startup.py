@@ -46,6 +46,13 @@ def lean() -> None:
         _Compiler.install()
 
 
+def complete() -> None:
+    """Take the placeholders of optional packages away again, for a library that cannot do without them."""
+    for name in ABSENT:
+        if sys.modules.get(name, name) is None:
+            del sys.modules[name]
+
+
 class _Compiler(ModuleType):
     """Stands for ``torch._dynamo`` until more of it is needed than the marks below; then the real one is imported."""
 

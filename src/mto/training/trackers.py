@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from mto.errors import UserError
 from mto.names import TRACKERS, Step
+from mto.training.startup import complete
 
 #: Names the trackers, with commas between them; set by the Snakefile from config.yaml.
 VARIABLE = "MTO_LOG"
@@ -177,4 +178,5 @@ def build(name: str, job: Job, directory: Path, first_step: int) -> Tracker:
         from mto.training.scalars import CurveWriter
 
         return CurveWriter(directory / "tensorboard", first_step)
+    complete()  # both ask for what a small job starts without
     return Trackio(job, directory) if name == "trackio" else Wandb(job, directory)
