@@ -44,9 +44,10 @@ def main() -> None:
         roots = forms_of([path.read_bytes() for path in sorted(root.rglob("*.jpg"))], args.images, Path(to))
         memory(roots)
         for baseline, stage in (("mae", "pretrain"), ("mae", "finetune")):
-            jobs = {name: job_of(study, baseline, stage, place) for name, place in roots.items()}
-            for job in jobs.values():
-                job["data"] |= {"num_classes": len(CLASSES)}
+            jobs = {
+                name: job_of(study, baseline, stage, place).reading(num_classes=len(CLASSES))
+                for name, place in roots.items()
+            }
             rates = rates_by_turns({name: Side(shuffled, job) for name, job in jobs.items()}, args.rounds)
             print(f"\n| {baseline}, {stage} | images/s of a core | of class folders' |\n|---|--:|--:|")
             for name, rate in rates.items():
@@ -81,7 +82,7 @@ def memory(roots: dict[str, Path]) -> None:
 def shuffled(job: Job) -> tuple[Sampled, Any]:
     """Our data path, asked for images in an order without one."""
     dataset: Any
-    if job["task"] == "pretrain":
+    if job.task == "pretrain":
         dataset = imagenet.PretrainDataset(job)
     else:
         dataset = imagenet.ClassificationDataset(job, "train", finetune_train_transform(job))

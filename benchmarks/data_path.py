@@ -34,6 +34,7 @@ from torchvision.transforms import InterpolationMode
 
 from mto.bench.loading import photographs
 from mto.config import load
+from mto.config.job import Job, PretrainJob
 from mto.data import imagenet
 from mto.data.transforms import finetune_train_transform, linear_train_transform, posterize
 from mto.names import Step
@@ -42,7 +43,6 @@ from mto.study.study import Study
 BATCH = 64
 CASES = [(baseline, "pretrain") for baseline in ("simmim", "mae", "bootmae", "conmim")]
 CASES += [("mae", "finetune"), ("mae", "linear")]
-Job = dict[str, Any]
 Sampled = Callable[[int], Any]
 
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 def job_of(study: Study, baseline: str, stage: str, root: Path) -> Job:
     job = study.job(Step(stage, f"{baseline}-vitb", study.config.seeds[0], study.config.study.measured_epochs[0]))
-    return job | {"data": job["data"] | {"root": str(root), "num_classes": 1}}
+    return job.reading(root=str(root), num_classes=1)
 
 
 def compare(job: Job, name: str, rounds: int) -> None:
@@ -128,10 +128,10 @@ def serve(pipe: Any, path: Callable[[Job], tuple[Sampled, Callable]], job: Job) 
 # ------------------------------------------------------------------------------------------------------------ two paths
 def ours(job: Job) -> tuple[Sampled, Callable]:
     dataset: Any
-    if job["task"] == "pretrain":
+    if job.task == "pretrain":
         dataset = imagenet.PretrainDataset(job)
     else:
-        transform = finetune_train_transform if job["task"] == "finetune" else linear_train_transform
+        transform: Any = finetune_train_transform if job.task == "finetune" else linear_train_transform
         dataset = imagenet.ClassificationDataset(job, "train", transform(job))
     return lambda number: dataset[number // BATCH, number % BATCH], imagenet.collate
 
@@ -139,19 +139,20 @@ def ours(job: Job) -> tuple[Sampled, Callable]:
 def official(job: Job) -> tuple[Sampled, Callable]:
     """torchvision's loader and transforms, timm's for fine-tuning; a mask from the loader where the repository does so:
     MAE masks on the device."""
-    data, size = job["data"], job["method" if "method" in job else "encoder"]["img_size"]
+    data, size = job.plain()["data"], job.img_size
     view = transform_of(job, data, size)
     folder = TorchvisionFolder(Path(data["root"]) / "train")
-    if job["task"] != "pretrain":
+    if job.task != "pretrain":
         folder.transform = view
         return lambda number: folder[number % BATCH], default_collate
+    assert isinstance(job, PretrainJob)
     mask = mask_of(job, size)
     return lambda number: (*view(folder[number % BATCH][0]), mask()), default_collate
 
 
 def transform_of(job: Job, data: dict[str, Any], size: int) -> Callable[[Image.Image], Any]:
     last = [transforms.ToTensor(), transforms.Normalize(torch.tensor(data["mean"]), torch.tensor(data["std"]))]
-    if job["task"] == "finetune":
+    if job.task == "finetune":
         from timm.data import create_transform
 
         augment = data["augment"]
@@ -178,7 +179,7 @@ def transform_of(job: Job, data: dict[str, Any], size: int) -> Callable[[Image.I
     flip = transforms.RandomHorizontalFlip()
     if not data.get("teacher"):
         plain = transforms.Compose([crop, flip, *last])
-        return (lambda image: (plain(image),)) if job["task"] == "pretrain" else plain
+        return (lambda image: (plain(image),)) if job.task == "pretrain" else plain
     teacher, both, finish = data["teacher"], transforms.Compose([flip, crop]), transforms.Compose(last)
     colours = transforms.Compose(
         [
@@ -200,11 +201,11 @@ def gaussian_blur(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
-def mask_of(job: Job, size: int) -> Callable[[], Any]:
+def mask_of(job: PretrainJob, size: int) -> Callable[[], Any]:
     """The cheapest mask of its kind in NumPy; MAE's costs the loader nothing."""
-    if job["method"]["name"] == "mae":
+    if job.method.name == "mae":
         return lambda: 0
-    side, ratio = size // job["method"]["patch_size"], job["mask"].get("ratio") or 0.4
+    side, ratio = size // job.method.patch_size, job.mask.ratio or 0.4
     return lambda: np.random.permutation(side * side) < ratio * side * side  # noqa: NPY002
 
 

@@ -52,7 +52,7 @@ def main() -> None:
 def rates(job: dict, name: str, rounds: int) -> None:
     """Print one row."""
     ways = {"workers": ours, "device": files}
-    sides = {how: Side(way, job | {"data": job["data"] | {"decode": how}}) for how, way in ways.items()}
+    sides = {how: Side(way, job.reading(decode=how)) for how, way in ways.items()}
     rate = rates_by_turns(sides, rounds)
     ratio = rate["device"] / rate["workers"]
     print(f"| {name} | {rate['workers']:.0f} | {rate['device']:.0f} | {ratio:.1f} |", flush=True)

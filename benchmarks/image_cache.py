@@ -45,7 +45,7 @@ def main() -> None:
         print("| data of | from files, images/s | from the cache | ratio |\n|---|--:|--:|--:|")
         for baseline, stage in CASES:
             job = job_of(study, baseline, stage, root)
-            there = job | {"data": job["data"] | {"cache": args.side, "cache_folder": folder}}
+            there = job.reading(cache=args.side, cache_folder=folder)
             rates = rates_by_turns({"files": Side(ours, job), "cache": Side(ours, there)}, args.rounds)
             ratio = rates["cache"] / rates["files"]
             print(f"| {baseline}, {stage} | {rates['files']:.0f} | {rates['cache']:.0f} | {ratio:.2f} |", flush=True)

@@ -253,13 +253,13 @@ def job(task):
     """A function of wildcards: all that a task sees, as JSON in one fixed order, since Snakemake compares text."""
 
     def resolved(wildcards):
-        return canonical(study.job(step_of(task, wildcards)))
+        return canonical(study.job(step_of(task, wildcards)).plain())
 
     return resolved
 
 
 def pilot_job(wildcards):
-    return canonical(study.pilot_job(wildcards.run, *numbers(wildcards)))
+    return canonical(study.pilot_job(wildcards.run, *numbers(wildcards)).plain())
 
 
 def canonical(value):
@@ -267,7 +267,7 @@ def canonical(value):
 
 
 def dataset_job(wildcards):
-    return canonical(study.data_job(wildcards.dataset))
+    return canonical(study.data_job(wildcards.dataset).plain())
 
 
 def level_of(wildcards):
@@ -276,7 +276,7 @@ def level_of(wildcards):
 
 
 def preflight_job(wildcards):
-    return canonical(preflight.job(study, wildcards.stage))
+    return canonical(preflight.job(study, wildcards.stage).plain())
 
 
 def preflights(wildcards):

@@ -57,7 +57,8 @@ def lines() -> list[str]:
         for recipe in ("paper", "official"):
             groups: dict[str, list[tuple[str, str]]] = {}
             for name, job in jobs(scale, recipe):
-                canonical = json.dumps(job, sort_keys=True, separators=(",", ":"))
+                plain = job if isinstance(job, dict) else job.plain()
+                canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
                 groups.setdefault(name.split("/seed")[0], []).append((name, canonical))
             for group, members in groups.items():
                 digest = hashlib.sha256(repr(sorted(members)).encode()).hexdigest()[:16]

@@ -70,7 +70,8 @@ table = {"baselines": ["toy-vitb"], "epochs": [4, 8], "baseline_epoch": None}
 sizes = {"method": {"decoder_embed_dim": 24, "decoder_num_heads": 2}}
 study = Study(load({"study": {"table2_linear": table}, "baselines": {"toy": sizes}}, scale="demo"))
 print(sorted({step.task for step in study.select("toy")}), run_name("toy-vitb-mto"))
-print(type(build_method(study.job(Step("pretrain", "toy-vitb-mto", 0, 4)))).__name__)
+job = study.job(Step("pretrain", "toy-vitb-mto", 0, 4))
+print(type(build_method(job.method, job.seed)).__name__)
 """
     )
     assert printed.splitlines() == ["['linear', 'pretrain'] Toy ViT-B + MTO", "Toy"]
@@ -94,7 +95,7 @@ def test_a_stage_is_a_declaration_its_settings_and_a_task(copy: Copy) -> None:
         "    knn: Neighbours = Neighbours()\n",
         "    knn: Neighbours = Neighbours()\n    norm: Norm = Norm()\n",
     )
-    copy.write("tasks/norm.py", "def run(task):\n    task.finish({'norm': float(task.job['order'])})\n")
+    copy.write("tasks/norm.py", "def run(task):\n    task.finish({'norm': float(task.job.order)})\n")
     printed = copy.run(
         """
 from mto.config.reading import load
@@ -103,7 +104,7 @@ from mto.names import Step
 from mto.__main__ import parse
 study = Study(load({}, scale="demo"))
 job = study.job(Step("norm", "mae-vitb", 0, 8))
-print(job["order"], job["feature"]["pool"], study.resources("norm").cpus_per_task)
+print(job.order, job.feature.pool, study.resources("norm").cpus_per_task)
 print(parse(["norm", "--job", "{}", "--out", "x"]).task)
 """
     )

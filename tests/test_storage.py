@@ -23,6 +23,7 @@ from mto.data.demo import make_ade20k, make_coco, make_imagenet
 from mto.errors import StorageError, UserError
 from mto.runtime.attempts import refused
 from mto.training import checkpoint, log, resume, weights
+from typed_jobs import typed
 
 
 class Hiccup:
@@ -240,7 +241,7 @@ def test_the_dense_tasks_read_again(there: Path, hiccup: Hiccup) -> None:
         (upernet, ade20k_job(there / "ade20k"), "training", ("1.jpg", "1.png")),
         (maskrcnn, coco_job(there / "coco"), "train2017", ("1.jpg",)),
     ):
-        dataset = SeededDataset(Readable(module.build_dataset(job, split), job["task"]), 0)
+        dataset = SeededDataset(Readable(module.build_dataset(typed(job), split), job["task"]), 0)
         expected = dataset[3, 0]["inputs"]
         for name in names:
             hiccup(name, errno.EIO, 2)

@@ -141,7 +141,7 @@ def cases(stages: Sequence[str]) -> list[Case]:
     def job(stage: str, run: str, epoch: int, **changes: Any) -> dict[str, Any]:
         from mto.study.study import Step
 
-        made = study.job(Step(stage, run, 0, epoch)) | {"log_interval": 3}
+        made = study.job(Step(stage, run, 0, epoch)).plain() | {"log_interval": 3}
         for key, value in changes.items():
             made[key] = made[key] | value if isinstance(value, dict) else value
         return made
@@ -175,7 +175,7 @@ def cases(stages: Sequence[str]) -> list[Case]:
 def data_jobs(datasets: set[str]) -> dict[str, dict[str, Any]]:
     """Returns the jobs that make small datasets of digits, by the dataset's name."""
     sizes = {"imagenet": {"train": 256, "val": 64}, "ade20k": {"train": 40, "val": 4}, "coco": {"train": 40, "val": 4}}
-    made = {name: _study().data_job(name) for name in datasets}
+    made = {name: _study().data_job(name).plain() for name in datasets}
     return {name: job | {"make": job["make"] | sizes[name]} for name, job in made.items()}
 
 

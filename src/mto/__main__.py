@@ -163,17 +163,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
-    from mto.tasks.task import IDENTITY, Task, read_job
+    from mto.config.job import DataJob, read
+    from mto.config.job import parse as parse_job
+    from mto.tasks.task import Task, read_job
     from mto.training.hardware import Hardware, without_deterministic_form
     from mto.training.startup import lean, uncollected
 
-    job, inputs = read_job(arguments.job)
+    given, inputs = read_job(arguments.job)
     inputs |= _inputs(arguments.inputs)
-    if job.get("task", arguments.task) != arguments.task:
-        raise UserError(f"--job: a job of the task '{job['task']}', not '{arguments.task}'")
-    known = ("dataset", "root", "make") if arguments.task == "data" else (*IDENTITY, "data")
-    if lacking := [key for key in known if key not in job]:
-        raise UserError(f"--job: lacks {', '.join(lacking)}; a job.json beside a task's outputs is whole")
+    if given.get("task", arguments.task) != arguments.task:
+        raise UserError(f"--job: a job of the task '{given['task']}', not '{arguments.task}'")
     hardware = Hardware(
         arguments.gpus,
         arguments.workers,
@@ -183,8 +182,10 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         arguments.compile,
     )
     if arguments.task == "data":
-        import_module("mto.tasks.data").run(job, arguments.out, level=arguments.verify, workers=arguments.workers)
+        dataset = parse_job(DataJob, given | {"task": "data"})
+        import_module("mto.tasks.data").run(dataset, arguments.out, level=arguments.verify, workers=arguments.workers)
         return 0
+    job = read(given | {"task": arguments.task})
     alone = not is_launched()
     if alone and is_one_of_several():
         return launch(argv, hardware.world_size // arguments.nodes, began, arguments.nodes)
@@ -213,7 +214,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         _limit_threads(hardware)
         hardware.setup()
         try:
-            hardware.check_precision(job.get("precision", "fp32"), arguments.task)
+            hardware.check_precision(job.precision, arguments.task)
             with uncollected():
                 run = import_module(f"mto.tasks.{arguments.task}").run
             run(task)

@@ -26,6 +26,7 @@ from mto.tasks import data
 from mto.tasks.dense import percentages
 from tasks.dense_jobs import ade20k_job, coco_job, save_encoder
 from tasks.tiny import linear_job, make_images, pretrain_job, run
+from typed_jobs import typed
 
 CLASSES = {"imagenet": 10, "ade20k": 11, "coco": 10}
 
@@ -182,11 +183,11 @@ def test_the_classes_that_were_not_chosen_may_be_damaged(copied: Path) -> None:
     faults = verify.verify("imagenet", root, 2, classes=["digit9", "digit3"])
     assert [Path(fault.file).parent.name for fault in faults] == ["digit3"]
     job = {"task": "data", "dataset": "imagenet", "root": str(root), "num_classes": 2, "make": None}
-    data.run(job | {"classes": ["digit5", "digit9"]}, copied / "out")
+    data.run(typed(job | {"classes": ["digit5", "digit9"]}), copied / "out")
     manifest = json.loads((copied / "out/manifest.json").read_text())
     assert manifest["counts"] == {"train": 2, "val": 2}
     with pytest.raises(UserError, match=r"digit3/.*not readable"):
-        data.run(job | {"classes": ["digit3", "digit9"]}, copied / "out")
+        data.run(typed(job | {"classes": ["digit3", "digit9"]}), copied / "out")
 
 
 def test_the_number_of_faults_does_not_fill_the_screen(copied: Path) -> None:
@@ -227,19 +228,19 @@ def test_the_job_of_a_dataset_stops_on_damage(copied: Path, monkeypatch: pytest.
     monkeypatch.setitem(layout.EXPECTED, "imagenet", {"train": 10, "val": 10})
     job = {"dataset": "imagenet", "root": str(copied / "imagenet"), "num_classes": 10, "make": None}
     out = copied / "out"
-    data.run(job, out, level="full", workers=2)
+    data.run(typed(job), out, level="full", workers=2)
     assert json.loads((out / "manifest.json").read_text())["counts"] == {"train": 10, "val": 10}
     (out / "manifest.json").unlink()
     file = cut("train/*/*.JPEG", 0.5)(copied / "imagenet")
     with pytest.raises(UserError, match=f"^{file}: "):
-        data.run(job, out)
+        data.run(typed(job), out)
     assert not (out / "manifest.json").exists()
     monkeypatch.setenv(bad_files.VARIABLE, '{"imagenet":1}')  # what the Snakefile says for `bad_files: skip`
-    data.run(job, out)
+    data.run(typed(job), out)
     assert (out / "manifest.json").exists()
     cut("val/*/*.JPEG", 0.5)(copied / "imagenet")  # an image that accuracy is measured on is never passed over
     with pytest.raises(UserError, match="2 faults"):
-        data.run(job, out)
+        data.run(typed(job), out)
 
 
 # ------------------------------------------------------------------------------------------ met later, while training

@@ -26,6 +26,7 @@ from mto.study.study import Study
 from mto.tasks.build import build_method
 from mto.tasks.released import import_checkpoint
 from tasks.tiny import heterogeneity_job, make_images, pretrain_job, run
+from typed_jobs import typed
 
 
 # ------------------------------------------------------------------------------------------------ files of other jobs
@@ -105,7 +106,7 @@ def test_results_of_several_commits_are_noted(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- arguments
 def step(task: str) -> dict[str, Any]:
-    return Study(load("config.yaml", scale="demo")).job(Step(task, "mae-vitb", 0, 8))
+    return Study(load("config.yaml", scale="demo")).job(Step(task, "mae-vitb", 0, 8)).plain()
 
 
 ARGUMENTS = [
@@ -134,9 +135,9 @@ def test_arguments_that_mean_nothing(
 
 def test_a_checkpoint_may_be_safetensors(tmp_path: Path) -> None:
     job = step("pretrain")
-    weights = build_method(job | {"seed": 7}).encoder.state_dict()
+    weights = build_method(typed(job).method, 7).encoder.state_dict()
     save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "mae.safetensors")
-    import_checkpoint(tmp_path / "mae.safetensors", job, tmp_path / "run")
+    import_checkpoint(tmp_path / "mae.safetensors", typed(job), tmp_path / "run")
     from safetensors.torch import load_file
 
     taken = load_file(tmp_path / "run/encoder.safetensors")

@@ -20,6 +20,7 @@ from mto.data.transforms import RATIO, no_retry_box
 from mto.errors import UserError
 from mto.runtime import devices
 from tasks.tiny import make_images, pretrain_job
+from typed_jobs import typed
 
 
 def test_names_that_are_no_utf8_are_recorded_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,7 @@ def test_a_failure_in_a_transform_names_the_file(tmp_path: Path) -> None:
     def fail(image: np.ndarray) -> None:
         raise RuntimeError("no")
 
-    dataset = PretrainDataset(pretrain_job(make_images(tmp_path), "mae"), transform=fail)  # type: ignore[arg-type]
+    dataset = PretrainDataset(typed(pretrain_job(make_images(tmp_path), "mae")), transform=fail)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="no") as caught:
         dataset[0, 3]
     assert caught.value.__notes__ == [f"while a sample was made of {dataset.images.path(3)}"]
@@ -65,7 +66,7 @@ def test_a_failure_in_a_transform_names_the_file(tmp_path: Path) -> None:
 def test_shared_memory_that_is_too_small_is_told_before_the_first_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = PretrainDataset(pretrain_job(make_images(tmp_path), "mae"))
+    dataset = PretrainDataset(typed(pretrain_job(make_images(tmp_path), "mae")))
     needed = dataset.sample_bytes * 12 * 2 * 4  # two workers with four batches each
     for free, fits in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(imagenet.shutil, "disk_usage", lambda path, free=free: type("Usage", (), {"free": free}))
@@ -126,7 +127,7 @@ def test_formats_that_opencv_does_not_know_are_read_by_the_dense_tasks(tmp_path:
     before = np.asarray(Image.open(files[1]).convert("RGB"))
     Image.fromarray(before).save(files[1], "PCX")
     files[2].write_bytes(b"no image")
-    dataset = Readable(build_dataset(coco_job(tmp_path), "train2017"), "coco")
+    dataset = Readable(build_dataset(typed(coco_job(tmp_path)), "train2017"), "coco")
     loaded = dataset.pipeline.transforms[0](dataset.get_data_info(1))["img"]
     assert np.array_equal(loaded[..., ::-1], before)
     dataset[1]

@@ -13,6 +13,7 @@ from mto.bench.workloads import build, job_of
 from mto.config import load
 from mto.names import BASELINES
 from mto.study.study import Study
+from typed_jobs import typed
 
 #: Operators that MTO adds to a forward and backward pass of ViT-B's depth, as a share of those without it. With raw dot
 #: products, its layers taken one by one would add 48 % in SimMIM, 46 % in MAE, 43 % in ConMIM and 33 % in BootMAE.
@@ -35,13 +36,13 @@ def test_mto_adds_few_operators(baseline, preset):
     paper = Study(load("config.yaml", scale="paper"))
     counted = {}
     for stage in ("pretrain", "pretrain-mto"):
-        job = job_of(paper, stage, baseline)
+        job = job_of(paper, stage, baseline).plain()
         job["method"] |= {"embed_dim": 48}
         job["method"] |= {"decoder_embed_dim": 32} if "decoder_embed_dim" in job["method"] else {}
         job["method"] |= {"projector_dim": 32} if baseline == "conmim" else {}
         if job["mto"]["terms"]:
             job["mto"] |= paper.config.mto.presets[preset].model_dump()
-        work = build(job, 2)
+        work = build(typed(job), 2)
         batch = work.model.data_preprocessor(work.batch)
 
         def step(work=work, batch=batch):
@@ -75,7 +76,7 @@ def test_memory_on_a_cpu_is_what_the_backward_pass_keeps():
 
 def prepared(study, stage="pretrain-mto", **keys):
     bench = run.Bench(torch.device("cpu"), 1, "fp32", compile=False)
-    return bench, bench.prepare(job_of(study, stage, "mae") | keys, 4)
+    return bench, bench.prepare(job_of(study, stage, "mae").model_copy(update=keys), 4)
 
 
 def test_a_model_that_waits_beside_another_is_not_in_its_memory(study, monkeypatch):
@@ -132,12 +133,12 @@ def test_steps_take_turns():
 
 def test_a_job_with_fewer_blocks_keeps_its_proportions(study):
     paper = Study(load("config.yaml", scale="paper"))
-    assert job_of(paper, "pretrain", "mae", depth=3)["method"]["decoder_depth"] == 2
+    assert job_of(paper, "pretrain", "mae", depth=3).method.decoder_depth == 2
     probe = job_of(paper, "linear", "conmim", depth=3)
-    assert probe["probe"]["layer"] == [1, 2, 3]
+    assert probe.probe.layer == [1, 2, 3]
     coco = job_of(paper, "coco", "mae", depth=6)
-    assert len(coco["out_indices"]) == 4
-    assert max(coco["out_indices"]) <= 5
+    assert len(coco.out_indices) == 4
+    assert max(coco.out_indices) <= 5
 
 
 def test_the_whole_list_on_small_shapes(tmp_path, capsys):
@@ -160,7 +161,7 @@ def test_the_whole_list_on_small_shapes(tmp_path, capsys):
 
 def test_a_stage_that_does_not_fit_is_said_in_its_row_and_nothing_else_is_lost(tmp_path, monkeypatch, capsys):
     def prepare(bench, job, images):
-        if job["task"] == "pretrain" and job["mto"]["terms"]:
+        if job.task == "pretrain" and job.mto.terms:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(bench, job, images)
 

@@ -74,7 +74,7 @@ def test_without_workers_one_batch_is_passed_over():
 
 def test_each_row_reads_in_an_order_of_its_own(monkeypatch):
     study, seeds = Study(load("config.yaml", scale="demo")), []
-    monkeypatch.setattr(loading, "loader_of", lambda job, *_, **__: seeds.append(job["seed"]))
+    monkeypatch.setattr(loading, "loader_of", lambda job, *_, **__: seeds.append(job.seed))
     monkeypatch.setattr(loading, "rate", lambda *_: 1.0)
     monkeypatch.setattr(run, "batches", lambda *_: iter(()))
     monkeypatch.setattr(loading, "together", lambda *_: {"images_per_second": 1.0, "waiting_share": 0.0})

@@ -13,6 +13,7 @@ from mto.bench.loading import loader_of
 from mto.bench.run import Bench
 from mto.bench.trials import Asked
 from mto.config import load
+from mto.config.job import Photographs, PreflightJob
 from mto.cost import preflight
 from mto.errors import UserError
 from mto.names import Step
@@ -32,10 +33,14 @@ def paper() -> Study:
     return Study(load(ROOT / "config.yaml", scale="paper"))
 
 
+def of_runs(study: Study, *runs: str) -> PreflightJob:
+    job = preflight.job(study, "pretrain")
+    return job.model_copy(update={"jobs": [each for each in job.jobs if each["run"] in runs]})
+
+
 def test_real_steps_are_measured(demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no dataset is
-    job = preflight.job(demo, "pretrain")
-    job["jobs"] = [each for each in job["jobs"] if each["run"] in ("mae-vitb", "mae-vitb-mto")]
+    job = of_runs(demo, "mae-vitb", "mae-vitb-mto")
     found = trials.measure(job, Asked(gpus=0, workers=0, micro_batch=16, compile=True))
     assert found["images"] == "made-up photographs of 24 x 24"
     assert (found["machine"]["gpus"], found["machine"]["compiled"]) == (0, False)
@@ -59,8 +64,7 @@ MAE = ("mae-vitb", "mae-vitb-mto")
 def two(demo, tmp_path, monkeypatch):
     """The preflight of two of the demo's runs, where no dataset is; a function of what is asked for."""
     monkeypatch.chdir(tmp_path)
-    job = preflight.job(demo, "pretrain")
-    job["jobs"] = [each for each in job["jobs"] if each["run"] in MAE]
+    job = of_runs(demo, *MAE)
     return lambda micro_batch=32: trials.measure(job, Asked(0, 0, micro_batch, False))["rows"]
 
 
@@ -73,8 +77,7 @@ def test_more_models_than_torch_compiles_of_one_function(demo, tmp_path, monkeyp
         trials.Bench, "choose", lambda *_: Bench(torch.device("cpu"), steps=1, precision="fp32", compile=True)
     )
     torch._dynamo.reset()
-    job = preflight.job(demo, "pretrain")
-    job["jobs"] = [each for each in job["jobs"] if each["run"] in ("simmim-vitb", "simmim-vitb-mto", *MAE)]
+    job = of_runs(demo, "simmim-vitb", "simmim-vitb-mto", *MAE)
     rows = trials.measure(job, Asked(gpus=0, workers=0, micro_batch=16, compile=True))["rows"]
     assert len(rows) + sum(len(row["tried"]) - 1 for row in rows if "tried" in row) == 6
     assert [row.get("error", row["compiled"]) for row in rows] == ["yes"] * 4
@@ -166,7 +169,7 @@ def test_what_fits_can_compare_gradients_too(two, monkeypatch):
 )
 def test_what_fails_is_said_in_its_row_and_nothing_else_is_lost(two, monkeypatch, error, said):
     def prepare(bench, job, images):
-        if job["run"] == "mae-vitb-mto":
+        if job.run == "mae-vitb-mto":
             raise error
         return real(bench, job, images)
 
@@ -183,9 +186,8 @@ def test_the_dataset_is_listed_once(demo, tmp_path, monkeypatch):
     for place in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / place).mkdir(parents=True)
         Image.new("RGB", (30, 30)).save(tmp_path / place / "0.png")
-    job = demo.job(Step("linear", "mae-vitb", 0, 8))
-    job["data"]["num_classes"] = 2
-    with trials.images({"images": {"root": str(tmp_path), "num_classes": 2, "side": [24, 24]}}) as (folder, said):
+    job = demo.job(Step("linear", "mae-vitb", 0, 8)).reading(num_classes=2)
+    with trials.images(Photographs(root=str(tmp_path), num_classes=2, side=[24, 24])) as (folder, said):
         monkeypatch.setattr("mto.data.imagenet.walk", lambda *_: pytest.fail("it was walked again"))
         assert [len(loader_of(job, folder, 2, 0, pin_memory=False).dataset) for _ in range(2)] == [2, 2]
         assert said == str(tmp_path)
@@ -196,11 +198,10 @@ def test_of_a_dataset_with_other_classes_the_chosen_are_read(demo, tmp_path, mon
         (tmp_path / place).mkdir(parents=True)
         Image.new("RGB", (30, 30)).save(tmp_path / place / "0.png")
     chosen = {"root": str(tmp_path), "num_classes": 2, "classes": ["a", "b"]}
-    job = demo.job(Step("finetune", "mae-vitb", 0, 8))
-    job["data"] |= {"num_classes": 2, "classes": ["a", "b"]}
+    job = demo.job(Step("finetune", "mae-vitb", 0, 8)).reading(num_classes=2, classes=["a", "b"])
     for images, size in ((chosen, 2), ({**chosen, "root": "nowhere"}, 64)):  # else photographs, which are of one class
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with trials.images({"images": {**images, "side": [24, 24]}}) as (folder, _):
+        with trials.images(Photographs(**images, side=[24, 24])) as (folder, _):
             assert len(loader_of(job, folder, 2, 0, pin_memory=False).dataset) == size
 
 

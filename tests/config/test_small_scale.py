@@ -20,6 +20,7 @@ from mto.study.study import Study
 from mto.tasks import data
 from tasks.dense_jobs import save_encoder
 from tasks.tiny import run
+from typed_jobs import typed
 
 FILE = Path(__file__).parents[2] / "config.yaml"
 LIST = Path(__file__).parents[2] / "src/mto/data/imagenet100.txt"
@@ -54,13 +55,13 @@ def test_the_list_is_a_hundred_of_imagenets_class_folders(study: Study) -> None:
 
 def test_the_hundred_are_taken_where_they_lie(study: Study, imagenet: Path, tmp_path: Path) -> None:
     """From the folder of the thousand: looked over, and labelled 0 to 99 in the order of their names."""
-    job = study.data_job("imagenet") | {"root": str(imagenet)}
+    job = study.data_job("imagenet").plain() | {"root": str(imagenet)}
     for name in OTHERS:
         (imagenet / "train" / name / "damaged.JPEG").write_bytes(b"nobody looks")
-    data.run(job, tmp_path)
+    data.run(typed(job), tmp_path)
     assert read_json(tmp_path / "manifest.json")["counts"] == {"train": 100, "val": 100}
-    seen = study.job(Step("linear", "mae-vitb", 0, 200))
-    folder = ImageFolder.of(seen | {"data": seen["data"] | {"root": str(imagenet)}}, "train")
+    seen = study.job(Step("linear", "mae-vitb", 0, 200)).plain()
+    folder = ImageFolder.of(typed(seen | {"data": seen["data"] | {"root": str(imagenet)}}), "train")
     assert folder.classes == sorted(LIST.read_text().split())
     assert folder.labels.tolist() == list(range(100))
     assert [Path(folder.path(index)).parent.name for index in range(100)] == folder.classes
@@ -91,7 +92,7 @@ def test_masks_cover_the_share_that_the_papers_do(study: Study) -> None:
     for baseline in BASELINES:
         shares = []
         for plan in (study, paper):
-            job = plan.job(Step("pretrain", f"{baseline}-vitb", 0, plan.config.study.pretrain_epochs))
+            job = plan.job(Step("pretrain", f"{baseline}-vitb", 0, plan.config.study.pretrain_epochs)).plain()
             sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
             shares.append(sampler(generator(0)).float().mean().item())
         assert shares[0] == pytest.approx(shares[1], abs=0.02)
@@ -134,7 +135,7 @@ def test_a_step_of_every_method_and_what_follows(
     name, last = f"{baseline}-vitb{mto}", study.config.study.pretrain_epochs
 
     def metrics(task: str, **inputs: Path) -> dict[str, float]:
-        job = shortened(study.job(Step(task, name, 0, last)), imagenet)
+        job = shortened(study.job(Step(task, name, 0, last)).plain(), imagenet)
         if task == "pretrain":
             job["epoch"] = 1
         return read_json(run(job, tmp_path / task, **inputs) / "metrics.json")["metrics"]
@@ -153,7 +154,7 @@ def test_a_step_of_the_dense_tasks(study: Study, tmp_path: Path, task: str) -> N
     """The networks at their size, on scenes of 512 pixels with the demo's classes."""
     make = {"ade20k": make_ade20k, "coco": make_coco}[task]
     make(tmp_path / "data", size=512, train=2, val=1)
-    job = shortened(study.job(Step(task, "mae-vitb-mto", 0, 200)), tmp_path / "data")
+    job = shortened(study.job(Step(task, "mae-vitb-mto", 0, 200)).plain(), tmp_path / "data")
     job["data"]["num_classes"] = {"ade20k": 11, "coco": 10}[task]
     encoder = save_encoder(tmp_path / "encoder.safetensors", job)
     metrics = read_json(run(job, tmp_path / "out", encoder=encoder) / "metrics.json")["metrics"]

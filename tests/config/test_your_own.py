@@ -34,7 +34,7 @@ def jobs(planned: Study) -> Counter[str]:
 def test_images(tmp_path: Path) -> None:
     planned = study(tmp_path, IMAGES)
     assert planned.datasets == ["imagenet"]
-    job = planned.job(planned.segments()[0])
+    job = planned.job(planned.segments()[0]).plain()
     assert (job["data"]["num_classes"], job["data"].get("classes"), job["optim"]["batch_size"]) == (20, None, 512)
     assert not [step for step in planned.select("simmim") if step.task == "linear"]
     assert {Run.parse(step.run).terms for step in planned.select("simmim")} == {(), ("spa", "e", "r")}

@@ -84,12 +84,16 @@ def test_mistakes_are_one_line(study, given, message):
 # ----------------------------------------------------------------------------------------------------------- preflight
 def test_a_stage_is_measured_by_its_methods_and_backbones(study):
     plan = study()
-    runs = [job["run"] for job in preflight.job(plan, "pretrain")["jobs"]]
+    runs = [job["run"] for job in preflight.job(plan, "pretrain").plain()["jobs"]]
     plain = ("simmim-vitb", "mae-vitb", "mae-vitl", "bootmae-vitb", "conmim-vitb")
     assert sorted(runs) == sorted(f"{run}{mto}" for run in plain for mto in ("", "-mto"))
-    assert len(preflight.job(plan, "finetune")["jobs"]) == 5
-    assert len(preflight.job(plan, "coco")["jobs"]) == 3
-    assert preflight.job(plan, "linear")["images"] == {"root": "data/imagenet", "num_classes": 1000, "side": [500, 375]}
+    assert len(preflight.job(plan, "finetune").plain()["jobs"]) == 5
+    assert len(preflight.job(plan, "coco").plain()["jobs"]) == 3
+    assert preflight.job(plan, "linear").plain()["images"] == {
+        "root": "data/imagenet",
+        "num_classes": 1000,
+        "side": [500, 375],
+    }
 
 
 def test_the_datasets_that_the_study_reads_are_looked_at(study, tmp_path):
@@ -99,7 +103,7 @@ def test_the_datasets_that_the_study_reads_are_looked_at(study, tmp_path):
     keys = {"root": str(tmp_path), "num_classes": 2, "classes": ["a", "b"]}
     some = study(study={"tableS1_ade20k": None, "tableS2_coco": None}, datasets={"imagenet": keys})
     assert preflight._datasets(some) == [f"imagenet: complete at {tmp_path}"]
-    assert preflight.job(some, "linear")["images"] == {**keys, "side": [500, 375]}
+    assert preflight.job(some, "linear").plain()["images"] == {**keys, "side": [500, 375]}
 
 
 def measured(plan, device, rows):

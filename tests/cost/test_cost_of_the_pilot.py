@@ -55,7 +55,7 @@ def test_it_has_its_line_and_what_is_done_is_not_left(study, capsys):
     (folder / "metrics.json").write_text(
         json.dumps({"provenance": {"gpu_hours": 5.0, "gpus": 8, "device": "NVIDIA A100"}})
     )
-    (folder / "job.json").write_text(json.dumps({"job": plan.pilot_job(done.run, done.seed, done.epoch)}))
+    (folder / "job.json").write_text(json.dumps({"job": plan.pilot_job(done.run, done.seed, done.epoch).plain()}))
     row = cli.plan(plan).pilot
     assert (row["jobs"], row["jobs_left"]) == (8, 7)
     assert row["gpu_hours"] - row["gpu_hours_left"] == pytest.approx(5.0)

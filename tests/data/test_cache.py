@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from mto.config.models import Cache as CacheSettings
 from mto.data import cache, listing
 from mto.data.bad_files import VARIABLE
 from mto.data.cache import Cache, build
@@ -19,6 +20,7 @@ from mto.tasks import data
 from mto.tasks.task import Task
 from mto.training.hardware import Hardware
 from mto.training.resume import describe_run
+from typed_jobs import typed
 
 SIZES = [(40, 30), (30, 40), (20, 90), (16, 16), (15, 60), (17, 33), (64, 64)]  # width, height
 
@@ -166,8 +168,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(root, tmp_p
 
 def test_scales_that_name_one_folder_keep_apart(tmp_path):
     """Their images differ, and a cache of other images is replaced."""
-    job = {"cache": {"side": 24, "folder": str(tmp_path)}}
-    small, paper = (cache.folder_of(job | {"scale": scale}, tmp_path / "beside") for scale in ("small", "paper"))
+    asked = CacheSettings(side=24, folder=str(tmp_path))
+    small, paper = (cache.folder_of(scale, asked, tmp_path / "beside") for scale in ("small", "paper"))
     assert small != paper
 
 
@@ -177,18 +179,22 @@ def test_jobs_find_it_by_the_dataset_s_manifest(digits, tmp_path, pretrain_job):
     pretrain_job["data"]["classes"] = job["classes"] = [f"digit{n}" for n in range(10)]
     job["cache"] = {"side": 24, "folder": str(tmp_path / "elsewhere")}
     out = tmp_path / "data"
-    data.check(job, out)
+    data.check(typed(job), out)
     pretrain_job["data"].pop("root")
     pretrain_job = {"task": "pretrain", "run": "mae-vitb", "epoch": 1, "scale": "x"} | pretrain_job
     pretrain_job["data"]["cache"] = 24
-    task = Task("pretrain", pretrain_job, {"data": out / "manifest.json"}, tmp_path / "run", Hardware(), time.time())
+    task = Task(
+        "pretrain", typed(pretrain_job), {"data": out / "manifest.json"}, tmp_path / "run", Hardware(), time.time()
+    )
     task.start()
     train, val = PretrainDataset(task.job), PretrainDataset(task.job, "val")
     assert train.images.cache.folder == tmp_path / "elsewhere" / "x" / "cache-24"
     assert val.images.cache is None
-    plain = PretrainDataset(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits), "cache": None}})
+    plain = PretrainDataset(
+        typed(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits), "cache": None}})
+    )
     assert all(torch.equal(train[1, i]["image"], plain[1, i]["image"]) for i in range(60))
     with pytest.raises(UserError, match="its dataset has no cache"):
-        PretrainDataset(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits)}})
+        PretrainDataset(typed(pretrain_job | {"data": {**pretrain_job["data"], "root": str(digits)}}))
     sizes = {"dataset_size": 60, "batch_size": 4, "steps_per_epoch": 15, "total_steps": 15}
-    assert describe_run(task.job, **sizes) == describe_run(pretrain_job, **sizes)
+    assert describe_run(task.job.plain(), **sizes) == describe_run(typed(pretrain_job).plain(), **sizes)

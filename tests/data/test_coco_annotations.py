@@ -18,6 +18,7 @@ from pycocotools import mask as rle
 from mto.data import coco, verify
 from mto.data.demo import make_coco
 from mto.errors import UserError
+from typed_jobs import typed
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -190,7 +191,7 @@ def test_training_keeps_the_objects_of_run_lengths(root: Path, tmp_path: Path) -
 
     other = changed(root, tmp_path, in_run_lengths)
     assert verify.verify("coco", other, 10) == []
-    one, two = (build_dataset(coco_job(folder), "train2017") for folder in (root, other))
+    one, two = (build_dataset(typed(coco_job(folder)), "train2017") for folder in (root, other))
     for transforms in (one.pipeline.transforms, two.pipeline.transforms):
         del transforms[2:-1]  # nothing is drawn at random
     for index in range(len(one)):
@@ -215,7 +216,7 @@ def test_a_label_is_a_place_in_the_order_of_ids(root: Path, tmp_path: Path) -> N
         folder.mkdir()
         other = changed(root, folder, SAME["categories in another order"], turned)
         for split in ("train2017", "val2017"):
-            one, two = (build_dataset(coco_job(place), split) for place in (root, other))
+            one, two = (build_dataset(typed(coco_job(place)), split) for place in (root, other))
             assert one.metainfo["classes"] == two.metainfo["classes"]
             labels = [
                 [i["bbox_label"] for n in range(len(d)) for i in d.get_data_info(n)["instances"]] for d in (one, two)
@@ -238,4 +239,4 @@ def test_other_classes_in_training_are_refused(root: Path, tmp_path: Path) -> No
 
     other = changed(root, tmp_path, lambda found: found["categories"][3].update(name="x"))
     with pytest.raises(UserError, match="have different categories"):
-        build_dataset(coco_job(other), "train2017")
+        build_dataset(typed(coco_job(other)), "train2017")

@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from mto.data import demo, layout
 from mto.errors import UserError
 from mto.tasks import data
+from typed_jobs import typed
 
 PARAMS = {
     "imagenet": {"size": 24, "train": 100, "val": 30},
@@ -37,7 +38,7 @@ def digest(root: Path) -> dict[str, str]:
 def made(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("demo")
     for dataset in PARAMS:
-        data.run(job(dataset), root / dataset)
+        data.run(typed(job(dataset)), root / dataset)
     return root
 
 
@@ -48,29 +49,29 @@ def test_the_files_are_the_same_bytes_on_a_rerun_over_what_a_killed_one_left(dat
     part = next(path.name for path in (made / dataset).iterdir() if path.is_dir())
     (out / part).mkdir()
     (out / part / "old").touch()
-    data.run(job(dataset), out)
+    data.run(typed(job(dataset)), out)
     assert digest(out) == digest(made / dataset)
-    data.run(job(dataset, seed=1), out)
+    data.run(typed(job(dataset, seed=1)), out)
     assert digest(out) != digest(made / dataset)
 
 
 def test_the_manifest_comes_last(monkeypatch, tmp_path):
     out = tmp_path / "imagenet"
-    data.run(job("imagenet"), out)
+    data.run(typed(job("imagenet")), out)
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "make_imagenet", killed)
     with pytest.raises(KeyboardInterrupt):
-        data.run(job("imagenet"), out)
+        data.run(typed(job("imagenet")), out)
     assert not (out / "manifest.json").exists()
 
 
 def test_the_manifest_tells_counts_classes_and_job(made):
     manifest = json.loads((made / "ade20k" / "manifest.json").read_text())
     assert manifest == {
-        "job": job("ade20k"),
+        "job": typed(job("ade20k")).plain(),
         "counts": {"training": 12, "validation": 6},
         "classes": demo.ADE20K_CLASSES,
     }
@@ -160,13 +161,13 @@ def test_polygons_outline_whole_pixels():
 
 def test_a_size_the_maker_does_not_take_names_the_key(tmp_path):
     with pytest.raises(UserError, match=r"config\.yaml: datasets\.imagenet\.make .*together at most 1797"):
-        data.run(job("imagenet", train=5000), tmp_path)
-    with pytest.raises(UserError, match=r"datasets\.coco\.make .*unexpected keyword argument 'sizes'"):
-        data.run(job("coco", sizes=3), tmp_path)
+        data.run(typed(job("imagenet", train=5000)), tmp_path)
+    with pytest.raises(UserError, match=r"unknown: make\.sizes"):
+        data.run(typed(job("coco", sizes=3)), tmp_path)
 
 
 def test_without_a_maker_the_job_checks_the_root(made, tmp_path):
     missing = {"task": "data", "scale": "paper", "dataset": "coco", "root": str(tmp_path / "none"), "make": None}
     with pytest.raises(UserError, match=r"datasets\.coco\.root: .*no such folder"):
-        data.run(missing, tmp_path / "out")
+        data.run(typed(missing), tmp_path / "out")
     assert not (tmp_path / "out").exists()

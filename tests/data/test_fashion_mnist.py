@@ -10,6 +10,7 @@ from PIL import Image
 from mto.data.fashion_mnist import CLASSES
 from mto.errors import UserError
 from mto.tasks import data
+from typed_jobs import typed
 
 TRAIN, VAL = 60, 40  # in the files
 IMAGES = np.random.default_rng(0).integers(0, 256, (TRAIN + VAL, 28, 28), dtype=np.uint8)
@@ -40,7 +41,7 @@ def job(files: Path, **arguments) -> dict:
 
 def test_every_image_is_one_of_its_class_and_no_class_is_favoured(files, tmp_path):
     out = tmp_path / "out"
-    data.run(job(files), out)
+    data.run(typed(job(files)), out)
     for split, number, offset in (("train", 23, 0), ("val", 10, TRAIN)):
         counts = []
         for label, name in enumerate(CLASSES):
@@ -59,7 +60,7 @@ def test_every_image_is_one_of_its_class_and_no_class_is_favoured(files, tmp_pat
 
 def test_another_seed_takes_other_images_and_the_same_one_the_same(files, tmp_path):
     def chosen(name: str, seed: int) -> set[str]:
-        data.run(job(files, seed=seed), tmp_path / name)
+        data.run(typed(job(files, seed=seed)), tmp_path / name)
         return {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*.png")}
 
     first = chosen("a", 0)
@@ -68,19 +69,19 @@ def test_another_seed_takes_other_images_and_the_same_one_the_same(files, tmp_pa
 
 
 def test_images_are_resized_where_asked(files, tmp_path):
-    data.run(job(files, size=14), tmp_path / "out")
+    data.run(typed(job(files, size=14)), tmp_path / "out")
     assert Image.open(next((tmp_path / "out" / "val").rglob("*.png"))).size == (14, 14)
 
 
 def test_a_mistake_is_one_line_that_says_where(files, tmp_path):
     with pytest.raises(UserError, match=r"no train-images-idx3-ubyte\.gz.*dataset-fashion-mnist.*null"):
-        data.run(job(tmp_path / "nowhere"), tmp_path / "out")
+        data.run(typed(job(tmp_path / "nowhere")), tmp_path / "out")
     with pytest.raises(UserError, match=r"datasets\.imagenet\.make .*from 10 to 60 images"):
-        data.run(job(files, train=61), tmp_path / "out")
+        data.run(typed(job(files, train=61)), tmp_path / "out")
     with pytest.raises(UserError, match=r"datasets\.coco\.make\.of: fashion_mnist"):
-        data.run(job(files) | {"dataset": "coco"}, tmp_path / "out")
+        data.run(typed(job(files) | {"dataset": "coco"}), tmp_path / "out")
     damaged = files / "t10k-labels-idx1-ubyte.gz"
     damaged.write_bytes(damaged.read_bytes()[:20])
     with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz: damaged"):
-        data.run(job(files), tmp_path / "out")
+        data.run(typed(job(files)), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -11,6 +11,7 @@ from mto.data.imagenet import ClassificationDataset, ImageFolder, PretrainDatase
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, finetune_train_transform, linear_train_transform
 from mto.errors import UserError
+from typed_jobs import SIZES, typed
 
 
 def same(a: dict, b: dict) -> bool:
@@ -25,7 +26,7 @@ def alike(a: torch.Tensor | list, b: torch.Tensor | list) -> bool:
 
 def test_a_pre_training_sample_is_a_function_of_seed_epoch_and_index(pretrain_job, teacher):
     pretrain_job["data"]["teacher"] = teacher
-    dataset = PretrainDataset(pretrain_job)
+    dataset = PretrainDataset(typed(pretrain_job))
     sample = dataset[3, 7]
     assert {name: (value.shape, value.dtype) for name, value in sample.items()} == {
         "image": ((24, 24, 3), torch.uint8),
@@ -34,24 +35,27 @@ def test_a_pre_training_sample_is_a_function_of_seed_epoch_and_index(pretrain_jo
     }
     assert sample["mask"].sum() == 27
     torch.rand(5), np.random.random()  # noqa: NPY002
-    assert same(PretrainDataset(pretrain_job)[3, 7], sample)
-    for other in (dataset[4, 7], dataset[3, 8], PretrainDataset({**pretrain_job, "seed": 1})[3, 7]):
+    assert same(PretrainDataset(typed(pretrain_job))[3, 7], sample)
+    for other in (dataset[4, 7], dataset[3, 8], PretrainDataset(typed({**pretrain_job, "seed": 1}))[3, 7]):
         assert not torch.equal(other["image"], sample["image"])
         assert not torch.equal(other["mask"], sample["mask"])
 
 
 def test_methods_of_one_seed_see_the_same_crops(pretrain_job):
     other = {**pretrain_job, "mask": {"sampler": "cells", "ratio": 0.6, "cell_size": 8}}
-    a, b = PretrainDataset(pretrain_job)[2, 5], PretrainDataset(other)[2, 5]
+    a, b = PretrainDataset(typed(pretrain_job))[2, 5], PretrainDataset(typed(other))[2, 5]
     assert torch.equal(a["image"], b["image"])
     assert not torch.equal(a["mask"], b["mask"])
 
 
 def test_a_pre_training_dataset_takes_another_view(pretrain_job, finetune_job):
-    pretrain_job["data"] = finetune_job["data"]
-    sample = PretrainDataset(pretrain_job, "val", transform=eval_transform(finetune_job))[0]
+    data = {key: value for key, value in finetune_job["data"].items() if key != "augment"}
+    analysis = {"task": "heterogeneity", "images": 1, "affinity_images": 1, "variants": []}
+    sized = {"method": SIZES | pretrain_job["method"], "data": data}
+    sample = PretrainDataset(typed(pretrain_job | analysis | sized), "val", eval_transform(typed(finetune_job)))[0]
     assert torch.equal(
-        sample["image"], ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))[0]["image"]
+        sample["image"],
+        ClassificationDataset(typed(finetune_job), "val", eval_transform(typed(finetune_job)))[0]["image"],
     )
     assert sample["mask"].dtype == torch.bool
 
@@ -59,9 +63,9 @@ def test_a_pre_training_dataset_takes_another_view(pretrain_job, finetune_job):
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_workers_do_not_change_the_samples(kind, pretrain_job, finetune_job):
     if kind == "pretrain":
-        dataset = PretrainDataset(pretrain_job)
+        dataset = PretrainDataset(typed(pretrain_job))
     else:
-        dataset = ClassificationDataset(finetune_job, "train", finetune_train_transform(finetune_job))
+        dataset = ClassificationDataset(typed(finetune_job), "train", finetune_train_transform(typed(finetune_job)))
 
     def epochs(workers):
         sampler = EpochSampler(len(dataset), seed=0, shuffle=True, drop_last_to=16)
@@ -82,17 +86,17 @@ def test_workers_do_not_change_the_samples(kind, pretrain_job, finetune_job):
 def test_datasets_travel_to_workers_that_are_started_afresh(pretrain_job, finetune_job, linear_job):
     """macOS pickles the dataset into its loader workers."""
     datasets = [
-        PretrainDataset(pretrain_job),
-        ClassificationDataset(finetune_job, "train", finetune_train_transform(finetune_job)),
-        ClassificationDataset(linear_job, "train", linear_train_transform(linear_job)),
-        ClassificationDataset(linear_job, "val", eval_transform(linear_job)),
+        PretrainDataset(typed(pretrain_job)),
+        ClassificationDataset(typed(finetune_job), "train", finetune_train_transform(typed(finetune_job))),
+        ClassificationDataset(typed(linear_job), "train", linear_train_transform(typed(linear_job))),
+        ClassificationDataset(typed(linear_job), "val", eval_transform(typed(linear_job))),
     ]
     for dataset in datasets:
         assert same(pickle.loads(pickle.dumps(dataset))[1, 2], dataset[1, 2])
 
 
 def test_labels_are_the_places_of_the_sorted_folders(finetune_job, digits):
-    dataset = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    dataset = ClassificationDataset(typed(finetune_job), "val", eval_transform(typed(finetune_job)))
     assert len(dataset) == 20
     for index in range(20):
         assert dataset[index]["label"].item() == int(Path(dataset.images.path(index)).parent.name.removeprefix("digit"))
@@ -101,8 +105,8 @@ def test_labels_are_the_places_of_the_sorted_folders(finetune_job, digits):
 
 def test_chosen_classes_are_labelled_by_their_own_order(finetune_job, digits):
     data = finetune_job["data"] | {"num_classes": 3, "classes": ["digit8", "digit1", "digit3"]}
-    chosen = ClassificationDataset({**finetune_job, "data": data}, "val", eval_transform(finetune_job))
-    every = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    chosen = ClassificationDataset(typed({**finetune_job, "data": data}), "val", eval_transform(typed(finetune_job)))
+    every = ClassificationDataset(typed(finetune_job), "val", eval_transform(typed(finetune_job)))
     assert chosen.images.classes == ["digit1", "digit3", "digit8"]
     seen = [(str(chosen.images.path(i)), chosen[i]["label"].item()) for i in range(len(chosen))]
     whole = [str(every.images.path(i)) for i in range(len(every))]
@@ -159,10 +163,10 @@ def test_datasets_say_how_large_their_samples_are(pretrain_job, finetune_job, te
     def pixels(sample):
         return sum(value.nbytes for name, value in sample.items() if "image" in name)
 
-    plain = PretrainDataset(pretrain_job)
+    plain = PretrainDataset(typed(pretrain_job))
     pretrain_job["data"]["teacher"] = teacher
-    with_colours = PretrainDataset(pretrain_job)
-    labelled = ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    with_colours = PretrainDataset(typed(pretrain_job))
+    labelled = ClassificationDataset(typed(finetune_job), "val", eval_transform(typed(finetune_job)))
     assert [data.sample_bytes for data in (plain, with_colours, labelled)] == [1728, 1728, 1728]
     assert all(pixels(data[0]) == data.sample_bytes for data in (plain, with_colours, labelled))
     assert build_loader(plain, EpochSampler(60, seed=0, shuffle=False), 10**6, 2).prefetch_factor == 1

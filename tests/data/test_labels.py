@@ -12,6 +12,7 @@ from mto.data.transforms import eval_transform
 from mto.errors import UserError
 from mto.names import Step
 from mto.study.study import Study
+from typed_jobs import typed
 
 #: Classes of 200, 30 and 4 images, mixed.
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [200, 30, 4]))
@@ -35,16 +36,16 @@ def test_the_seed_chooses():
 
 
 def test_a_dataset_of_few_labels_has_those_images_alone(finetune_job):
-    whole = ClassificationDataset(finetune_job, "train", eval_transform(finetune_job))
+    whole = ClassificationDataset(typed(finetune_job), "train", eval_transform(typed(finetune_job)))
     job = {**finetune_job, "data": {**finetune_job["data"], "labels": 0.5}}
-    few = ClassificationDataset(job, "train", eval_transform(job))
+    few = ClassificationDataset(typed(job), "train", eval_transform(typed(job)))
     places = labelled(whole.images.labels, 0.5, job["seed"])
     assert len(few) == len(places) < len(whole)
     for index, place in enumerate(places.tolist()):
         assert torch.equal(few[0, index]["image"], whole[0, place]["image"])
         assert few[0, index]["label"] == whole[0, place]["label"]
-    assert len(ClassificationDataset(job, "val", eval_transform(job))) == len(
-        ClassificationDataset(finetune_job, "val", eval_transform(finetune_job))
+    assert len(ClassificationDataset(typed(job), "val", eval_transform(typed(job)))) == len(
+        ClassificationDataset(typed(finetune_job), "val", eval_transform(typed(finetune_job)))
     )
 
 
@@ -53,15 +54,15 @@ def test_every_stage_that_reads_labels_is_told_and_no_other():
     study, plain = (Study(load(over, scale="demo")) for over in (few, {}))
     for task, share in (("finetune", 0.1), ("linear", 0.2), ("knn", 0.2), ("pretrain", None), ("ade20k", None)):
         step = Step(task, "mae-vitb", 0, 8)
-        assert study.job(step)["data"].get("labels") == share
+        assert study.job(step).plain()["data"].get("labels") == share
     assert study.job(Step("pretrain", "mae-vitb", 0, 8)) == plain.job(Step("pretrain", "mae-vitb", 0, 8))
-    assert "labels" not in Study(load({}, scale="paper")).job(Step("finetune", "mae-vitb", 0, 800))["data"]
+    assert "labels" not in Study(load({}, scale="paper")).job(Step("finetune", "mae-vitb", 0, 800)).plain()["data"]
 
 
 def test_the_plan_counts_the_images_with_labels():
     study = Study(load({"baselines": {"mae": {"finetune": {"labels": 0.1}}}}, scale="paper"))
     job = study.job(Step("finetune", "mae-vitb", 0, 800))
-    steps = 128_117 // job["optim"]["batch_size"] * job["epochs"]
+    steps = 128_117 // job.optim.batch_size * job.epochs
     assert amount(job, 0, size_of(study.config, "finetune")).steps == steps
 
 

@@ -12,6 +12,7 @@ from mto.data.imagenet import ImageFolder
 from mto.tasks import data
 from mto.tasks.task import Task
 from mto.training.resume import describe_run
+from typed_jobs import typed
 
 
 @pytest.fixture
@@ -80,22 +81,22 @@ def test_the_job_of_imagenet_makes_it_before_the_manifest(root, tmp_path, monkey
     monkeypatch.setitem(layout.EXPECTED, "imagenet", {"train": 10, "val": 10})
     job = {"dataset": "imagenet", "root": str(root), "num_classes": 10, "make": None}
     out = tmp_path / "out"
-    data.run(job, out)
+    data.run(typed(job), out)
     assert same(listing.load(out / listing.NAME, root / "train"), listing.walk(root / "train"))
     assert (out / "manifest.json").exists()
     monkeypatch.setattr(listing, "save", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        data.run(job, tmp_path / "again")
+        data.run(typed(job), tmp_path / "again")
     assert not (tmp_path / "again" / "manifest.json").exists()
 
 
-def test_a_jobs_task_finds_it_by_the_manifest_and_a_state_does_not_mind(root, tmp_path):
+def test_a_jobs_task_finds_it_by_the_manifest_and_a_state_does_not_mind(root, tmp_path, pretrain_job):
     """Where the listing lies is no part of what a run is."""
-    (tmp_path / "manifest.json").write_text(json.dumps({"job": {"root": str(root)}}))
-    job = {"task": "pretrain", "data": {"num_classes": 10}}
-    task = Task("pretrain", job, {"data": tmp_path / "manifest.json"}, tmp_path / "out")
+    made = typed({"dataset": "imagenet", "root": str(root)}).plain()
+    (tmp_path / "manifest.json").write_text(json.dumps({"job": made}))
+    task = Task("pretrain", typed(pretrain_job), {"data": tmp_path / "manifest.json"}, tmp_path / "out")
     task.start()
-    assert task.job["data"]["listing"] == str(tmp_path / listing.NAME)
+    assert task.job.data.listing == str(tmp_path / listing.NAME)
     assert len(ImageFolder.of(task.job, "train")) == 60  # there is none: the folder is listed
     sizes = {"dataset_size": 60, "batch_size": 4, "steps_per_epoch": 15, "total_steps": 15}
-    assert describe_run(task.job, **sizes) == describe_run(job, **sizes)
+    assert describe_run(task.job.plain(), **sizes) == describe_run(typed(pretrain_job).plain(), **sizes)

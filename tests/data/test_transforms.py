@@ -12,6 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from mto.data import transforms
 from mto.data.device.moves import View
 from mto.data.rng import seeded
+from typed_jobs import typed
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ BUILDERS = {
 @pytest.mark.parametrize("stage", BUILDERS)
 def test_a_transform_gives_plain_bytes_decided_by_the_seed(stage, request, photo):
     build, job = BUILDERS[stage]
-    transform = build(request.getfixturevalue(job))
+    transform = build(typed(request.getfixturevalue(job)))
     image = draw_seeded(transform, photo, 0)["image"]
     assert type(image) is torch.Tensor
     assert (image.shape, image.dtype) == ((24, 24, 3), torch.uint8)
@@ -42,7 +43,7 @@ def test_a_transform_gives_plain_bytes_decided_by_the_seed(stage, request, photo
 
 def test_all_randomness_of_fine_tuning_is_governed(finetune_job, photo):
     """RandAugment draws from Python and NumPy, crops from Python, erasing noise from torch."""
-    transform = transforms.finetune_train_transform(finetune_job)
+    transform = transforms.finetune_train_transform(typed(finetune_job))
     once = [draw_seeded(transform, photo, k) for k in range(60)]
     torch.rand(7), np.random.random(3)  # noqa: NPY002
     again = [draw_seeded(transform, photo, k) for k in range(60)]
@@ -57,7 +58,7 @@ def draw_seeded(transform, image, *key):
 
 def test_fine_tuning_is_the_sheets_augmentation(finetune_job):
     """SimMIM:data/data_finetune.py:77-93, MAE:util/datasets.py:35-49."""
-    transform = transforms.finetune_train_transform(finetune_job)
+    transform = transforms.finetune_train_transform(typed(finetune_job))
     crop, (augment,), erase = transform.crop, transform.colours, transform.erasing.erase
     assert crop.scale == (0.08, 1.0)
     assert crop.interpolation == InterpolationMode.BICUBIC
@@ -78,7 +79,7 @@ def test_fine_tuning_crops_and_flips_where_timm_does(finetune_job, photo):
     """Of the same draws, timm's own crop and flip of a PIL image differ by rounding alone."""
     finetune_job["data"]["augment"].update(rand_augment=None, color_jitter=None, reprob=0.0)
     theirs = create_transform(24, is_training=True, color_jitter=None, interpolation="bicubic", normalize=False)
-    ours = transforms.finetune_train_transform(finetune_job)
+    ours = transforms.finetune_train_transform(typed(finetune_job))
     assert ours.colours == []
     for key in range(40):
         expected = draw_seeded(theirs, Image.fromarray(photo), key)
@@ -90,7 +91,7 @@ def test_fine_tuning_crops_and_flips_where_timm_does(finetune_job, photo):
 
 def test_colour_jitter_works_where_rand_augment_is_off(finetune_job):
     finetune_job["data"]["augment"].update(rand_augment=None, reprob=0.0)
-    transform = transforms.finetune_train_transform(finetune_job)
+    transform = transforms.finetune_train_transform(typed(finetune_job))
     assert [type(step).__name__ for step in transform.colours] == ["ColorJitter"]
     assert transform.erasing is None
 
@@ -102,7 +103,7 @@ def test_posterizing_to_no_bits_is_black_and_never_an_error(finetune_job, photo)
     for bits in (1, 4, 8):
         expected = photo >> (8 - bits) << (8 - bits)
         assert np.array_equal(np.asarray(transforms.posterize(image, bits)), expected)
-    augment = transforms.finetune_train_transform(finetune_job).colours[0]
+    augment = transforms.finetune_train_transform(typed(finetune_job)).colours[0]
     for op in augment.ops:
         op.prob, op.magnitude, op.magnitude_std = 1.0, 10, 0.0
         assert op(View(torch.from_numpy(photo))).size == image.size
@@ -128,7 +129,7 @@ def test_erasing_is_timms(finetune_job):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_crops_are_pillows_to_one_grey_level(interpolation, pretrain_job, photo):
     pretrain_job["data"].update(interpolation=interpolation, hflip=0.0)
-    transform = transforms.pretrain_transform(pretrain_job)
+    transform = transforms.pretrain_transform(typed(pretrain_job))
     planes = torch.from_numpy(photo).permute(2, 0, 1)
     with seeded(4):
         box = transform.crop.draw_box(planes, transform.crop.scale, transforms.RATIO)
@@ -145,7 +146,7 @@ def test_crops_are_pillows_to_one_grey_level(interpolation, pretrain_job, photo)
 )
 def test_pre_training_crops_as_the_job_says(scale, interpolation, pretrain_job, photo):
     pretrain_job["data"].update(crop_scale=scale, interpolation=interpolation)
-    crop = transforms.pretrain_transform(pretrain_job).crop
+    crop = transforms.pretrain_transform(typed(pretrain_job)).crop
     assert crop.interpolation == InterpolationMode(interpolation)
     planes = torch.from_numpy(photo).permute(2, 0, 1)
     with seeded(0):
@@ -160,28 +161,28 @@ def test_pre_training_crops_as_the_job_says(scale, interpolation, pretrain_job, 
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_the_flip_has_the_jobs_probability(p, pretrain_job, photo):
     pretrain_job["data"]["hflip"] = 0.0
-    plain = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 9)["image"]
+    plain = draw_seeded(transforms.pretrain_transform(typed(pretrain_job)), photo, 9)["image"]
     pretrain_job["data"]["hflip"] = p
-    flipped = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 9)["image"]
+    flipped = draw_seeded(transforms.pretrain_transform(typed(pretrain_job)), photo, 9)["image"]
     assert torch.equal(flipped, plain.flip(1) if p else plain)
 
 
 def test_the_teachers_colours_leave_the_students_crop_alone(pretrain_job, teacher, photo):
     """They are drawn after it, from the same generators."""
-    student = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)
+    student = draw_seeded(transforms.pretrain_transform(typed(pretrain_job)), photo, 1)
     assert student.keys() == {"image"}
     pretrain_job["data"]["teacher"] = teacher
-    both = draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 1)
+    both = draw_seeded(transforms.pretrain_transform(typed(pretrain_job)), photo, 1)
     assert both.keys() == {"image", "colours"}
     assert torch.equal(both["image"], student["image"])
     assert not torch.equal(
-        both["colours"], draw_seeded(transforms.pretrain_transform(pretrain_job), photo, 2)["colours"]
+        both["colours"], draw_seeded(transforms.pretrain_transform(typed(pretrain_job)), photo, 2)["colours"]
     )
 
 
 def test_maes_crop_draws_once_and_stays_inside(linear_job):
     """No retry: an area and an aspect ratio that do not fit are clamped (MAE:util/crop.py:15-42)."""
-    crop = transforms.linear_train_transform(linear_job).crop
+    crop = transforms.linear_train_transform(typed(linear_job)).crop
     assert crop.scale == (0.08, 1.0)
     wide = torch.zeros(3, 20, 200, dtype=torch.uint8)
     with seeded(0):
@@ -195,7 +196,7 @@ def test_maes_crop_draws_once_and_stays_inside(linear_job):
     assert len(set(width[height == 20])) > 30
     assert len(set(left[height == 20])) > 100
     linear_job["data"]["crop"] = "torchvision"
-    crop = transforms.linear_train_transform(linear_job).crop
+    crop = transforms.linear_train_transform(typed(linear_job)).crop
     with seeded(0):
         boxes = [crop.draw_box(wide, crop.scale, transforms.RATIO) for _ in range(200)]
     assert boxes.count((0, 86, 20, 27)) > 100
@@ -205,6 +206,6 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(finetune_job, 
     mode = InterpolationMode.BICUBIC
     theirs = v2.Compose([v2.Resize(28, mode), v2.CenterCrop(24)])
     for image in (photo, np.ascontiguousarray(photo.swapaxes(0, 1))):
-        ours = transforms.eval_transform(finetune_job)(image)["image"].permute(2, 0, 1)
+        ours = transforms.eval_transform(typed(finetune_job))(image)["image"].permute(2, 0, 1)
         assert (ours.int() - pil_to_tensor(theirs(Image.fromarray(image)))).abs().max() <= 1
         assert torch.equal(ours, theirs(torch.from_numpy(image).permute(2, 0, 1)))

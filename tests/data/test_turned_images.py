@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from mto.data import images, verify
 from mto.data.demo import make_ade20k, make_coco
 from mto.errors import UserError
+from typed_jobs import typed
 
 
 def tagged(path: Path, orientation: int, pixels: np.ndarray) -> Path:
@@ -77,12 +78,12 @@ def loaded(name: str, root: Path) -> np.ndarray:
         load_mmseg()
         from mto.openmmlab.upernet import build_dataset
 
-        found = build_dataset(ade20k_job(root), "training")
+        found = build_dataset(typed(ade20k_job(root)), "training")
     else:
         load_mmdet()
         from mto.openmmlab.maskrcnn import build_dataset
 
-        found = build_dataset(coco_job(root), "train2017")
+        found = build_dataset(typed(coco_job(root)), "train2017")
     return found.pipeline.transforms[0](found.get_data_info(0))["img"][..., ::-1]
 
 

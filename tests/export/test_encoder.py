@@ -35,7 +35,7 @@ def study() -> Study:
 def finished(study: Study, run: str, results: Path) -> tuple[Path, torch.nn.Module]:
     """Returns the folder of a pre-training step whose every weight was drawn, and its encoder in float64."""
     step = Step("pretrain", run, 0, EPOCH)
-    job: dict[str, Any] = study.job(step)
+    job: dict[str, Any] = study.job(step).plain()
     method, folder = job["method"], results / step.folder
     sizes = {key: method[key] for key in SIZES}
     encoder = build_encoder(job["baseline"], init_values=method.get("init_values"), **sizes)

@@ -25,6 +25,7 @@ from mto.names import Step
 from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.libraries import load_mmdet, load_mmseg, quiet
 from mto.study.study import Study
+from typed_jobs import typed
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 OFFICIAL = json.loads((Path(__file__).parent / "official" / "backbone.json").read_text())
@@ -38,11 +39,11 @@ def task_backbone(task: str, baseline: str, arguments: dict[str, Any]) -> PlainV
     else:
         load_mmdet()
         from mto.openmmlab.maskrcnn import build_model
-    job = Study(load(CONFIG, scale="paper")).job(Step(task, f"{baseline}-vitb", 0, 800))
+    job = Study(load(CONFIG, scale="paper")).job(Step(task, f"{baseline}-vitb", 0, 800)).plain()
     encoder = build_encoder(**arguments["encoder"]).state_dict()
     weights = {key: formula.weight(key, value) for key, value in encoder.items()}
     with quiet():
-        return build_model(job | arguments, weights).backbone
+        return build_model(typed(job | arguments), weights).backbone
 
 
 @pytest.mark.parametrize(("task", "baseline"), [(task, name) for task in OFFICIAL for name in OFFICIAL[task]])

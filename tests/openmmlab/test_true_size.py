@@ -19,13 +19,14 @@ from mto.config import load
 from mto.names import Step
 from mto.openmmlab.libraries import load_mmdet, load_mmseg
 from mto.study.study import Study
+from typed_jobs import typed
 
 pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 
 
 def paper_job(task: str, run: str, root: Path) -> dict[str, Any]:
-    job = Study(load(CONFIG, scale="paper")).job(Step(task, run, 0, 800))
+    job = Study(load(CONFIG, scale="paper")).job(Step(task, run, 0, 800)).plain()
     job["data"]["root"] = str(root)
     return job
 
@@ -70,9 +71,9 @@ def test_upernet_at_512(tmp_path):
         (tmp_path / "annotations" / split).mkdir(parents=True)
         Image.fromarray(labels[:, :683]).save(tmp_path / "annotations" / split / "a.png")
     job = paper_job("ade20k", "mae-vitb", tmp_path)
-    data = (build_dataset(job, split) for split in ("training", "validation"))
+    data = (build_dataset(typed(job), split) for split in ("training", "validation"))
     # Two, as on each of the recipe's eight GPUs: UPerNet's 1 x 1 pooling has no batch statistics of one image.
-    sample = train_and_test("UPerNet, ViT-B, 512, batch 2", build_model(job, None), 2, *data)
+    sample = train_and_test("UPerNet, ViT-B, 512, batch 2", build_model(typed(job), None), 2, *data)
     assert sample.pred_sem_seg.shape == (512, 683)
     assert sample.pred_sem_seg.data.max() < 150
 
@@ -97,6 +98,6 @@ def test_mask_rcnn_at_1024(tmp_path):
         }
         (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     job = paper_job("coco", "conmim-vitb", tmp_path)
-    data = (build_dataset(job, split) for split in ("train2017", "val2017"))
-    sample = train_and_test("Mask R-CNN, ViT-B, 1024, batch 1", build_model(job, None), 1, *data)
+    data = (build_dataset(typed(job), split) for split in ("train2017", "val2017"))
+    sample = train_and_test("Mask R-CNN, ViT-B, 1024, batch 1", build_model(typed(job), None), 1, *data)
     assert sample.pred_instances.masks.shape[1:] == (480, 640)

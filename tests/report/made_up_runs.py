@@ -22,7 +22,7 @@ def write_runs(study: Study, results: Path) -> None:
         out = results / step.folder
         out.mkdir(parents=True, exist_ok=True)
         (out / "metrics.json").write_text(json.dumps(record(study, *step)))
-        (out / "job.json").write_text(json.dumps({"task": "pretrain", "job": study.job(step), "inputs": {}}))
+        (out / "job.json").write_text(json.dumps({"task": "pretrain", "job": study.job(step).plain(), "inputs": {}}))
         previous = study.previous(step)
         begin = previous.epoch if previous else 0
         write_history(out / "history.jsonl", step, begin, study.config.study.pretrain_epochs)

@@ -23,7 +23,9 @@ def test_a_task_on_two_nodes_trains_as_on_one(cluster: Cluster, tmp_path: Path) 
     clone = tiny_study(tmp_path / "clone")
     data = "results/demo/data/imagenet/manifest.json"
     clone.snakemake("--cores", "1", "--quiet", "all", "--", data)
-    job = Study(load(clone.path / "config.yaml")).job(Step("pretrain", "mae-vitb-mto", 0, EPOCHS[0])) | {"epoch": 2}
+    job = Study(load(clone.path / "config.yaml")).job(Step("pretrain", "mae-vitb-mto", 0, EPOCHS[0])).plain() | {
+        "epoch": 2
+    }
     (clone.path / "job.json").write_text(json.dumps({"job": job, "inputs": {"data": data}}))
     task = f"{sys.executable} -m mto pretrain --job job.json --processes 4"
     environment = os.environ | {"PYTHONPATH": str(clone.path / "src")}

@@ -138,8 +138,8 @@ def test_transfer_tables_are_nine_rows(paper: Study, table: str, metrics: list[s
 def test_decoder_depths_share_the_default_with_the_main_run(paper: Study) -> None:
     runs = {cell.run for cell in paper.cells("figS2_decoder_depth")}
     assert runs == {"mae-vitb-mto", *(f"mae-vitb-mto-depth{depth}" for depth in (1, 2, 4, 12))}
-    assert paper.job(Step("pretrain", "mae-vitb-mto", 0, 800))["method"]["decoder_depth"] == 8
-    assert paper.job(Step("pretrain", "mae-vitb-mto-depth2", 0, 800))["method"]["decoder_depth"] == 2
+    assert paper.job(Step("pretrain", "mae-vitb-mto", 0, 800)).plain()["method"]["decoder_depth"] == 8
+    assert paper.job(Step("pretrain", "mae-vitb-mto-depth2", 0, 800)).plain()["method"]["decoder_depth"] == 2
 
 
 def test_every_measurement_has_its_segment_and_every_segment_its_predecessor(paper: Study) -> None:
@@ -202,12 +202,12 @@ def test_a_run_that_cannot_be(keys: dict[str, Any], match: str) -> None:
 
 def test_an_epoch_that_nobody_measures(paper: Study) -> None:
     with pytest.raises(UserError, match=r"measured_epochs has no epoch 500"):
-        paper.job(Step("finetune", "mae-vitb", 0, 500))
+        paper.job(Step("finetune", "mae-vitb", 0, 500)).plain()
 
 
 # --------------------------------------------------------------------------------------------------------------- jobs
 def jobs(plan: Study) -> dict[Step, dict[str, Any]]:
-    return {step: plan.job(step) for step in [*plan.segments(), *plan.steps()]}
+    return {step: plan.job(step).plain() for step in [*plan.segments(), *plan.steps()]}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -268,12 +268,12 @@ def test_chosen_classes_are_in_every_job_that_reads_images(tmp_path: Path) -> No
     listed, read = study(**keys), study(**keys | {"datasets__imagenet__classes": str(tmp_path / "two.txt")})
     for step, job in jobs(listed).items():
         assert job["data"].get("classes") == (None if step.task in ("ade20k", "coco") else ["n01", "n02"])
-    assert listed.data_job("imagenet")["classes"] == ["n01", "n02"]
+    assert listed.data_job("imagenet").plain()["classes"] == ["n01", "n02"]
     assert jobs(listed) == jobs(read)
-    assert listed.data_job("imagenet") == read.data_job("imagenet")
+    assert listed.data_job("imagenet").plain() == read.data_job("imagenet").plain()
     every = study()
     assert not [job for job in jobs(every).values() if "classes" in job["data"]]
-    assert "classes" not in every.data_job("imagenet")
+    assert "classes" not in every.data_job("imagenet").plain()
 
 
 def test_who_decodes_is_in_the_jobs_where_it_is_not_the_workers() -> None:
@@ -281,7 +281,9 @@ def test_who_decodes_is_in_the_jobs_where_it_is_not_the_workers() -> None:
     assert not [job for job in jobs(study()).values() if "decode" in job["data"]]
     on_device = {step.task for step, job in jobs(study(datasets__imagenet__decode="device")).items() if _decodes(job)}
     assert on_device == {"pretrain", "linear"}
-    assert study().data_job("imagenet") == study(datasets__imagenet__decode="device").data_job("imagenet")
+    assert (
+        study().data_job("imagenet").plain() == study(datasets__imagenet__decode="device").data_job("imagenet").plain()
+    )
 
 
 def _decodes(job: dict[str, Any]) -> bool:
@@ -289,10 +291,10 @@ def _decodes(job: dict[str, Any]) -> bool:
 
 
 def test_mto_is_in_the_jobs_of_its_runs_alone(paper: Study) -> None:
-    assert paper.job(Step("pretrain", "mae-vitb", 0, 100))["mto"] == {"terms": []}
-    assert paper.job(Step("pretrain", "simmim-vitb-mto_spa_e", 0, 100))["mto"]["terms"] == ["spa", "e"]
+    assert paper.job(Step("pretrain", "mae-vitb", 0, 100)).plain()["mto"] == {"terms": []}
+    assert paper.job(Step("pretrain", "simmim-vitb-mto_spa_e", 0, 100)).plain()["mto"]["terms"] == ["spa", "e"]
     for step in paper.select("finetune"):
-        assert "mto" not in paper.job(step)
+        assert "mto" not in paper.job(step).plain()
 
 
 def shown(*runs: str) -> dict[str, Any]:
@@ -303,7 +305,7 @@ def shown(*runs: str) -> dict[str, Any]:
 def test_presets_stand_side_by_side() -> None:
     runs = ("simmim-vitb-mto", "simmim-vitb-mto@as_printed")
     plan = study(**shown(*runs))
-    default, other = (plan.job(Step("pretrain", run, 0, 800))["mto"] for run in runs)
+    default, other = (plan.job(Step("pretrain", run, 0, 800)).plain()["mto"] for run in runs)
     assert (default["rank_direction"], other["rank_direction"]) == ("decreasing", "as_printed")
     assert other == {**plan.config.mto.presets["as_printed"].model_dump(), "terms": ["spa", "e", "r"]}
     assert {Step("pretrain", run, 0, 800) for run in runs} <= set(plan.segments())
@@ -334,7 +336,7 @@ def test_a_run_has_one_name_and_a_preset_that_exists(paper: Study, run: str, mat
     with pytest.raises(UserError, match=match):
         study(**shown(run))
     with pytest.raises(UserError, match=match):
-        paper.job(Step("finetune", run, 0, 800))
+        paper.job(Step("finetune", run, 0, 800)).plain()
 
 
 ASKED = {"baselines": ["mae-vitb", "conmim-vitb"], "presets": ["cosine", "text"], "epochs": [800]}
@@ -359,13 +361,16 @@ def test_half_a_question_about_presets_is_refused() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- the pilot
 def test_the_pilot_is_the_studys_own_pretraining_stopped_early(paper: Study) -> None:
-    job, whole = paper.pilot_job("mae-vitb-mto", 0, 48), paper.job(Step("pretrain", "mae-vitb-mto", 0, 100))
+    job, whole = (
+        paper.pilot_job("mae-vitb-mto", 0, 48).plain(),
+        paper.job(Step("pretrain", "mae-vitb-mto", 0, 100)).plain(),
+    )
     assert {key for key in whole if job[key] != whole[key]} == {"epoch"}
     assert (job["epoch"], job["epochs"]) == (48, 800)
     for run, warmup in paper.pilot_report_job()["runs"].items():
         assert warmup < 48, run  # else its table could say nothing
     with pytest.raises(UserError, match=r"pilot\.epochs is 48, not 100"):
-        paper.pilot_job("mae-vitb-mto", 0, 100)
+        paper.pilot_job("mae-vitb-mto", 0, 100).plain()
 
 
 def test_the_pilot_is_no_part_of_the_study(paper: Study) -> None:
@@ -388,8 +393,8 @@ def test_a_drawing_knows_no_seeds_and_a_table_does() -> None:
 
 
 def test_data_jobs() -> None:
-    assert study().data_job("coco")["make"] is None
-    assert study("demo").data_job("coco")["make"]["size"] > 0
+    assert study().data_job("coco").plain()["make"] is None
+    assert study("demo").data_job("coco").plain()["make"]["size"] > 0
 
 
 def test_folders_carry_identity_only(paper: Study) -> None:
@@ -422,13 +427,13 @@ def test_every_accuracy_has_one_from_scratch_beside_it_where_the_study_asks() ->
 
 def test_a_job_from_scratch_is_the_same_job_with_the_encoder_of_before_pretraining() -> None:
     asked = study(study__from_scratch=True)
-    scratch, last = (asked.job(Step("finetune", "mae-vitb", 0, epoch)) for epoch in (0, 800))
-    assert scratch.pop("method") == asked.job(Step("pretrain", "mae-vitb", 0, 800))["method"]
+    scratch, last = (asked.job(Step("finetune", "mae-vitb", 0, epoch)).plain() for epoch in (0, 800))
+    assert scratch.pop("method") == asked.job(Step("pretrain", "mae-vitb", 0, 800)).plain()["method"]
     assert {key for key in last if last[key] != scratch[key]} == {"epoch"}
     with pytest.raises(UserError, match="no epoch 0"):
-        asked.job(Step("pretrain", "mae-vitb", 0, 0))
+        asked.job(Step("pretrain", "mae-vitb", 0, 0)).plain()
     with pytest.raises(UserError, match="no epoch 0"):
-        study().job(Step("finetune", "mae-vitb", 0, 0))
+        study().job(Step("finetune", "mae-vitb", 0, 0)).plain()
 
 
 def test_a_table_that_is_null_is_not_made_and_its_jobs_are_not_run() -> None:

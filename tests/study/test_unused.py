@@ -125,4 +125,4 @@ def test_a_longer_schedule_is_followed_to_its_end(tmp_path: Path, study: dict) -
     whole = {step.run for step in planned.steps("fig4_epochs")}
     assert whole
     assert {ends[run] for run in whole} == {32}
-    assert {planned.job(step)["epochs"] for step in planned.segments()} == {32}
+    assert {planned.job(step).epochs for step in planned.segments()} == {32}

@@ -21,6 +21,8 @@ def common(task: str, baseline: str, root: Path, classes: int) -> dict[str, Any]
         "backbone": "vitb",
         "seed": 0,
         "epoch": 8,
+        "recipe": "paper",
+        "code_version": 1,
         "precision": "fp32",
         "log_interval": 1,
         "encoder": {"baseline": baseline, **ENCODER, "init_values": init_values, "drop_path": 0.1},
@@ -41,6 +43,7 @@ def common(task: str, baseline: str, root: Path, classes: int) -> dict[str, Any]
 def ade20k_job(root: Path, baseline: str = "mae") -> dict[str, Any]:
     return common("ade20k", baseline, root, 11) | {
         "iterations": 2,
+        "save_interval": 2,
         "crop_size": 32,
         "slide_stride": 21,
         "resize": [192, 48],

@@ -15,6 +15,7 @@ from mto.errors import UserError
 from mto.openmmlab.libraries import load_mmseg
 from mto.tasks import ade20k
 from mto.tasks.task import Task
+from typed_jobs import typed
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def mmseg():
 def test_mmsegs_dataset_reads_the_data(root):
     from mto.openmmlab.upernet import build_dataset
 
-    dataset = build_dataset(ade20k_job(root), "validation")
+    dataset = build_dataset(typed(ade20k_job(root)), "validation")
     assert (type(dataset).__name__, len(dataset), len(dataset.metainfo["classes"])) == ("ADE20KDataset", 2, 11)
     sample = dataset[0]["data_samples"]
     annotation = np.array(Image.open(sample.seg_map_path)).astype(int)
@@ -45,7 +46,7 @@ def test_a_class_beyond_the_jobs_number_is_ignored(root):
 
     job = ade20k_job(root)
     job["data"]["num_classes"] = 10  # without the ground
-    labels = build_dataset(job, "validation")[0]["data_samples"].gt_sem_seg.data
+    labels = build_dataset(typed(job), "validation")[0]["data_samples"].gt_sem_seg.data
     assert (labels == 255).float().mean() > 0.5
     assert 10 not in labels
 
@@ -53,7 +54,7 @@ def test_a_class_beyond_the_jobs_number_is_ignored(root):
 def test_a_sample_is_a_function_of_seed_epoch_and_index(root):
     from mto.openmmlab.upernet import build_dataset
 
-    dataset = SeededDataset(build_dataset(ade20k_job(root), "training"), 0)
+    dataset = SeededDataset(build_dataset(typed(ade20k_job(root)), "training"), 0)
     assert len(dataset) == 4
 
     def draw(key):
@@ -72,7 +73,7 @@ def test_no_images_is_one_clear_line(root, tmp_path):
     (tmp_path / "images" / "training").mkdir(parents=True)
     (tmp_path / "annotations" / "training").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no \.jpg image; set datasets\.ade20k\.root"):
-        build_dataset(ade20k_job(tmp_path), "training")
+        build_dataset(typed(ade20k_job(tmp_path)), "training")
 
 
 def test_layer_decay_and_weight_decay_are_those_of_beits_segmentation(root):
@@ -80,7 +81,7 @@ def test_layer_decay_and_weight_decay_are_those_of_beits_segmentation(root):
     from mto.openmmlab.upernet import build_model
     from mto.training.optim import parameter_groups
 
-    model = build_model(ade20k_job(root), None)
+    model = build_model(typed(ade20k_job(root)), None)
     groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.65, depth=4, prefix="backbone.")
     found = {name: (group["multiplier"], group["weight_decay"]) for group in groups for name in group["names"]}
     assert found["backbone.pos_embed"] == found["backbone.cls_token"] == (pytest.approx(0.65**5), 0.05)
@@ -96,7 +97,7 @@ def test_rates_of_the_paper_scale(root):
 
     job = ade20k_job(root) | {"iterations": 160_000}
     job["schedule"] |= {"warmup_iterations": 1500}
-    rates = schedule_of(job, 1)
+    rates = schedule_of(typed(job), 1)
     assert rates.lr(0, 1e-4, 0.65) == pytest.approx(1e-3 * 1e-6 * 0.65)
     falling = 1e-3 * (1 - 750 / 160_000)
     assert rates.lr(750, 1e-3) == pytest.approx(0.5 * falling, rel=1e-5)  # half of mmcv's factor
@@ -107,7 +108,9 @@ def test_rates_of_the_paper_scale(root):
 @pytest.mark.parametrize(("baseline", "precision"), [("mae", "fp32"), ("conmim", "bf16")])
 def test_trains_and_evaluates(root, tmp_path, baseline, precision, capfd):
     job = ade20k_job(root, baseline) | {"precision": precision}
-    task = Task("ade20k", job, {"encoder": save_encoder(tmp_path / "encoder.safetensors", job)}, tmp_path / "out")
+    task = Task(
+        "ade20k", typed(job), {"encoder": save_encoder(tmp_path / "encoder.safetensors", job)}, tmp_path / "out"
+    )
     task.start()
     ade20k.run(task)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

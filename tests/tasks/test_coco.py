@@ -16,6 +16,7 @@ from mto.errors import UserError
 from mto.openmmlab.libraries import load_mmdet
 from mto.tasks import coco
 from mto.tasks.task import Task
+from typed_jobs import typed
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_mmdets_dataset_reads_the_data(root):
     from mto.openmmlab.maskrcnn import build_dataset
 
     truth = json.loads((root / "annotations" / "instances_train2017.json").read_text())
-    dataset = build_dataset(coco_job(root), "train2017")
+    dataset = build_dataset(typed(coco_job(root)), "train2017")
     assert (isinstance(dataset, CocoDataset), len(dataset)) == (True, 4)
     assert dataset.metainfo["classes"] == tuple(f"digit {d}" for d in range(10))
     instances = [instance for i in range(4) for instance in dataset.get_data_info(i)["instances"]]
@@ -49,7 +50,7 @@ def test_mmdets_dataset_reads_the_data(root):
 def test_boxes_follow_the_masks_through_the_pipeline(root):
     from mto.openmmlab.maskrcnn import build_dataset
 
-    dataset = SeededDataset(build_dataset(coco_job(root), "train2017"), 0)
+    dataset = SeededDataset(build_dataset(typed(coco_job(root)), "train2017"), 0)
     for index in range(4):
         sample = dataset[3, index]
         instances = sample["data_samples"].gt_instances
@@ -65,7 +66,7 @@ def test_images_are_padded_before_they_are_flipped(root):
     from mto.openmmlab.maskrcnn import build_dataset
 
     job = coco_job(root) | {"resize_ratio": [0.5, 0.5]}
-    dataset = SeededDataset(build_dataset(job, "train2017"), 0)
+    dataset = SeededDataset(build_dataset(typed(job), "train2017"), 0)
     sides = set()
     for epoch in range(12):
         image = dataset[epoch, 0]["inputs"]
@@ -81,7 +82,7 @@ def test_pixels_are_averaged_when_an_image_shrinks(root, tmp_path):
 
     board = 255 * (np.indices((96, 96)).sum(0) % 2).astype(np.uint8)
     Image.fromarray(np.stack([board] * 3, -1)).save(tmp_path / "board.png")
-    sample = Compose(_test_pipeline(coco_job(root)))({"img_path": str(tmp_path / "board.png"), "img_id": 1})
+    sample = Compose(_test_pipeline(typed(coco_job(root))))({"img_path": str(tmp_path / "board.png"), "img_id": 1})
     assert sample["inputs"].shape == (3, 48, 48)
     assert sample["inputs"][:, 1:-1, 1:-1].float().sub(127.5).abs().max() < 1  # a border has fewer pixels to average
 
@@ -92,7 +93,7 @@ def test_a_small_box_has_a_positive_anchor(root):
 
     from mto.openmmlab.maskrcnn import build_model
 
-    head = build_model(coco_job(root), None).rpn_head
+    head = build_model(typed(coco_job(root)), None).rpn_head
     anchors = torch.cat(head.prior_generator.grid_priors([(48, 48), (24, 24), (12, 12), (6, 6), (3, 3)], device="cpu"))
     box = torch.tensor([[20.0, 20.0, 23.0, 23.0]])
     truth = InstanceData(bboxes=box, labels=torch.zeros(1, dtype=torch.long))
@@ -104,7 +105,7 @@ def test_a_small_box_has_a_positive_anchor(root):
 def test_heads_begin_as_detectron2s(root):
     from mto.openmmlab.maskrcnn import build_model
 
-    model = build_model(coco_job(root), None)
+    model = build_model(typed(coco_job(root)), None)
     model.init_weights()
     mask_head, box_head = model.roi_head.mask_head, model.roi_head.bbox_head
     assert all(isinstance(conv.bn, torch.nn.BatchNorm2d) for conv in (*mask_head.convs, *box_head.shared_convs))
@@ -118,7 +119,7 @@ def test_heads_begin_as_detectron2s(root):
 def test_a_sample_is_a_function_of_seed_epoch_and_index(root):
     from mto.openmmlab.maskrcnn import build_dataset
 
-    dataset = SeededDataset(build_dataset(coco_job(root), "train2017"), 0)
+    dataset = SeededDataset(build_dataset(typed(coco_job(root)), "train2017"), 0)
 
     def draw(key):
         random.random()  # the global generators are somewhere else at each call
@@ -135,14 +136,14 @@ def test_another_number_of_classes_is_one_clear_line(root):
     job = coco_job(root)
     job["data"]["num_classes"] = 80
     with pytest.raises(UserError, match=r"10 categories, but datasets\.coco\.num_classes is 80"):
-        build_dataset(job, "train2017")
+        build_dataset(typed(job), "train2017")
 
 
 def test_weight_decay_spares_positions_and_relative_tables(root):
     from mto.openmmlab.maskrcnn import build_model
     from mto.training.optim import parameter_groups
 
-    model = build_model(coco_job(root, "mae"), None)
+    model = build_model(typed(coco_job(root, "mae")), None)
     groups = parameter_groups(model, weight_decay=0.1, prefix="backbone.", **coco.DECAY)
     found = {name: group["weight_decay"] for group in groups for name in group["names"]}
     assert found["backbone.pos_embed"] == 0
@@ -156,7 +157,7 @@ def test_test_images_become_squares_but_boxes_stay_in_the_image(root, tmp_path):
     from mto.openmmlab.maskrcnn import _test_pipeline
 
     Image.new("RGB", (96, 60)).save(tmp_path / "black.png")
-    sample = Compose(_test_pipeline(coco_job(root)))({"img_path": str(tmp_path / "black.png"), "img_id": 1})
+    sample = Compose(_test_pipeline(typed(coco_job(root))))({"img_path": str(tmp_path / "black.png"), "img_id": 1})
     assert sample["inputs"].shape == (3, 48, 48)
     assert (sample["inputs"][:, 30:] == 128).all()
     assert (sample["inputs"][:, :30] == 0).all()
@@ -167,7 +168,7 @@ def test_boxes_keep_their_precision_under_bfloat16(root):
     """A box at 1001.5 would move to 1000 if it were cast to the features' type."""
     from mto.openmmlab.maskrcnn import build_model
 
-    extractor = build_model(coco_job(root), None).roi_head.bbox_roi_extractor
+    extractor = build_model(typed(coco_job(root)), None).roi_head.bbox_roi_extractor
     ramp = torch.arange(2048.0).expand(1, 8, 16, 2048).to(torch.bfloat16)  # stride 1
     levels = (ramp, *(torch.zeros(1, 8, 8, 8, dtype=torch.bfloat16) for _ in range(3)))
     left, right = (extractor(levels, torch.tensor([[0, x, 4.0, x + 7, 11.0]])) for x in (1000.0, 1001.5))
@@ -179,7 +180,7 @@ def test_boxes_keep_their_precision_under_bfloat16(root):
 @pytest.mark.parametrize(("baseline", "precision"), [("bootmae", "fp32"), ("conmim", "bf16")])
 def test_trains_and_evaluates(root, tmp_path, baseline, precision, capfd):
     job = coco_job(root, baseline) | {"precision": precision}
-    task = Task("coco", job, {"encoder": save_encoder(tmp_path / "encoder.safetensors", job)}, tmp_path / "out")
+    task = Task("coco", typed(job), {"encoder": save_encoder(tmp_path / "encoder.safetensors", job)}, tmp_path / "out")
     task.start()
     coco.run(task)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]

@@ -16,6 +16,7 @@ from mto.methods.encoder import build_classifier, build_encoder
 from mto.tasks import coco, finetune, linear
 from mto.tasks.task import Task
 from mto.training.weights import save_weights
+from typed_jobs import typed
 
 OWN = {"run": "mae-vitb", "epoch": "2", "seed": "0"}
 
@@ -24,7 +25,7 @@ def given(path: Path, job: dict[str, Any], said: dict[str, str], weights: dict[s
     """A task whose encoder is a file that says so of itself."""
     state = build_encoder(**job["encoder"]).state_dict() if weights is None else weights
     save_weights(path / "e.safetensors", {name: value.contiguous() for name, value in state.items()}, said)
-    return Task(job["task"], job, {"encoder": path / "e.safetensors"}, path / "out")
+    return Task(job["task"], typed(job), {"encoder": path / "e.safetensors"}, path / "out")
 
 
 @pytest.mark.parametrize("said", [OWN, {}, {"run": "mae-vitb"}])

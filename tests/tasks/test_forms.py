@@ -11,6 +11,7 @@ from mto.data.listing import NAME
 from mto.tasks import data
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
+from typed_jobs import typed
 
 #: What of a row depends on the time that it took.
 CLOCK = ("seconds", "per_second", "wait", "data", "time", "memory", "gb")
@@ -29,7 +30,7 @@ def made(tmp_path_factory):
         else:
             write(form, images, out / "root")
         job = {"task": "data", "dataset": "imagenet", "root": str(out / "root"), "num_classes": 5, "make": None}
-        data.run(job, out / "data")
+        data.run(typed(job), out / "data")
         folders[form] = out
     return folders
 

@@ -17,6 +17,7 @@ from mto.tasks.pretrain import build_guard
 from mto.tasks.task import Task
 from mto.training.log import read_history
 from mto.training.watch import Collapsed, Guard
+from typed_jobs import typed
 
 STUDY = Study(load(Path(__file__).parents[2] / "config.yaml", scale="demo"))
 LAST = STUDY.config.study.measured_epochs[-1]
@@ -26,13 +27,13 @@ LAST = STUDY.config.study.measured_epochs[-1]
 def digits(tmp_path_factory) -> Path:
     """The demo's digits."""
     root = tmp_path_factory.mktemp("digits")
-    data.run(STUDY.data_job("imagenet") | {"root": str(root)}, root)
+    data.run(typed(STUDY.data_job("imagenet").plain() | {"root": str(root)}), root)
     return root
 
 
 def job(run: str, digits: Path) -> dict[str, Any]:
     """The demo's pre-training of a run."""
-    job = STUDY.job(Step("pretrain", run, 0, LAST))
+    job = STUDY.job(Step("pretrain", run, 0, LAST)).plain()
     return job | {"data": job["data"] | {"root": str(digits), "cache": None}}
 
 
@@ -70,8 +71,8 @@ def test_a_run_that_learns_is_left_alone(digits, tmp_path, name, mto):
 @pytest.mark.parametrize(("terms", "watched"), [("", True), ("_r", False), ("_spa_e", False)])
 def test_only_all_of_mto_is_watched(tmp_path, terms, watched):
     """Of L_r alone the paper foresees a collapse, and its Table 3 has the accuracy."""
-    given = STUDY.job(Step("pretrain", f"simmim-vitb-mto{terms}", 0, LAST // 2))
-    assert bool(build_guard(Task("pretrain", given, {}, tmp_path))) == watched
+    given = STUDY.job(Step("pretrain", f"simmim-vitb-mto{terms}", 0, LAST // 2)).plain()
+    assert bool(build_guard(Task("pretrain", typed(given), {}, tmp_path))) == watched
 
 
 def test_switched_off_it_says_and_stops_nothing(digits, tmp_path):

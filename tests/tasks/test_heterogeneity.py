@@ -15,6 +15,7 @@ from mto.errors import UserError
 from mto.losses.mto import heterogeneity
 from mto.tasks.heterogeneity import load_model
 from mto.training.checkpoint import load_state
+from typed_jobs import typed
 
 STREAMS = {"simmim": ["encoder"], "mae": ["decoder"], "bootmae": ["feature", "pixel"], "conmim": ["encoder"]}
 
@@ -33,9 +34,9 @@ def test_table_and_maps(images, pretrained, tmp_path, baseline):
     assert all(0 <= float(row["H_over_lnV"]) <= 1 + 1e-6 for row in rows)
 
     # The last image's numbers, by the public function.
-    dataset = PretrainDataset(job, "val", transform=eval_transform(job))
+    dataset = PretrainDataset(typed(job), "val", transform=eval_transform(typed(job)))
     sample = dataset[0, 4 * len(dataset) // 5]
-    model = load_model(job, state).eval()
+    model = load_model(typed(job), state).eval()
     batch = model.data_preprocessor({name: value[None] for name, value in sample.items()})
     image, mask = batch["image"], batch["mask"]
     with torch.no_grad():

@@ -51,7 +51,10 @@ def test_two_commands_measure_a_plain_timm_vit(mine, capsys, measure):
     given("vit.pth", "--feature", "mean", "--no-norm", measure=measure)
     make, measured = capsys.readouterr().out.splitlines()
     assert make == "snakemake --cores all --config scale=mini -- results/mini/data/imagenet/manifest.json"
-    assert main(["data", "--job", json.dumps(mine.data_job("imagenet")), "--out", "results/mini/data/imagenet"]) == 0
+    assert (
+        main(["data", "--job", json.dumps(mine.data_job("imagenet").plain()), "--out", "results/mini/data/imagenet"])
+        == 0
+    )
     assert "imagenet: 3 class folders in train, 3 class folders in val" in capsys.readouterr().out
     job = read_json(Path(f"results/mini/own/my-vit/{measure}/job.json"))["job"]
     assert (job["run"], job["baseline"], job["data"]["std"]) == ("my-vit", "own", [0.25] * 3)
@@ -146,7 +149,7 @@ def test_the_plan_counts_my_images(mine):
     assert images_told(mine.config) == (
         "mine: 36 training and 9 validation images, counted by the class folders of images.\n"
     )
-    main(["data", "--job", json.dumps(mine.data_job("imagenet")), "--out", "results/mini/data/imagenet"])
+    main(["data", "--job", json.dumps(mine.data_job("imagenet").plain()), "--out", "results/mini/data/imagenet"])
     assert "counted by results/mini/data/imagenet/manifest.json" in images_told(mine.config)
     elsewhere = load({"datasets": {"imagenet": {"root": "x", "num_classes": 20, "make": None}}}, scale="mini")
     assert "25,623 training" in images_told(elsewhere)

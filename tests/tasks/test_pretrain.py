@@ -17,6 +17,7 @@ from mto.training import compiled
 from mto.training.checkpoint import load_state
 from mto.training.hardware import Hardware
 from mto.training.log import read_history
+from typed_jobs import typed
 
 
 @pytest.mark.parametrize("baseline", METHODS)
@@ -80,12 +81,12 @@ def test_the_model_is_the_jobs(images):
     job = pretrain_job(images, "bootmae", terms=("e",))
     switches = {"e_weight": 0.5, "streams": "mean", "affinity": "cosine", "temperature": 0.1, "eps": 0.01}
     job["mto"] |= switches
-    model = build_model(job)
+    model = build_model(typed(job))
     assert {key: model.mto.settings[key] for key in ("terms", *switches)} == {"terms": ["e"], **switches}
     assert model.num_masked == 12  # of 16, known beforehand: no pass waits for the device to count them
     block = {"sampler": "block", "ratio": 0.5, "block_patches": 8, "min_block": 2, "max_block": 4}
     job = pretrain_job(images, "conmim") | {"mask": block}
-    assert build_model(job).num_masked is None
+    assert build_model(typed(job)).num_masked is None
 
 
 def test_heterogeneity_is_measured_at_the_logged_steps(images, tmp_path):
@@ -152,8 +153,8 @@ def test_gradients_are_those_of_the_weighted_terms_of_the_first_micro_batch(imag
     job["mto"] |= {"e_weight": 0.5}
     parts = run(job, tmp_path, Hardware(micro_batch=4), gradient_interval=1)
     row = read_history(parts / "history.jsonl")[0]
-    dataset = PretrainDataset(job)
-    model = build_model(job)
+    dataset = PretrainDataset(typed(job))
+    model = build_model(typed(job))
     sampler = EpochSampler(len(dataset), seed=0, shuffle=True, drop_last_to=12)
     batch = model.data_preprocessor(collate([dataset[key] for key in list(sampler)[:4]]))
     image, mask = batch["image"], batch["mask"]
@@ -258,12 +259,12 @@ def test_progress_of_another_job_is_dropped(images, tmp_path):
     from mto.tasks.task import Task
 
     job = pretrain_job(images, "mae")
-    Task("pretrain", job, {}, tmp_path).start()
+    Task("pretrain", typed(job), {}, tmp_path).start()
     kept = tmp_path / "progress" / "last.pth"
     kept.write_bytes(b"state")
-    Task("pretrain", job, {}, tmp_path).start()
+    Task("pretrain", typed(job), {}, tmp_path).start()
     assert kept.exists()
-    Task("pretrain", job | {"seed": 1}, {}, tmp_path).start()
+    Task("pretrain", typed(job | {"seed": 1}), {}, tmp_path).start()
     assert not kept.exists()
 
 

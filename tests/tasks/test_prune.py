@@ -19,6 +19,7 @@ from mto.study.study import Study
 from mto.tasks import prune as pruning
 from mto.training.checkpoint import load_state, read_record, verify
 from mto.training.log import read_history
+from typed_jobs import typed
 
 OUTPUTS = ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl")
 
@@ -213,7 +214,7 @@ def test_the_bytes_of_a_segment(images, tmp_path, baseline):
     out = run(job, tmp_path / "first")
     from mto.tasks.pretrain import build_model
 
-    model = build_model(job)
+    model = build_model(typed(job))
     trained = sum(p.numel() for p in model.method.parameters() if p.requires_grad)
     teacher = sum(p.numel() for p in model.teacher.parameters()) if model.teacher else 0
     encoder = sum(value.numel() for value in model.method.encoder_state(model.teacher).values())

@@ -20,11 +20,12 @@ from mto.tasks.build import build_method
 from mto.tasks.heterogeneity import load_model
 from mto.tasks.released import import_checkpoint, main, read
 from mto.tasks.task import Task
+from typed_jobs import typed
 
 
 @pytest.fixture
 def job():
-    return Study(load("config.yaml", scale="demo")).job(Step("pretrain", "mae-vitb", 0, 8))
+    return Study(load("config.yaml", scale="demo")).job(Step("pretrain", "mae-vitb", 0, 8)).plain()
 
 
 def official_file(path, method, **extra):
@@ -42,9 +43,9 @@ def official_file(path, method, **extra):
 
 
 def test_an_imported_checkpoint_is_a_run(tmp_path, job):
-    method = build_method(job | {"seed": 7})
+    method = build_method(typed(job).method, 7)
     file = official_file(tmp_path / "mae_full.pth", method)
-    import_checkpoint(file, job, tmp_path / "run")
+    import_checkpoint(file, typed(job), tmp_path / "run")
     encoder = load_file(tmp_path / "run/encoder.safetensors")
     for name, value in method.encoder_state(None).items():
         assert torch.equal(encoder[name], value), name
@@ -53,28 +54,28 @@ def test_an_imported_checkpoint_is_a_run(tmp_path, job):
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert (metrics["run"], metrics["epoch"], metrics["task"]) == ("mae-vitb", 8, "pretrain")
     with pytest.raises(UserError, match="this run exists"):
-        import_checkpoint(file, job, tmp_path / "run")
+        import_checkpoint(file, typed(job), tmp_path / "run")
 
 
 def test_an_encoder_alone_serves_all_but_heterogeneity(tmp_path, job):
-    released = build_method(job | {"seed": 7}).encoder.state_dict()
+    released = build_method(typed(job).method, 7).encoder.state_dict()
     torch.save({"model": released}, tmp_path / "mae_pretrain_vit_base.pth")
-    import_checkpoint(tmp_path / "mae_pretrain_vit_base.pth", job, tmp_path / "run")
+    import_checkpoint(tmp_path / "mae_pretrain_vit_base.pth", typed(job), tmp_path / "run")
     encoder = load_file(tmp_path / "run/encoder.safetensors")
     assert encoder.keys() == released.keys()
     assert all(torch.equal(encoder[name], value) for name, value in released.items())
-    analysis = Study(load("config.yaml", scale="demo")).job(Step("heterogeneity", "mae-vitb", 0, 8))
+    analysis = Study(load("config.yaml", scale="demo")).job(Step("heterogeneity", "mae-vitb", 0, 8)).plain()
     with pytest.raises(UserError, match=r"mae_pretrain_vit_base.pth, an encoder alone, .* the whole mae"):
-        load_model(analysis, tmp_path / "run/state.pth")
+        load_model(typed(analysis), tmp_path / "run/state.pth")
 
 
 def test_what_is_no_such_checkpoint_is_refused(tmp_path, job):
     partial = tmp_path / "partial.pth"
     torch.save({"model": {"cls_token": torch.zeros(1, 1, 32)}}, partial)
     with pytest.raises(UserError, match=r"partial.pth: not an official MAE state dict.*checkpoint of mae-vitb\?"):
-        import_checkpoint(partial, job, tmp_path / "run")
+        import_checkpoint(partial, typed(job), tmp_path / "run")
     with pytest.raises(UserError, match="no such file"):
-        import_checkpoint(tmp_path / "missing.pth", job, tmp_path / "run")
+        import_checkpoint(tmp_path / "missing.pth", typed(job), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -98,16 +99,20 @@ def test_a_file_of_anything_else_is_one_line(tmp_path, job, content):
     else:
         torch.save(content, tmp_path / "file.pth")
     with pytest.raises(UserError, match=r"^\S*file\.pth: (not a checkpoint|no state dict)"):
-        import_checkpoint(tmp_path / "file.pth", job, tmp_path / "run")
+        import_checkpoint(tmp_path / "file.pth", typed(job), tmp_path / "run")
     with pytest.raises(UserError, match="is a directory"):
-        import_checkpoint(tmp_path, job, tmp_path / "run")
+        import_checkpoint(tmp_path, typed(job), tmp_path / "run")
 
 
 def test_an_imported_run_is_not_continued(tmp_path, job):
-    import_checkpoint(official_file(tmp_path / "full.pth", build_method(job)), job, tmp_path / "run")
+    import_checkpoint(
+        official_file(tmp_path / "full.pth", build_method(typed(job).method, typed(job).seed)),
+        typed(job),
+        tmp_path / "run",
+    )
     inputs = {"state": tmp_path / "run/state.pth"}
     with pytest.raises(UserError, match=r"run: imported, .* no optimiser state"):
-        pretrain.run(Task("pretrain", job, inputs, tmp_path / "next"))
+        pretrain.run(Task("pretrain", typed(job), inputs, tmp_path / "next"))
 
 
 @pytest.mark.parametrize("arguments", [["--run", "mae-vitx"], ["--run", "mae-vitb", "--epoch", "3"]])
@@ -125,7 +130,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, job, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "harmful.pth").write_bytes(pickle.dumps({"model": Harm()}))
     with pytest.raises(UserError, match="not a checkpoint of weights and plain values alone") as caught:
-        import_checkpoint(tmp_path / "harmful.pth", job, tmp_path / "run")
+        import_checkpoint(tmp_path / "harmful.pth", typed(job), tmp_path / "run")
     assert "weights_only" not in str(caught.value)  # torch's advice is to switch the protection off
     assert not (tmp_path / "harm").exists()
 

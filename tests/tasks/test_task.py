@@ -17,6 +17,7 @@ from mto.runtime.lock import Lock
 from mto.tasks.provenance import Attempts
 from mto.tasks.task import Task
 from mto.training.weights import load_weights, save_weights
+from typed_jobs import typed
 
 OUTPUTS = ("encoder.safetensors", "state.pth", "metrics.json", "history.jsonl")
 
@@ -189,7 +190,7 @@ def test_every_attempts_time_counts_with_its_own_gpus(tmp_path):
 
 def test_metrics_count_an_attempt_that_was_killed(images, tmp_path):
     job = pretrain_job(images, "mae", epoch=1)
-    task = Task("pretrain", job, {}, tmp_path, began=time.time() - 1000)
+    task = Task("pretrain", typed(job), {}, tmp_path, began=time.time() - 1000)
     task.start()  # and dies
     assert pretrain(job, tmp_path) == 0
     paid = json.loads((tmp_path / "metrics.json").read_text())["provenance"]

@@ -1,12 +1,12 @@
 """Tiny jobs on a tiny image folder, for tests of the tasks."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mto.config.job import Job, read
 from mto.losses.mto import TEXT
 from mto.tasks.task import Task
 from mto.training.hardware import Hardware
@@ -16,7 +16,7 @@ DECODERS = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "simmim": SIZE | {"init_values": 0.1, "drop_path": 0.1},
     "mae": SIZE | DECODERS,
-    "bootmae": SIZE | DECODERS,
+    "bootmae": SIZE | {"decoder_embed_dim": 16, "decoder_depth": 2},
     "conmim": SIZE | {"init_values": 0.1, "projector_dim": 16, "output_dim": 8},
 }
 MASKS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,8 @@ def make_images(root: Path) -> Path:
 
 def common(task: str, baseline: str, epoch: int) -> dict[str, Any]:
     run = {"run": f"{baseline}-vitb", "baseline": baseline, "backbone": "vitb"}
-    return {"task": task, "scale": "test", **run, "seed": 0, "epoch": epoch, "precision": "fp32", "log_interval": 2}
+    versions = {"recipe": "paper", "precision": "fp32", "code_version": 1}
+    return {"task": task, "scale": "test", **run, "seed": 0, "epoch": epoch, **versions, "log_interval": 2}
 
 
 def pretrain_job(root: Path, baseline: str, epoch: int = 2, epochs: int = 2, terms=("spa", "e", "r")) -> dict[str, Any]:
@@ -111,8 +112,10 @@ def linear_job(root: Path, baseline: str, optim: dict[str, Any] | None = None, *
 
 
 def knn_job(root: Path, baseline: str, **feature: Any) -> dict[str, Any]:
+    identity = common("knn", baseline, 2)
+    del identity["log_interval"]
     return {
-        **common("knn", baseline, 2),
+        **identity,
         "encoder": _encoder(baseline),
         "feature": {"pool": "mean", "layer": 2, "norm": True} | feature,
         "data": {"root": str(root), **PIXELS, "eval": EVAL},
@@ -124,7 +127,7 @@ def knn_job(root: Path, baseline: str, **feature: Any) -> dict[str, Any]:
 def heterogeneity_job(root: Path, baseline: str) -> dict[str, Any]:
     job = pretrain_job(root, baseline)
     return {
-        **{key: job[key] for key in ("scale", "run", "baseline", "backbone", "seed", "epoch", "method", "mask")},
+        **{key: value for key, value in job.items() if key in (*Job.model_fields, "method", "mask")},
         "task": "heterogeneity",
         "data": {"root": str(root), **PIXELS, "eval": EVAL},
         "images": 5,
@@ -150,7 +153,7 @@ def run(
     from importlib import import_module
 
     watch = {"guard": guard, "gradient_interval": gradient_interval, "prune": prune}
-    task = Task(job["task"], copy.deepcopy(job), inputs, out, hardware or Hardware(), **watch)
+    task = Task(job["task"], read(job), inputs, out, hardware or Hardware(), **watch)
     task.start()
     import_module(f"mto.tasks.{job['task']}").run(task)
     return out

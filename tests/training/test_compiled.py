@@ -12,11 +12,13 @@ from torch import Tensor
 
 import formula
 from mto import MaskedTokenOptimization
+from mto.config.recipe import FinetuneAugment
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_classifier, build_encoder
 from mto.training.classifier import FineTuned, LinearProbe
 from mto.training.compiled import Compiled, forget
 from mto.training.mim import MaskedImageModel
+from typed_jobs import AUGMENT, MIXING
 
 SIZE = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
@@ -95,7 +97,7 @@ def test_the_real_compiler_agrees_with_eager(method: str, terms: str) -> None:
 def classifier(kind: str) -> FineTuned | LinearProbe:
     torch.manual_seed(0)
     if kind == "finetune":
-        augment = {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.1}
+        augment = FinetuneAugment.model_validate(AUGMENT | MIXING | {"smoothing": 0.1, "rand_augment": None})
         net = build_classifier("simmim", num_classes=5, **SIZE, drop_path=0.0, init_values=0.1)
         return FineTuned(net, num_classes=5, augment=augment)
     encoder = build_encoder("mae", **SIZE)

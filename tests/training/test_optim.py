@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from toy import ToyModel, fit
 
+from mto.config.job import Optim
 from mto.errors import UserError
 from mto.methods.encoder import build_classifier
 from mto.training.checkpoint import load_state
@@ -119,7 +120,8 @@ def test_lars_is_that_of_maes_probe():
     """Momentum 0.9, trust 0.001, no weight decay; only matrices get trust scaling (MAE:util/lars.py:14-47)."""
     model = nn.Linear(5, 3)
     optimizer = build_optimizer(
-        parameter_groups(model, weight_decay=0.0), {"kind": "lars", "lr": 6.4, "weight_decay": 0.0, "momentum": 0.9}
+        parameter_groups(model, weight_decay=0.0),
+        Optim(kind="lars", batch_size=4, lr=6.4, weight_decay=0.0, momentum=0.9),
     )
     weight, bias = copy.deepcopy(model.weight.data), copy.deepcopy(model.bias.data)
     momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
+from mto.config.job import Rates
 from mto.training.schedule import Schedule
 
 MAE = Schedule("cosine", total=800, warmup=40, scale_min_lr=True)
@@ -114,5 +115,5 @@ def test_from_job():
         "warmup_prefix": True,
         "scale_min_lr": True,
     }
-    assert Schedule.from_job(job, 800) == MAE
-    assert Schedule.from_job(job | {"warmup_epochs": 0.5}, 8).lr(0.25, 1.0) == pytest.approx(0.5)
+    assert Schedule.from_job(Rates.model_validate(job), 800) == MAE
+    assert Schedule.from_job(Rates.model_validate(job | {"warmup_epochs": 0.5}), 8).lr(0.25, 1.0) == pytest.approx(0.5)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from mto.config.job import Optim
 from mto.data.imagenet import build_loader
 from mto.data.rng import generator
 from mto.data.sampler import EpochSampler
@@ -94,11 +95,23 @@ class Observed(Loop):
 
 
 @dataclass
+class Job:
+    """What a job is to the loop."""
+
+    seed: int
+    log_interval: int = 2
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        return {"seed": self.seed, "log_interval": self.log_interval, **self.more}
+
+
+@dataclass
 class Work:
     """What a task is to the loop."""
 
     progress: Path
-    job: dict[str, Any]
+    job: Job
     hardware: Hardware = CPU
     lock: Any = None
     replay: Path | None = None
@@ -137,7 +150,7 @@ def fit(
         infinite=True,
     )
     wrapper = StepWrapper(
-        build_optimizer(parameter_groups(model, weight_decay=0.05), {"lr": 0.05}),
+        build_optimizer(parameter_groups(model, weight_decay=0.05), Optim(batch_size=4, lr=0.05, weight_decay=0.05)),
         accumulation=plan.accumulation,
         clip_grad=clip,
         precision=precision,
@@ -149,7 +162,7 @@ def fit(
     observed = lambda *arguments: Observed(*arguments, observers=hooks)  # noqa: E731
     with mock.patch.object(loop, "Loop", observed):
         return loop.train(
-            Work(work_dir, {"seed": seed, "log_interval": 2, **(job or {})}, hardware, replay=replay),
+            Work(work_dir, Job(seed, more=job or {}), hardware, replay=replay),
             model,
             wrapper,
             Schedule("cosine", total=epochs or iters, warmup=1),

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mto.bench.work import Work
-from mto.bench.workloads import Job, batch_of, model_of
+from mto.bench.workloads import batch_of, model_of
+from mto.config.job import Ade20kJob, CocoJob, Job, KnnJob
 
 IMAGES = 2  # a batch norm and mixup want more than one
 
@@ -30,11 +31,11 @@ def count(job: Job) -> Work:
     with torch.device("meta"):
         model: Any = model_of(job)
     model = model.to("meta")  # what was made of NumPy's arrays
-    passes = {"ade20k": _upernet, "coco": _maskrcnn, "knn": _compared}.get(job["task"], _own)
+    passes: Any = {"ade20k": _upernet, "coco": _maskrcnn, "knn": _compared}.get(job.task, _own)
     train, evaluate = passes(job, model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     every = sum(value.numel() for value in model.state_dict().values())
-    encoder = model.method.encoder_state(model.teacher) if job["task"] == "pretrain" else {}
+    encoder = model.method.encoder_state(model.teacher) if job.task == "pretrain" else {}
     return Work(train, evaluate, trained, every - trained, sum(value.numel() for value in encoder.values()))
 
 
@@ -57,23 +58,23 @@ def _own(job: Job, model: Any) -> tuple[float, float]:
     batch = model.data_preprocessor(batch_of(job, IMAGES))  # moves it to the model's "meta"
     if hasattr(model, "mto"):
         model.mto._validate = False  # a look at a mask's values, which here has none
-    if job["task"] == "heterogeneity":
+    if job.task == "heterogeneity":
         images, mask = batch["image"], batch["mask"]
         return 0.0, flops(lambda: model.eval()(images, mask, images, mode="tensor"), backward=False) / IMAGES
     train = flops(lambda: [model.train()(**batch, mode="loss")["loss"]], backward=True) / IMAGES
-    if job["task"] == "pretrain":
+    if job.task == "pretrain":
         return train, 0.0
     return train, flops(lambda: model.eval()(**batch, mode="predict"), backward=False) / IMAGES
 
 
-def _compared(job: Job, model: Any) -> tuple[float, float]:
-    side = job["data"]["eval"]["crop"]
+def _compared(job: KnnJob, model: Any) -> tuple[float, float]:
+    side = job.data.eval.crop
     images = torch.empty(IMAGES, 3, side, side, device="meta")
     return 0.0, flops(lambda: model.eval().forward_features(images), backward=False) / IMAGES
 
 
-def _upernet(job: Job, model: Any) -> tuple[float, float]:
-    side = job["crop_size"]
+def _upernet(job: Ade20kJob, model: Any) -> tuple[float, float]:
+    side = job.crop_size
     images = torch.empty(IMAGES, 3, side, side, device="meta")
 
     def both() -> list[Tensor]:
@@ -87,18 +88,18 @@ def _upernet(job: Job, model: Any) -> tuple[float, float]:
     return train, windows(job) * flops(_evaluated(model, main), backward=False) / IMAGES
 
 
-def windows(job: Job) -> int:
+def windows(job: Ade20kJob) -> int:
     """Sliding windows of an image of 4 by 3, resized as a test image is (mmsegmentation's `slide_inference`)."""
-    long, short = max(job["resize"]), min(job["resize"])
+    long, short = max(job.resize), min(job.resize)
     shorter = min(short, round(long * 3 / 4))
     total = 1
     for side in (shorter, round(shorter * 4 / 3)):
-        total *= -(-max(side - job["crop_size"], 0) // job["slide_stride"]) + 1
+        total *= -(-max(side - job.crop_size, 0) // job.slide_stride) + 1
     return total
 
 
-def _maskrcnn(job: Job, model: Any) -> tuple[float, float]:
-    side, detector = job["image_size"], job["detector"]
+def _maskrcnn(job: CocoJob, model: Any) -> tuple[float, float]:
+    side, detector = job.image_size, job.detector
     images = torch.empty(IMAGES, 3, side, side, device="meta")
 
     def outputs(boxes: int, masks: int) -> list[Tensor]:
@@ -106,14 +107,14 @@ def _maskrcnn(job: Job, model: Any) -> tuple[float, float]:
         found = [level for part in model.rpn_head(features) for level in part]
         heads = ((model.roi_head.bbox_head, boxes, 7), (model.roi_head.mask_head, masks, 14))
         for head, regions, cells in heads:
-            shape = (IMAGES * regions, detector["channels"], cells, cells)
+            shape = (IMAGES * regions, detector.channels, cells, cells)
             out = head(torch.empty(shape, device="meta", requires_grad=torch.is_grad_enabled()))
             found += out if isinstance(out, tuple) else [out]
         return found
 
-    samples, test = detector["roi_samples"], model.test_cfg["rcnn"]["max_per_img"]
+    samples, test = detector.roi_samples, model.test_cfg["rcnn"]["max_per_img"]
     train = flops(lambda: outputs(samples, samples // 4), backward=True) / IMAGES
-    tested = _evaluated(model, lambda: outputs(detector["proposals_test"], test))
+    tested = _evaluated(model, lambda: outputs(detector.proposals_test, test))
     return train, flops(tested, backward=False) / IMAGES
 
 

@@ -19,7 +19,8 @@ import torch
 from mto.bench.memory import MIB, peak
 from mto.bench.run import Bench, Trained
 from mto.bench.trials import Asked, may_vary
-from mto.bench.workloads import Job, batch_of
+from mto.bench.workloads import batch_of
+from mto.config.job import LoggedJob, PretrainJob
 from mto.config.models import Resources
 from mto.errors import UserError
 
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 CONTEXT = 700
 
 
-def fit(stages: Mapping[str, tuple[Resources, Sequence[Job]]], known: Sequence[Row] = ()) -> Iterator[Row]:
+def fit(stages: Mapping[str, tuple[Resources, Sequence[LoggedJob]]], known: Sequence[Row] = ()) -> Iterator[Row]:
     """Yields a row for each job of each stage, with the stage's resources, as soon as it is counted.
 
     ``needs_mib`` is the whole of it at the configured micro-batch, None where it does not fit. ``fits`` is the largest
@@ -46,18 +47,18 @@ def fit(stages: Mapping[str, tuple[Resources, Sequence[Job]]], known: Sequence[R
         bench = Bench.choose("cuda", 1, None, False)
         bench.setup(asked.deterministic)
         for job in jobs:
-            told = json.dumps([job, asdict(asked)], sort_keys=True)
+            told = json.dumps([job.plain(), asdict(asked)], sort_keys=True)
             key = hashlib.sha256(told.encode()).hexdigest()[:16]
             if key in there:
                 yield there[key]
                 continue
-            row: Row = {"stage": stage, "run": job["run"], "micro_batch": asked.micro(job), "varies": may_vary(job)}
+            row: Row = {"stage": stage, "run": job.run, "micro_batch": asked.micro(job), "varies": may_vary(job)}
             start = time.monotonic()
             row |= _fitted(bench, asked, job)
             yield row | {"seconds": round(time.monotonic() - start, 1), "key": key}
 
 
-def _fitted(bench: Bench, asked: Asked, job: Job) -> Row:
+def _fitted(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
     try:
         return _largest(bench, asked, job)
     except (RuntimeError, UserError, IndexError, ValueError) as error:  # what a job on that card would die of
@@ -66,7 +67,7 @@ def _fitted(bench: Bench, asked: Asked, job: Job) -> Row:
         bench.free()
 
 
-def _largest(bench: Bench, asked: Asked, job: Job) -> Row:
+def _largest(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
     size, share = asked.micro(job), asked.share(job)
     trained = bench.prepare(job, 2)
     trainable = sum(p.numel() for p in trained.work.model.parameters() if p.requires_grad)
@@ -92,7 +93,7 @@ def _needs(trained: Trained, images: int) -> float | None:
     """MiB of the card at the heaviest step; None if it does not fit."""
     model, job = trained.work.model, trained.work.job
     trained.work.batch, trained.work.images = batch_of(job, images), images
-    compares = job["task"] == "pretrain" and bool(job["mto"]["terms"])
+    compares = isinstance(job, PretrainJob) and bool(job.mto.terms)
     try:
         found = [peak(trained, warmup=2)]
         if compares:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
 
+from mto.config.job import FinetuneJob, Job, LinearJob, PretrainJob
 from mto.data.imagenet import ClassificationDataset, PretrainDataset, build_loader
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import finetune_train_transform, linear_train_transform
 
-Job = dict[str, Any]
 #: A folder like ImageNet's, by the keys of a job's ``data``: ``root``, ``num_classes``, ``classes``.
 Folder = dict[str, Any]
 
@@ -49,14 +49,18 @@ def loader_of(job: Job, folder: Folder, images: int, workers: int, pin_memory: b
 
     From its files: a cache of images is the dataset's job's to make, which may not have run.
     """
-    job = job | {"data": job["data"] | folder | {"cache": None}}
+    job = job.reading(**folder, cache=None)
     dataset: Any
-    if job["task"] == "pretrain":
+    if isinstance(job, PretrainJob):
         dataset = PretrainDataset(job)
     else:
-        transform = finetune_train_transform if job["task"] == "finetune" else linear_train_transform
-        dataset = ClassificationDataset(job, "train", transform(job))
-    sampler = EpochSampler(len(dataset), seed=job["seed"], shuffle=True, infinite=True)
+        transform = (
+            finetune_train_transform(job)
+            if isinstance(job, FinetuneJob)
+            else linear_train_transform(cast(LinearJob, job))
+        )
+        dataset = ClassificationDataset(job, "train", transform)
+    sampler = EpochSampler(len(dataset), seed=job.seed, shuffle=True, infinite=True)
     return build_loader(dataset, sampler, images, workers, pin_memory=pin_memory)
 
 

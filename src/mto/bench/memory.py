@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from mto.bench.cases import STAGES
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained
-from mto.bench.workloads import Job, job_of
+from mto.bench.workloads import job_of
+from mto.config.job import LoggedJob, Mto, PretrainJob
 from mto.emulate import start
 from mto.study.study import Study
 from mto.training.optim import AUTOCAST
@@ -53,30 +54,37 @@ def measure(args: argparse.Namespace, bench: Bench, study: Study, say: Callable[
             task = STAGES[stage][0]
             bench.setup(study.resources(task).kernels)
             job = job_of(study, stage, baseline, args.depth)
-            images = args.images or study.resources(task).micro_batch or job["optim"]["batch_size"]
+            images = args.images or study.resources(task).micro_batch or job.optim.batch_size
             for name, each in _variants(study, stage, job, args.preset):
                 row: Row = {"baseline": baseline, "stage": task, "variant": name, "images": images}
                 row |= step(bench, each, images, modules=args.modules)
                 plain = row if name == PLAIN else plain
                 row |= ratios(row, plain) if stage == "pretrain-mto" else {}
-                if task == "pretrain" and not bench.compile and images == 64 and sizes(each) == (224, 16, 768, 12):
+                if (
+                    isinstance(each, PretrainJob)
+                    and not bench.compile
+                    and images == 64
+                    and sizes(each) == (224, 16, 768, 12)
+                ):
                     row |= {"official_ratio": row["peak_mib"] / OFFICIAL[baseline][0]} if "peak_mib" in row else {}
                 rows.append(row)
     return rows
 
 
-def _variants(study: Study, stage: str, job: Job, presets: Sequence[str]) -> Iterator[tuple[str, Job]]:
+def _variants(study: Study, stage: str, job: LoggedJob, presets: Sequence[str]) -> Iterator[tuple[str, LoggedJob]]:
     if stage != "pretrain-mto":
         yield PLAIN if stage == "pretrain" else "", job
         return
+    assert isinstance(job, PretrainJob)
     for preset in presets:
-        yield preset, job | {"mto": job["mto"] | study.config.mto.presets[preset].model_dump()}
+        mto = Mto.model_validate({"terms": job.mto.terms, **study.config.mto.presets[preset].model_dump()})
+        yield preset, job.model_copy(update={"mto": mto})
 
 
-def sizes(job: Job) -> tuple[int, ...]:
+def sizes(job: PretrainJob) -> tuple[int, ...]:
     """Returns the sides of an image and of a patch, the encoder's width and its depth."""
-    method = job["method"]
-    return method["img_size"], method["patch_size"], method["embed_dim"], method["depth"]
+    method = job.method
+    return method.img_size, method.patch_size, method.embed_dim, method.depth
 
 
 def ratios(row: Row, plain: Row) -> Row:
@@ -88,7 +96,7 @@ def ratios(row: Row, plain: Row) -> Row:
     }
 
 
-def step(bench: Bench, job: Job, images: int, modules: bool = False) -> Row:
+def step(bench: Bench, job: LoggedJob, images: int, modules: bool = False) -> Row:
     """Returns the numbers of one training step of a job; of one that does not fit the device, its ``error``.
 
     * ``peak_mib``: the allocator's peak, over what stays from step to step (``stays_mib``); ``reserved_mib``
@@ -108,7 +116,7 @@ def step(bench: Bench, job: Job, images: int, modules: bool = False) -> Row:
         bench.free()
 
 
-def _step(bench: Bench, job: Job, images: int, modules: bool) -> Row:
+def _step(bench: Bench, job: LoggedJob, images: int, modules: bool) -> Row:
     trained = bench.prepare(job, images)
     row = peak(trained) | {"compiled": trained.compiled}
     if start.started():
@@ -118,11 +126,11 @@ def _step(bench: Bench, job: Job, images: int, modules: bool) -> Row:
         row["launches"] = sum(count for what, count in counted.items() if what.startswith("launch "))
         row["waits"] = sum(count for what, count in counted.items() if what.startswith("wait "))
     model: Any = trained.work.model
-    if job["task"] == "pretrain" and job["mto"]["terms"]:
+    if isinstance(job, PretrainJob) and job.mto.terms:
         model.measure_gradients = True
         row["comparing_mib"] = peak(trained, warmup=0)["peak_mib"]
         model.measure_gradients = False
-    if job["task"] in ("pretrain", "finetune", "linear") and not bench.compile:
+    if job.task in ("pretrain", "finetune", "linear") and not bench.compile:
         whole, half = (kept(trained, part) for part in (images, images // 2))
         row["kept_mib"] = (whole.total - half.total) / (images - images // 2) / MIB
         row["kept_once_mib"] = whole.total / MIB - images * row["kept_mib"]
@@ -244,6 +252,6 @@ def loss(trained: Trained, images: int) -> Tensor:
     """Returns the loss of a pass as a step takes it, in the job's precision, of the first ``images``."""
     model, job = trained.work.model, trained.work.job
     batch = {key: value[:images] for key, value in trained.work.batch.items()}
-    dtype = AUTOCAST[job["precision"]]
+    dtype = AUTOCAST[job.precision]
     with torch.autocast("cuda", dtype, enabled=dtype is not None):
         return model(**model.data_preprocessor(batch, True), mode="loss")["loss"]

@@ -19,7 +19,8 @@ from mto.bench import loading
 from mto.bench.cases import STAGES, WITH_LOADER
 from mto.bench.counting import count
 from mto.bench.measure import Step, flops, interleaved, memory, operators, peak_flops
-from mto.bench.workloads import Job, Workload, build, job_of
+from mto.bench.workloads import Workload, build, job_of
+from mto.config.job import LoggedJob
 from mto.data.device.decode import batches
 from mto.data.rng import seed_of
 from mto.errors import UserError
@@ -99,23 +100,23 @@ class Bench:
         """Kernels as a job has them (`Hardware.deterministic`)."""
         Hardware(gpus=int(self.on_gpu), deterministic=deterministic).setup()
 
-    def prepare(self, job: Job, images: int) -> Trained:
+    def prepare(self, job: LoggedJob, images: int) -> Trained:
         """A job's workload on the device, and its training step."""
         if self.precision:
-            job = job | {"precision": self.precision}
+            job = job.model_copy(update={"precision": self.precision})
         work = build(job, images)
         model = work.model.to(self.device)
         if self.compile and callable(compile_step := getattr(model, "compile_step", None)):
             compile_step()
-        groups = parameter_groups(model, weight_decay=job["optim"]["weight_decay"])
-        optimizer = build_optimizer(groups, job["optim"])
+        groups = parameter_groups(model, weight_decay=job.optim.weight_decay)
+        optimizer = build_optimizer(groups, job.optim)
         wrapper = StepWrapper(
             optimizer,
-            clip_grad=job["optim"].get("clip_grad"),
-            precision=job["precision"],
+            clip_grad=job.optim.clip_grad,
+            precision=job.precision,
             device=self.device,
         )
-        if self.on_gpu and job["task"] in WITH_LOADER:  # pinned, as a loader leaves them
+        if self.on_gpu and job.task in WITH_LOADER:  # pinned, as a loader leaves them
             work.batch = pin_memory(work.batch)
 
         def step(batch: Any) -> None:
@@ -156,7 +157,7 @@ class Bench:
 
         def loader(which: str) -> DataLoader:
             # Another order each time: files that were read a moment ago are in the memory of the machine.
-            job = work.job | {"seed": seed_of(work.job["seed"], work.job["task"], work.job["run"], which)}
+            job = work.job.model_copy(update={"seed": seed_of(work.job.seed, work.job.task, work.job.run, which)})
             return loading.loader_of(job, folder, work.images, workers, pin_memory=self.on_gpu)
 
         if "data" in what:
@@ -240,7 +241,7 @@ class Trained:
 
 
 def side_by_side(
-    bench: Bench, jobs: Sequence[Job], images: int, measured: Callable[[Sequence[Job]], list[Row]]
+    bench: Bench, jobs: Sequence[LoggedJob], images: int, measured: Callable[[Sequence[LoggedJob]], list[Row]]
 ) -> list[Row]:
     """A row for each job. Their steps take turns; where that fails, as for want of memory for all, each is alone.
 
@@ -255,7 +256,7 @@ def side_by_side(
     except torch.OutOfMemoryError:
         reason = f"{OUT_OF_MEMORY} at micro-batch {images}"
     except (RuntimeError, UserError) as error:
-        reason = without_deterministic_form(error, jobs[0]["task"]) or (str(error) or repr(error)).partition("\n")[0]
+        reason = without_deterministic_form(error, jobs[0].task) or (str(error) or repr(error)).partition("\n")[0]
     finally:  # after the handlers: an error holds the frames that it came through, and so the models
         bench.free()
     if len(jobs) == 1:
@@ -293,7 +294,7 @@ def measure(
         task = STAGES[group[0]][0]
         bench.setup(study.resources(task).kernels)
         jobs = [job_of(study, stage, baseline, args.depth or (None if bench.on_gpu else 4)) for stage in group]
-        configured = study.resources(task).micro_batch or jobs[0]["optim"]["batch_size"]
+        configured = study.resources(task).micro_batch or jobs[0].optim.batch_size
         images = args.images or (configured if bench.on_gpu else 2)
         together = partial(_measured, args, bench, images, _workers(args, bench, study, task), peak_tflops, folder)
         measured = side_by_side(bench, jobs, images, together)
@@ -314,13 +315,13 @@ def _measured(
     workers: int,
     peak_tflops: float,
     folder: loading.Folder | None,
-    jobs: Sequence[Job],
+    jobs: Sequence[LoggedJob],
 ) -> list[Row]:
     trained = [bench.prepare(job, images) for job in jobs]
     rows: list[Row] = [{} for _ in jobs]
     if {"step", "both"} & set(args.what):
         rows = bench.numbers(trained, peak_tflops)
-    if folder is not None and jobs[0]["task"] in WITH_LOADER:
+    if folder is not None and jobs[0].task in WITH_LOADER:
         for one, row in zip(trained, rows, strict=True):
             row |= bench.loading(one, folder, workers, tuple(args.what))
     return rows

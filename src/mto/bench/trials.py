@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -17,12 +17,12 @@ from mto.bench.cases import WITH_LOADER
 from mto.bench.counting import count
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained, mto_ratio, side_by_side
 from mto.bench.work import work_key
+from mto.config.job import LinearJob, LoggedJob, Photographs, PreflightJob, PretrainJob, read
 from mto.data.forms.recognise import place_of
 from mto.data.layout import check
 from mto.data.listing import NAME, save
 from mto.errors import UserError
 
-Job = dict[str, Any]
 Row = dict[str, Any]
 
 
@@ -36,15 +36,15 @@ class Asked:
     compile: bool
     deterministic: Literal["strict", "warn", "off"] = "strict"
 
-    def share(self, job: Job) -> int:
+    def share(self, job: LoggedJob) -> int:
         """Images of the recipe's batch on one GPU."""
-        return max(job["optim"]["batch_size"] // max(self.gpus, 1), 1)
+        return max(job.optim.batch_size // max(self.gpus, 1), 1)
 
-    def micro(self, job: Job) -> int:
+    def micro(self, job: LoggedJob) -> int:
         return min(self.micro_batch or self.share(job), self.share(job))
 
 
-def measure(job: Job, asked: Asked) -> dict[str, Any]:
+def measure(job: PreflightJob, asked: Asked) -> dict[str, Any]:
     """Measure a stage (`mto.cost.preflight.job`) on one of its GPUs; the other GPUs of the job stay idle.
 
     Raises:
@@ -52,34 +52,33 @@ def measure(job: Job, asked: Asked) -> dict[str, Any]:
     """
     if asked.gpus and not torch.cuda.is_available():
         raise UserError(
-            f"preflight: resources.{job['stage']}.gpu is {asked.gpus}, and no GPU is visible here (or its driver is "
+            f"preflight: resources.{job.stage}.gpu is {asked.gpus}, and no GPU is visible here (or its driver is "
             f"older than CUDA {torch.version.cuda}); run it where the study will run, as with --profile slurm"
         )
     bench = Bench.choose("cuda" if asked.gpus else "cpu", None, None, asked.compile and asked.gpus > 0)
     machine = bench.machine() | {"gpus": asked.gpus, "visible_gpus": torch.cuda.device_count() if asked.gpus else 0}
     bench.setup(asked.deterministic)
-    pairs: dict[str, list[Job]] = {}
-    for each in job["jobs"]:
-        pairs.setdefault(f"{each['baseline']}-{each['backbone']}", []).append(each)
+    pairs: dict[str, list[LoggedJob]] = {}
+    for each in (cast(LoggedJob, read(one)) for one in job.jobs):
+        pairs.setdefault(f"{each.baseline}-{each.backbone}", []).append(each)
     rows: list[Row] = []
-    with images(job) as (folder, kind):
+    with images(job.images) as (folder, kind):
         for name, pair in pairs.items():
             print(f"{name}: {len(pair)} to measure", flush=True)
             rows += _pair(bench, asked, pair, machine["peak_tflops"], folder)
-    return {"stage": job["stage"], "machine": machine, "images": kind, "rows": rows}
+    return {"stage": job.stage, "machine": machine, "images": kind, "rows": rows}
 
 
 @contextmanager
-def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
+def images(source: Photographs) -> Iterator[tuple[loading.Folder, str]]:
     """A folder of images and what it is: the dataset itself, listed once for all rows, or made-up photographs."""
-    source = job["images"]
-    root = str(place_of(source["root"], source.get("convert")))
-    folder = {"root": root, "num_classes": source["num_classes"], "classes": source.get("classes")}
+    root = str(place_of(source.root, source.convert))
+    folder: dict[str, Any] = {"root": root, "num_classes": source.num_classes, "classes": source.classes}
     try:
         expected = dict.fromkeys(("train", "val"), folder["num_classes"])
         check("imagenet", folder["root"], expected=expected, classes=folder["classes"])
     except UserError:
-        width, height = source["side"]
+        width, height = source.side
         with loading.photographs(512 if torch.cuda.is_available() else 64, (width, height)) as made:
             yield loading.of_one_class(made), f"made-up photographs of {width} x {height}"
     else:
@@ -89,7 +88,7 @@ def images(job: Job) -> Iterator[tuple[loading.Folder, str]]:
             yield {**folder, "listing": str(listing)}, root
 
 
-def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+def _pair(bench: Bench, asked: Asked, pair: list[LoggedJob], peak: float, folder: loading.Folder) -> list[Row]:
     """The rows of one baseline and backbone, without and with MTO; of the last one also the micro-batch that fits."""
     rows = _rows(bench, asked, pair, peak, folder)
     if len(rows) == 2:
@@ -106,30 +105,30 @@ def _pair(bench: Bench, asked: Asked, pair: list[Job], peak: float, folder: load
     return rows
 
 
-def _rows(bench: Bench, asked: Asked, jobs: list[Job], peak: float, folder: loading.Folder) -> list[Row]:
+def _rows(bench: Bench, asked: Asked, jobs: list[LoggedJob], peak: float, folder: loading.Folder) -> list[Row]:
     """A row for each job: what it is, and its numbers or its ``error``."""
     measured = side_by_side(bench, jobs, asked.micro(jobs[0]), partial(_measured, bench, asked, peak, folder))
     return [_described(job, asked) | row for job, row in zip(jobs, measured, strict=True)]
 
 
-def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, jobs: Sequence[Job]) -> list[Row]:
+def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, jobs: Sequence[LoggedJob]) -> list[Row]:
     """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
     trained = [_prepared(bench, job, asked.micro(job)) for job in jobs]
     rows = bench.numbers(trained, peak)
     for row, one in zip(rows, trained, strict=True):
-        if one.work.job["task"] in WITH_LOADER:
+        if one.work.job.task in WITH_LOADER:
             row |= bench.loading(one, folder, asked.workers, ("both",))
         row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
     return rows
 
 
-def _prepared(bench: Bench, job: Job, size: int) -> Trained:
+def _prepared(bench: Bench, job: LoggedJob, size: int) -> Trained:
     """Ready to be timed, once the heaviest step that a job takes now and then was taken: it is to fit, too.
 
     Of pre-training with MTO, one that compares MTO's gradients with the method's.
     """
     trained = bench.prepare(job, size)
-    if job["task"] == "pretrain" and job["mto"]["terms"]:
+    if isinstance(job, PretrainJob) and job.mto.terms:
         model: Any = trained.work.model
         model.measure_gradients = True
         trained.step()
@@ -137,9 +136,9 @@ def _prepared(bench: Bench, job: Job, size: int) -> Trained:
     return trained
 
 
-def _described(job: Job, asked: Asked) -> Row:
-    identity = {key: job[key] for key in ("run", "task", "baseline", "backbone")}
-    mto = {"terms": job.get("mto", {}).get("terms", [])}
+def _described(job: LoggedJob, asked: Asked) -> Row:
+    identity = {key: getattr(job, key) for key in ("run", "task", "baseline", "backbone")}
+    mto = {"terms": job.mto.terms if isinstance(job, PretrainJob) else []}
     return {
         **identity,
         "mto": mto,
@@ -150,14 +149,14 @@ def _described(job: Job, asked: Asked) -> Row:
     }
 
 
-def may_vary(job: Job) -> bool:
+def may_vary(job: LoggedJob) -> bool:
     """Whether the micro-batch is hardware's business alone: no batch norm sees it."""
-    if job["task"] == "linear":
-        return not job["probe"]["batch_norm"]
-    return job["task"] == "finetune" or (job["task"] == "pretrain" and job["baseline"] != "conmim")
+    if isinstance(job, LinearJob):
+        return not job.probe.batch_norm
+    return job.task == "finetune" or (job.task == "pretrain" and job.baseline != "conmim")
 
 
-def _largest(bench: Bench, asked: Asked, job: Job, last: Row | None) -> Row:
+def _largest(bench: Bench, asked: Asked, job: LoggedJob, last: Row | None) -> Row:
     """The largest micro-batch that fits: twice as large again and again, up to the recipe's share of a GPU.
 
     Args:
@@ -180,7 +179,7 @@ def _largest(bench: Bench, asked: Asked, job: Job, last: Row | None) -> Row:
     return {"fits": best["micro_batch"], "fits_images_per_second": best["images_per_second"], "tried": tried}
 
 
-def _attempt(bench: Bench, job: Job, size: int) -> Row | None:
+def _attempt(bench: Bench, job: LoggedJob, size: int) -> Row | None:
     """A micro-batch's images a second; None if it does not fit, or no kernel takes tensors of that size."""
     try:
         return {"micro_batch": size, "images_per_second": size / _seconds(bench, job, size)}
@@ -190,7 +189,7 @@ def _attempt(bench: Bench, job: Job, size: int) -> Row | None:
         bench.free()
 
 
-def _seconds(bench: Bench, job: Job, size: int) -> float:
+def _seconds(bench: Bench, job: LoggedJob, size: int) -> float:
     """Of a step. The model is gone with this function's variables."""
     trained = _prepared(bench, job, size)
     return bench.seconds_of({"": trained.step})[""]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Job = dict[str, Any]
+from mto.config.job import Job
+
 #: What no count and no rate depends on.
 APART = (
     *("scale", "recipe", "run", "seed", "epoch", "epochs", "iterations", "code_version", "precision"),
@@ -33,7 +34,8 @@ class Work(NamedTuple):
 
 def work_key(job: Job) -> str:
     """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
-    data = {key: value for key, value in job["data"].items() if key not in ("mean", "std", "root", "classes")}
-    apart = (*APART, "method") if "encoder" in job else APART  # of a job from scratch: whose first weights it has
-    rest = {key: value for key, value in job.items() if key not in apart}
+    plain = job.plain()
+    data = {key: value for key, value in plain["data"].items() if key not in ("mean", "std", "root", "classes")}
+    apart = (*APART, "method") if "encoder" in plain else APART  # of a job from scratch: whose first weights it has
+    rest = {key: value for key, value in plain.items() if key not in apart}
     return json.dumps({**rest, "data": data}, sort_keys=True, separators=(",", ":"))

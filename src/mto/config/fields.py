@@ -60,3 +60,7 @@ class Model(BaseModel):
     """A block of config.yaml: immutable, closed to unknown keys, to .inf and .nan, to `true` or "3" for a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def written(self) -> dict[str, Any]:
+        """Returns the keys that were given, and no default."""
+        return self.model_dump(exclude_unset=True)

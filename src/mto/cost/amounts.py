@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
+from mto.config.job import Ade20kJob, ClassifierJob, CocoJob, HeterogeneityJob, Job, KnnJob, Mto, PretrainJob
 from mto.config.models import Config, Dataset
 from mto.data.layout import EXPECTED, class_folders, class_images
 from mto.errors import UserError
 from mto.files import read_json
 from mto.names import BASELINES, STAGES
 from mto.storage import is_folder
-
-Job = dict[str, Any]
 
 
 class Size(NamedTuple):
@@ -113,8 +112,8 @@ def copy_bytes(config: Config) -> float:
 
 def bytes_trained(config: Config, job: Job) -> float:
     """Of an image that a job trains on: of its file, or in the cache."""
-    side = job["data"].get("cache")
-    return _cached(side) if side else size_of(config, job["task"]).bytes_each
+    side = job.data.cache
+    return _cached(side) if side else size_of(config, job.task).bytes_each
 
 
 def _cached(side: int) -> float:
@@ -136,28 +135,29 @@ def amount(job: Job, since: int, size: Size) -> Amount:
     Args:
         since: for a segment of pre-training, the epoch that it continues; else 0.
     """
-    task, train = job["task"], round(size.train * job["data"].get("labels", 1.0))
-    if task == "heterogeneity":
-        return Amount(0, min(job["images"], size.val), 0)
-    if task == "knn":
+    train = round(size.train * job.data.labels)
+    if isinstance(job, HeterogeneityJob):
+        return Amount(0, min(job.images, size.val), 0)
+    if isinstance(job, KnnJob):
         return Amount(0, train + size.val, 0)
-    batch = job["optim"]["batch_size"]
-    if "iterations" in job:
-        return Amount(job["iterations"] * batch, size.val, job["iterations"])
-    epochs = job["epoch"] - since if task == "pretrain" else job["epochs"]
-    steps = epochs * (train // batch)
-    times = 0 if task == "pretrain" else evaluations(job)
-    return Amount(steps * batch, times * size.val, steps)
+    if isinstance(job, Ade20kJob):
+        return Amount(job.iterations * job.optim.batch_size, size.val, job.iterations)
+    assert isinstance(job, PretrainJob | ClassifierJob | CocoJob)
+    epochs, times = (job.epoch - since, 0) if isinstance(job, PretrainJob) else (job.epochs, evaluations(job))
+    steps = epochs * (train // job.optim.batch_size)
+    return Amount(steps * job.optim.batch_size, times * size.val, steps)
 
 
-def evaluations(job: Job) -> int:
+def evaluations(job: ClassifierJob | CocoJob) -> int:
     """How often a job evaluates: at its interval, and at its end."""
-    return -(-job["epochs"] // job.get("eval_interval", job["epochs"]))
+    return -(-job.epochs // job.eval_interval) if isinstance(job, ClassifierJob) else 1
 
 
 def without_mto(job: Job) -> Job | None:
     """The same pre-training without MTO; None for what has none."""
-    return {**job, "mto": {"terms": []}} if job.get("mto", {}).get("terms") else None
+    if not isinstance(job, PretrainJob) or not job.mto.terms:
+        return None
+    return job.model_copy(update={"mto": Mto(terms=[])})
 
 
 def loading_rates(config: Config, job: Job) -> tuple[float, float]:
@@ -167,10 +167,10 @@ def loading_rates(config: Config, job: Job) -> tuple[float, float]:
     rate here, but in what the preflight measures.
     """
     rates = cast("dict[str, float]", config.plan.images_per_core)
-    task: str = job["task"]
-    baseline = BASELINES[job["baseline"]]
-    rate = rates[(baseline.reads_like or job["baseline"]) if task == "pretrain" else (STAGES[task].like or task)]
-    if job["data"].get("decode") == "device":
+    task: str = job.task
+    baseline = BASELINES[job.baseline]
+    rate = rates[(baseline.reads_like or job.baseline) if task == "pretrain" else (STAGES[task].like or task)]
+    if job.data.decode == "device":
         return config.plan.files_per_core, rate
-    cached = job["data"].get("cache")
+    cached = job.data.cache
     return (1 / (1 / rate - 1 / config.plan.decoded_per_core) if cached else rate), rate

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mto.bench.work import Work, work_key
+from mto.config.job import Job, LoggedJob
 from mto.config.prices import Card
-from mto.cost.amounts import Amount, Job, amount, bytes_trained, loading_rates, size_of, without_mto
+from mto.cost.amounts import Amount, amount, bytes_trained, loading_rates, size_of, without_mto
 from mto.cost.disk import segment_bytes
 from mto.cost.measured import Measured, hours_of
 from mto.names import Step
@@ -117,7 +118,7 @@ class Estimates:
         elif (alike := self.measured.hours(key, done)) is not None:
             hours, basis = alike, LIKE
         part = hours / wall if wall else 0.0  # the parts keep their shares
-        logs = done.steps / job.get("log_interval", 1) * ROW_BYTES
+        logs = done.steps / (job.log_interval if isinstance(job, LoggedJob) else 1) * ROW_BYTES
         size = size_of(self.config, step.task)
         return Cost(
             step=step,
@@ -158,7 +159,7 @@ class Estimates:
 
     def _seconds(self, job: Job) -> tuple[float, float, str]:
         """Seconds by the clock for an image trained on and for one evaluated, on the job's hardware."""
-        asked, work, card = self.study.resources(job["task"]), self.work(job), self._card(job["task"])
+        asked, work, card = self.study.resources(job.task), self.work(job), self._card(job.task)
         gpus = max(asked.gpu, 1)
         speed = gpus * card.tflops * 1e12 * card.utilisation
         # One process loads for itself; workers are at most as many as there are cores.
@@ -174,7 +175,7 @@ class Estimates:
             return together(work.train / speed, load), together(work.evaluate / speed, look), COUNTED
         alike = work.train / row["train_flops"] / gpus
         compute = step = alike / row["step_images_per_second"]
-        if "both_images_per_second" in row and not job["data"].get("cache"):  # with its loader, which read files
+        if "both_images_per_second" in row and not job.data.cache:  # with its loader, which read files
             compute = alike / row["both_images_per_second"]
             busy = max(min(row["workers"], asked.cpus_per_task), 1)  # cores, of which each gave its share at the least
             load = min(load, busy / row["both_images_per_second"] / cores) if asked.workers else 0.0

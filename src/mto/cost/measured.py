@@ -7,7 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mto.cost.amounts import Amount, Job
+from mto.config.job import Job
+from mto.cost.amounts import Amount
 from mto.files import read_json
 from mto.names import Step
 from mto.study.study import Study
@@ -72,7 +73,7 @@ class Measured:
         """
         folder = Path(self.study.folder(step))
         record, ran = read_json(folder / "metrics.json"), read_json(folder / "job.json")
-        if record is None or upstream in self._reruns or (ran is not None and ran.get("job") != job):
+        if record is None or upstream in self._reruns or (ran is not None and ran.get("job") != job.plain()):
             self._reruns.add(step)
             return None
         return record.get("provenance") or {}
@@ -97,10 +98,10 @@ class Measured:
         """What was measured on this very work; else on its task, baseline and backbone, with or without MTO alike."""
         if key in self._rows:
             return self._rows[key]
-        return next((row for row in self._rows.values() if _kind(row) == _kind(job)), None)
+        return next((row for row in self._rows.values() if _kind(row) == _kind(job.plain())), None)
 
 
-def _kind(given: Job | Record) -> tuple[Any, ...]:
+def _kind(given: Record) -> tuple[Any, ...]:
     mto = given.get("mto") or {}
     return given["task"], given["baseline"], given["backbone"], bool(mto.get("terms"))
 

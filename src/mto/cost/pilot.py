@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import copy
 
 from mto.bench.work import Work
-from mto.cost.amounts import Job
+from mto.config.job import Job
 from mto.cost.estimate import Cost, estimate
 from mto.cost.measured import Measured
 from mto.names import Step

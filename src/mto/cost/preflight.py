@@ -13,8 +13,9 @@ import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mto.config.job import LoggedJob, PreflightJob, parse
 from mto.config.prices import Plan
 from mto.cost import fits
 from mto.cost.measured import is_card
@@ -26,7 +27,6 @@ from mto.names import TRAINED, Run
 from mto.study.jobs import classes_of, convert_of
 from mto.study.study import Study
 
-Job = dict[str, Any]
 #: Stages whose step can be taken without values: how many regions Mask R-CNN has depends on them.
 EMULATED = tuple(stage for stage in TRAINED if stage != "coco")
 
@@ -45,27 +45,28 @@ COLUMNS = {
 }
 
 
-def job(study: Study, stage: str) -> Job:
-    """What the measuring of a stage is made from: the stage's own jobs of each baseline and backbone.
+def jobs(study: Study, stage: str) -> list[LoggedJob]:
+    """Returns a stage's own jobs that are measured, of each baseline and backbone.
 
     Pre-training without MTO and with the default's; decoder depths and subsets of terms are reckoned from these.
     """
-    chosen: dict[str, Job] = {}
+    chosen: dict[str, LoggedJob] = {}
     for step in study.select(stage):
         run = Run.parse(step.run)
         if run.decoder_depth is None and run.preset is None and len(run.terms) in (0, 3):
             kind = run.name if stage == "pretrain" else f"{run.baseline}-{run.backbone}"
-            chosen.setdefault(kind, study.job(step))
+            chosen.setdefault(kind, cast(LoggedJob, study.job(step)))
+    return list(chosen.values())
+
+
+def job(study: Study, stage: str) -> PreflightJob:
+    """Returns what the measuring of a stage is made from: the `jobs`, and the images."""
     source = study.config.datasets.imagenet
     side = [source.make.size] * 2 if source.make else [500, 375]  # ImageNet's usual one
     images = {"root": source.root, "num_classes": source.num_classes, **classes_of(source), **convert_of(source)}
-    return {
-        "task": "preflight",
-        "scale": study.config.scale,
-        "stage": stage,
-        "jobs": list(chosen.values()),
-        "images": images | {"side": side},
-    }
+    measured = [job.plain() for job in jobs(study, stage)]
+    which = {"task": "preflight", "scale": study.config.scale, "stage": stage}
+    return parse(PreflightJob, {**which, "jobs": measured, "images": images | {"side": side}})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     from mto.bench.trials import Asked, measure
 
     asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic)
-    write_json(args.out, measure(json_object(args.job, "--job"), asked))
+    write_json(args.out, measure(parse(PreflightJob, json_object(args.job, "--job")), asked))
 
 
 def emulate(args: argparse.Namespace) -> None:
@@ -120,7 +121,7 @@ def emulate(args: argparse.Namespace) -> None:
 
     study = Study(load("config.yaml", json_object(args.config, "--config")))
     jobs = {
-        stage: (study.resources(stage), job(study, stage)["jobs"])
+        stage: (study.resources(stage), jobs(study, stage))
         for stage in args.stage or EMULATED
         if study.resources(stage).gpu and study.select(stage)
     }

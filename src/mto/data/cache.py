@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mto.config.models import Cache as CacheSettings
 from mto.data.bad_files import limits
 from mto.data.forms.form import File, Member, Piece
 from mto.data.images import decode, size_of
@@ -36,13 +37,12 @@ MAKING = "making.json"
 AGAIN = "remove this cache and the dataset's manifest.json, and run again"
 
 
-def folder_of(job: dict[str, Any], beside: Path) -> Path:
+def folder_of(scale: str, cache: CacheSettings, beside: Path) -> Path:
     """Where the cache of a dataset's job lies: in the folder that the config names, else beside the manifest.
 
     Scales may name one folder, and differ in their images: each has its own in it, since `build` replaces another's.
     """
-    named = job["cache"]["folder"]
-    return (Path(named) / job["scale"] if named else beside) / f"cache-{job['cache']['side']}"
+    return (Path(cache.folder) / scale if cache.folder else beside) / f"cache-{cache.side}"
 
 
 class Cache:

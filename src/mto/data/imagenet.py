@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from mto.config.job import HeterogeneityJob, Job, PretrainJob
 from mto.data.bad_files import policy
 from mto.data.cache import Cache
 from mto.data.device import encoded
@@ -23,7 +24,7 @@ from mto.data.labels import labelled
 from mto.data.layout import IMAGE_SUFFIXES
 from mto.data.listing import Images, load, walk
 from mto.data.rng import generator, seeded
-from mto.data.transforms import Sample, Transform, image_size, pretrain_transform
+from mto.data.transforms import Sample, Transform, pretrain_transform
 from mto.data.workers import obey_parent_alone
 from mto.errors import StorageError, UserError
 from mto.runtime.ranks import number
@@ -78,7 +79,7 @@ class ImageFolder:
         self.decode = decode
 
     @classmethod
-    def of(cls, job: dict[str, Any], split: str) -> "ImageFolder":
+    def of(cls, job: Job, split: str) -> "ImageFolder":
         """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``, ``decode``.
 
         A cache is of the training images alone, and the device decodes no others.
@@ -86,15 +87,15 @@ class ImageFolder:
         Raises:
             UserError: as the class; or the job wants a cache that its dataset has not.
         """
-        data = job["data"]
+        data = job.data
         cache = None
-        if split == "train" and data.get("cache") and not (cache := data.get("cache_folder")):
+        if split == "train" and data.cache and not (cache := data.cache_folder):
             raise UserError(
-                f"data.cache: trained on are images of {data['cache']} pixels; its dataset has no cache of them; "
+                f"data.cache: trained on are images of {data.cache} pixels; its dataset has no cache of them; "
                 "give --inputs data=manifest.json of a dataset's job that made one"
             )
-        place = data["root"], split, data["num_classes"], data.get("listing", ""), data.get("classes")
-        return cls(*place, cache=cache, decode=split != "train" or data.get("decode") != "device")
+        place = data.root, split, data.num_classes, data.listing, data.classes
+        return cls(*place, cache=cache, decode=split != "train" or data.decode != "device")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -146,9 +147,9 @@ class ImageFolder:
         return self.sample(index)[0]
 
 
-def sample_bytes(job: dict[str, Any], images: ImageFolder) -> int:
+def sample_bytes(job: Job, images: ImageFolder) -> int:
     """Of one view of an image, or of its file on average."""
-    return 3 * image_size(job) ** 2 if images.decode else encoded.FILE_BYTES
+    return 3 * job.img_size**2 if images.decode else encoded.FILE_BYTES
 
 
 class PretrainDataset(Dataset):
@@ -165,14 +166,19 @@ class PretrainDataset(Dataset):
         transform: another view than `pretrain_transform`, e.g. `eval_transform(job)`.
     """
 
-    def __init__(self, job: dict[str, Any], split: str = "train", transform: Transform | None = None) -> None:
+    def __init__(
+        self, job: PretrainJob | HeterogeneityJob, split: str = "train", transform: Transform | None = None
+    ) -> None:
         from mto.methods.masking import build_mask_sampler
 
         self.images = ImageFolder.of(job, split)
-        self.seed = job["seed"]
-        self.transform = pretrain_transform(job) if transform is None else transform
+        self.seed = job.seed
+        if transform is None:
+            assert isinstance(job, PretrainJob), "another stage's job needs a transform"
+            transform = pretrain_transform(job)
+        self.transform = transform
         self.sample_bytes = sample_bytes(job, self.images)
-        self.mask_sampler = build_mask_sampler(job["method"]["img_size"], job["method"]["patch_size"], **job["mask"])
+        self.mask_sampler = build_mask_sampler(job.method.img_size, job.method.patch_size, **job.mask.written())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -195,12 +201,12 @@ class ClassificationDataset(Dataset):
         transform: from `mto.data.transforms`.
     """
 
-    def __init__(self, job: dict[str, Any], split: str, transform: Transform) -> None:
+    def __init__(self, job: Job, split: str, transform: Transform) -> None:
         self.images = ImageFolder.of(job, split)
-        self.seed = job["seed"]
+        self.seed = job.seed
         self.transform = transform
         self.sample_bytes = sample_bytes(job, self.images)
-        share = job["data"].get("labels", 1.0) if split == "train" else 1.0
+        share = job.data.labels if split == "train" else 1.0
         self.places = None if share == 1.0 else labelled(self.images.labels, share, self.seed)
 
     def __len__(self) -> int:

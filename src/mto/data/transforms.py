@@ -21,6 +21,17 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
+from mto.config.job import (
+    CroppedData,
+    EvaluatedJob,
+    FinetunedData,
+    FinetuneJob,
+    HeterogeneityJob,
+    LinearJob,
+    PretrainJob,
+    ProbedData,
+)
+from mto.config.recipe import FinetuneAugment
 from mto.data.device.colours import TeacherColours
 from mto.data.device.encoded import Cut, Jpeg
 from mto.data.device.moves import View, on_views
@@ -29,11 +40,6 @@ Sample = dict[str, Any]
 Transform = Callable[[Any], Sample]
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of a random resized crop, the same in all four repositories
 INCEPTION_CROP = (0.08, 1.0)  # areas, for fine-tuning and linear probes
-
-
-def image_size(job: dict[str, Any]) -> int:
-    """Side of what a job's encoder sees, in pixels."""
-    return job["method" if "method" in job else "encoder"]["img_size"]
 
 
 def resize(pixels: Tensor, size: list[int], interpolation: InterpolationMode) -> Tensor:
@@ -76,13 +82,13 @@ class CropAndFlip:
         size: side of the output in pixels.
     """
 
-    def __init__(self, data: dict[str, Any], size: int) -> None:
+    def __init__(self, data: CroppedData | FinetuneAugment, size: int) -> None:
         self.size = [size, size]
-        self.scale = tuple(data["crop_scale"])
-        self.interpolation = InterpolationMode(data["interpolation"])
-        self.hflip = data["hflip"]
-        self.draw_box: Callable[..., Box]
-        self.draw_box = no_retry_box if data.get("crop") == "no_retry" else RandomResizedCrop.get_params
+        self.scale: tuple[float, ...] = tuple(data.crop_scale)
+        self.interpolation = InterpolationMode(data.interpolation)
+        self.hflip = data.hflip
+        no_retry = isinstance(data, ProbedData) and data.crop == "no_retry"
+        self.draw_box: Callable[..., Box] = no_retry_box if no_retry else RandomResizedCrop.get_params
 
     def draw(self, height: int, width: int) -> tuple[Box, bool]:
         """The box of an image of that size, and whether it is flipped."""
@@ -117,19 +123,19 @@ class PretrainTransform:
     the crop costs less.
     """
 
-    def __init__(self, data: dict[str, Any], size: int) -> None:
+    def __init__(self, data: CroppedData, size: int) -> None:
         self.crop = CropAndFlip(data, size)
-        self.colours = TeacherColours(data["teacher"]) if data.get("teacher") else None
-        self.decodes = data.get("decode") != "device"
+        self.colours = TeacherColours(data.teacher) if data.teacher else None
+        self.decodes = data.decode != "device"
 
     def __call__(self, image: Any) -> Sample:
         sample = {"image": self.crop(image)} if self.decodes else {"encoded": self.crop.cut(image)}
         return sample if self.colours is None else {**sample, "colours": self.colours()}
 
 
-def pretrain_transform(job: dict[str, Any]) -> PretrainTransform:
+def pretrain_transform(job: PretrainJob) -> PretrainTransform:
     """Random resized crop and flip, and the colours of ConMIM's teacher view: see `PretrainTransform`."""
-    return PretrainTransform(job["data"], image_size(job))
+    return PretrainTransform(job.data, job.img_size)
 
 
 class Erasing:
@@ -184,26 +190,26 @@ class FinetuneTransform:
     Mixup and CutMix work on batches: they are the training step's.
     """
 
-    def __init__(self, data: dict[str, Any], size: int) -> None:
+    def __init__(self, data: FinetunedData, size: int) -> None:
         from timm.data import create_transform
         from timm.data.auto_augment import RandAugment
         from timm.data.transforms import RandomResizedCropAndInterpolation
 
-        augment = data["augment"]
-        self.crop = CropAndFlip({"crop_scale": INCEPTION_CROP, **augment}, size)
+        augment = data.augment
+        self.crop = CropAndFlip(augment, size)
         self.crop.draw_box = RandomResizedCropAndInterpolation.get_params
         # After a crop and before a tensor, which are left to others here.
         _, *self.colours, _ = create_transform(
             input_size=size,
             is_training=True,
             hflip=0.0,
-            color_jitter=augment["color_jitter"],
-            auto_augment=augment["rand_augment"],
-            interpolation=augment["interpolation"],
-            mean=data["mean"],  # fills what a rotation or a shift uncovers
+            color_jitter=augment.color_jitter,  # type: ignore[arg-type]
+            auto_augment=augment.rand_augment,
+            interpolation=augment.interpolation,
+            mean=tuple(data.mean),  # fills what a rotation or a shift uncovers
             normalize=False,
         ).transforms
-        self.erasing = Erasing(augment["reprob"], size) if augment["reprob"] else None
+        self.erasing = Erasing(augment.reprob, size) if augment.reprob else None
         self.moves = bool(self.colours) and isinstance(self.colours[0], RandAugment)
         if self.moves:
             for op in self.colours[0].ops:
@@ -219,9 +225,9 @@ class FinetuneTransform:
         return sample if self.erasing is None else {**sample, **self.erasing()}
 
 
-def finetune_train_transform(job: dict[str, Any]) -> FinetuneTransform:
+def finetune_train_transform(job: FinetuneJob) -> FinetuneTransform:
     """Crop, flip, RandAugment, random erasing: see `FinetuneTransform`."""
-    return FinetuneTransform(job["data"], image_size(job))
+    return FinetuneTransform(job.data, job.img_size)
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
@@ -234,9 +240,9 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return image.point([value & mask for value in range(256)] * len(image.getbands()))
 
 
-def linear_train_transform(job: dict[str, Any]) -> PretrainTransform:
+def linear_train_transform(job: LinearJob) -> PretrainTransform:
     """Crop and flip; ``crop: no_retry`` takes MAE's crop sampler."""
-    return PretrainTransform(job["data"], image_size(job))
+    return PretrainTransform(job.data, job.img_size)
 
 
 class EvalTransform:
@@ -255,6 +261,6 @@ class EvalTransform:
         return {"image": F.center_crop_image(view.permute(2, 0, 1), self.crop).permute(1, 2, 0)}
 
 
-def eval_transform(job: dict[str, Any]) -> EvalTransform:
+def eval_transform(job: FinetuneJob | LinearJob | EvaluatedJob | HeterogeneityJob) -> EvalTransform:
     """The view that accuracy is measured on: ``data.eval`` = {resize, crop, interpolation}."""
-    return EvalTransform(**job["data"]["eval"])
+    return EvalTransform(**job.data.eval.written())

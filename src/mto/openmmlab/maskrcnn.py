@@ -27,6 +27,8 @@ from mmdet.models.roi_heads import ConvFCBBoxHead, FCNMaskHead, SingleRoIExtract
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from mto.config.job import CocoJob
+from mto.config.recipe import Detector as Sizes
 from mto.data import coco
 from mto.errors import UserError
 from mto.openmmlab.annotations import Annotations, LoadMasks
@@ -34,7 +36,6 @@ from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.loading import LoadImage
 from mto.training.contract import Trainable
 
-Job = dict[str, Any]
 NORM = {"type": "BN"}  # the task turns it into SyncBN on several GPUs
 GREY = {"img": 128}  # detectron2's padding, before normalisation
 
@@ -68,37 +69,37 @@ class Detector(MaskRCNN, Trainable):
     """mmdet's, as the loop wants it."""
 
 
-def build_model(job: Job, weights: dict[str, Tensor] | None) -> Detector:
+def build_model(job: CocoJob, weights: dict[str, Tensor] | None) -> Detector:
     """The detector of a job, on a pre-trained encoder's ``weights``."""
-    detector, patch = job["detector"], job["encoder"]["patch_size"]
-    channels = detector["channels"]
+    detector, patch = job.detector, job.encoder.patch_size
+    channels = detector.channels
     strides = [patch * scale for scale in (0.25, 0.5, 1, 2, 4)]
     if any(stride < 1 for stride in strides):
         raise UserError(f"coco: patch_size {patch} has no level at a quarter of a patch; use at least 4")
     return Detector(
         data_preprocessor={
             "type": DetDataPreprocessor,
-            "mean": [255 * m for m in job["data"]["mean"]],
-            "std": [255 * s for s in job["data"]["std"]],
+            "mean": [255 * m for m in job.data.mean],
+            "std": [255 * s for s in job.data.std],
             "bgr_to_rgb": True,
         },
         backbone={
             "type": PlainViT,
-            "encoder": job["encoder"],
+            "encoder": job.encoder.written(),
             "weights": weights,
-            "image_size": job["image_size"],
-            "out_indices": job["out_indices"],
-            "init_values": job["layer_scale"],
+            "image_size": job.image_size,
+            "out_indices": job.out_indices,
+            "init_values": job.layer_scale,
             "relative": "shared",
-            "position": job["position"],
+            "position": job.position,
             "class_token": False,
-            "window_size": job["window_size"],
-            "global_blocks": job["global_blocks"],
+            "window_size": job.window_size,
+            "global_blocks": job.global_blocks,
             "norm": "group",
         },
         neck={
             "type": FPN,
-            "in_channels": [job["encoder"]["embed_dim"]] * 4,
+            "in_channels": [job.encoder.embed_dim] * 4,
             "out_channels": channels,
             "num_outs": 5,
             "norm_cfg": NORM,
@@ -108,10 +109,10 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> Detector:
             "type": RPNHead,
             "in_channels": channels,
             "feat_channels": channels,
-            "num_convs": detector["rpn_convs"],
+            "num_convs": detector.rpn_convs,
             "anchor_generator": {
                 "type": "AnchorGenerator",
-                "scales": [detector["anchor_scale"]],
+                "scales": [detector.anchor_scale],
                 "ratios": [0.5, 1.0, 2.0],
                 "strides": [int(stride) for stride in strides],
             },
@@ -123,7 +124,7 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> Detector:
         train_cfg=ConfigDict(_train_cfg(detector)),
         test_cfg=ConfigDict(
             {
-                "rpn": _proposals(detector["proposals_before_nms_test"], detector["proposals_test"]),
+                "rpn": _proposals(detector.proposals_before_nms_test, detector.proposals_test),
                 "rcnn": {
                     "score_thr": 0.05,
                     "nms": {"type": "nms", "iou_threshold": 0.5},
@@ -135,14 +136,14 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> Detector:
     )
 
 
-def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
-    detector, classes = job["detector"], job["data"]["num_classes"]
-    channels = detector["channels"]
+def _roi_head(job: CocoJob, strides: list[int]) -> dict[str, Any]:
+    detector, classes = job.detector, job.data.num_classes
+    channels = detector.channels
 
     def extractor(size: int) -> dict[str, Any]:
         return {
             "type": PreciseRoIExtractor,
-            "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": detector["roi_sampling_ratio"]},
+            "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": detector.roi_sampling_ratio},
             "out_channels": channels,
             "featmap_strides": strides,
             # RoIs up to 2 * this on a side use the finest level: 56 at stride 4 in FPN
@@ -154,11 +155,11 @@ def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
         "bbox_roi_extractor": extractor(7),
         "bbox_head": {
             "type": ConvFCBBoxHead,
-            "num_shared_convs": detector["box_convs"],
+            "num_shared_convs": detector.box_convs,
             "num_shared_fcs": 1,
             "in_channels": channels,
             "conv_out_channels": channels,
-            "fc_out_channels": detector["fc_channels"],
+            "fc_out_channels": detector.fc_channels,
             "roi_feat_size": 7,
             "num_classes": classes,
             "norm_cfg": NORM,
@@ -177,7 +178,7 @@ def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
         "mask_head": {
             "type": MaskHead,
             "norm_cfg": NORM,
-            "num_convs": detector["mask_convs"],
+            "num_convs": detector.mask_convs,
             "in_channels": channels,
             "conv_out_channels": channels,
             "num_classes": classes,
@@ -186,7 +187,7 @@ def _roi_head(job: Job, strides: list[int]) -> dict[str, Any]:
     }
 
 
-def _train_cfg(detector: dict[str, Any]) -> dict[str, Any]:
+def _train_cfg(detector: Sizes) -> dict[str, Any]:
     """detectron2's values; the numbers of samples and proposals are the job's."""
 
     def assigner(positive: float, negative: float, low_quality: bool) -> dict[str, Any]:
@@ -207,15 +208,15 @@ def _train_cfg(detector: dict[str, Any]) -> dict[str, Any]:
     return {
         "rpn": {
             "assigner": assigner(0.7, 0.3, True),
-            "sampler": sampler(detector["rpn_samples"], 0.5, False),
+            "sampler": sampler(detector.rpn_samples, 0.5, False),
             "allowed_border": -1,
             "pos_weight": -1,
             "debug": False,
         },
-        "rpn_proposal": _proposals(detector["proposals_before_nms_train"], detector["proposals_train"]),
+        "rpn_proposal": _proposals(detector.proposals_before_nms_train, detector.proposals_train),
         "rcnn": {
             "assigner": assigner(0.5, 0.5, False),
-            "sampler": sampler(detector["roi_samples"], 0.25, True),
+            "sampler": sampler(detector.roi_samples, 0.25, True),
             "mask_size": 28,
             "pos_weight": -1,
             "debug": False,
@@ -232,9 +233,9 @@ def _box_coder(stds: list[float]) -> dict[str, Any]:
     return {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": stds}
 
 
-def annotation_file(job: Job, split: str) -> Path:
+def annotation_file(job: CocoJob, split: str) -> Path:
     """Of split "train2017" or "val2017"."""
-    return Path(job["data"]["root"]) / "annotations" / f"instances_{split}.json"
+    return Path(job.data.root) / "annotations" / f"instances_{split}.json"
 
 
 class Dataset(CocoDataset):
@@ -243,7 +244,7 @@ class Dataset(CocoDataset):
     COCOAPI = Annotations
 
 
-def build_dataset(job: Job, split: str) -> Dataset:
+def build_dataset(job: CocoJob, split: str) -> Dataset:
     """mmdet's COCO dataset with a job's pipeline; a label is a place among the categories in the order of their ids.
 
     Args:
@@ -255,13 +256,13 @@ def build_dataset(job: Job, split: str) -> Dataset:
     """
     path = annotation_file(job, "val2017")  # the small one: 20 MB against 450
     categories = coco.read(path)["categories"]  # in the order of their ids
-    if len(categories) != job["data"]["num_classes"]:
+    if len(categories) != job.data.num_classes:
         raise UserError(
-            f"{path}: {len(categories)} categories, but datasets.coco.num_classes is {job['data']['num_classes']}"
+            f"{path}: {len(categories)} categories, but datasets.coco.num_classes is {job.data.num_classes}"
         )
     train = split == "train2017"
     dataset = Dataset(
-        data_root=job["data"]["root"],
+        data_root=job.data.root,
         ann_file=f"annotations/instances_{split}.json",
         data_prefix={"img": f"{split}/"},
         metainfo={"classes": tuple(category["name"] for category in categories)},
@@ -274,13 +275,13 @@ def build_dataset(job: Job, split: str) -> Dataset:
     return dataset
 
 
-def _train_pipeline(job: Job) -> list[dict[str, Any]]:
+def _train_pipeline(job: CocoJob) -> list[dict[str, Any]]:
     """Large-scale jitter: resize by ``resize_ratio``, crop and pad to the image size, flip the whole square.
 
     Boxes are those of the polygons, which bitmaps would round to pixels. Pillow averages when it shrinks an image,
     where OpenCV aliases.
     """
-    size = (job["image_size"], job["image_size"])
+    size = (job.image_size, job.image_size)
     return [
         {"type": LoadImage},
         {"type": LoadMasks, "with_bbox": True, "with_mask": True, "poly2mask": False},
@@ -288,7 +289,7 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
             "type": RandomResize,
             "resize_type": Resize,
             "scale": size,
-            "ratio_range": tuple(job["resize_ratio"]),
+            "ratio_range": tuple(job.resize_ratio),
             "keep_ratio": True,
             "backend": "pillow",
         },
@@ -301,13 +302,13 @@ def _train_pipeline(job: Job) -> list[dict[str, Any]]:
         },
         {"type": Pad, "size": size, "pad_val": GREY},
         {"type": FilterAnnotations, "min_gt_bbox_wh": (1e-2, 1e-2)},
-        {"type": RandomFlip, "prob": job["hflip"]},
+        {"type": RandomFlip, "prob": job.hflip},
         {"type": PackDetInputs},
     ]
 
 
-def _test_pipeline(job: Job) -> list[dict[str, Any]]:
-    size = (job["image_size"], job["image_size"])
+def _test_pipeline(job: CocoJob) -> list[dict[str, Any]]:
+    size = (job.image_size, job.image_size)
     return [
         {"type": LoadImage},
         {"type": Resize, "scale": size, "keep_ratio": True, "backend": "pillow"},

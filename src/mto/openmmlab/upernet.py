@@ -25,13 +25,13 @@ from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor, UPerHead
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mto.config.job import Ade20kJob
 from mto.errors import UserError
 from mto.openmmlab.backbone import PlainViT
 from mto.openmmlab.loading import PATIENT, LoadImage
 from mto.openmmlab.upsampling import resize
 from mto.training.contract import Trainable
 
-Job = dict[str, Any]
 CLASSES_AT_ONCE = 16
 
 
@@ -65,31 +65,31 @@ def largest(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return first
 
 
-def build_model(job: Job, weights: dict[str, Tensor] | None) -> Segmentor:
+def build_model(job: Ade20kJob, weights: dict[str, Tensor] | None) -> Segmentor:
     """The segmentor of a job, on a pre-trained encoder's ``weights``."""
-    head, dim, classes = job["head"], job["encoder"]["embed_dim"], job["data"]["num_classes"]
+    head, dim, classes = job.head, job.encoder.embed_dim, job.data.num_classes
     shared = {
         "num_classes": classes,
         "norm_cfg": {"type": "BN"},  # the task turns it into SyncBN on several GPUs
-        "dropout_ratio": head["dropout"],
+        "dropout_ratio": head.dropout,
         "align_corners": False,
     }
-    crop = (job["crop_size"], job["crop_size"])
+    crop = (job.crop_size, job.crop_size)
     return Segmentor(
         data_preprocessor={
             "type": SegDataPreProcessor,
-            "mean": [255 * m for m in job["data"]["mean"]],
-            "std": [255 * s for s in job["data"]["std"]],
+            "mean": [255 * m for m in job.data.mean],
+            "std": [255 * s for s in job.data.std],
             "bgr_to_rgb": True,
             "size": crop,  # training crops of smaller images are padded; test images are not
         },
         backbone={
             "type": PlainViT,
-            "encoder": job["encoder"],
+            "encoder": job.encoder.written(),
             "weights": weights,
-            "image_size": job["crop_size"],
-            "out_indices": job["out_indices"],
-            "init_values": job["layer_scale"],
+            "image_size": job.crop_size,
+            "out_indices": job.out_indices,
+            "init_values": job.layer_scale,
             "relative": "block",
             "norm": "batch",
         },
@@ -97,8 +97,8 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> Segmentor:
             "type": UPerHead,
             "in_channels": [dim] * 4,
             "in_index": [0, 1, 2, 3],
-            "pool_scales": head["pool_scales"],
-            "channels": head["channels"],
+            "pool_scales": head.pool_scales,
+            "channels": head.channels,
             "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
             **shared,
         },
@@ -106,17 +106,17 @@ def build_model(job: Job, weights: dict[str, Tensor] | None) -> Segmentor:
             "type": FCNHead,
             "in_channels": dim,
             "in_index": 2,
-            "channels": head["aux_channels"],
+            "channels": head.aux_channels,
             "num_convs": 1,
             "concat_input": False,
-            "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": head["aux_weight"]},
+            "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": head.aux_weight},
             **shared,
         },
-        test_cfg=ConfigDict(mode="slide", crop_size=crop, stride=(job["slide_stride"], job["slide_stride"])),
+        test_cfg=ConfigDict(mode="slide", crop_size=crop, stride=(job.slide_stride, job.slide_stride)),
     )
 
 
-def build_dataset(job: Job, split: str) -> ADE20KDataset:
+def build_dataset(job: Ade20kJob, split: str) -> ADE20KDataset:
     """mmseg's own ADE20K dataset with a job's pipeline.
 
     Args:
@@ -125,7 +125,7 @@ def build_dataset(job: Job, split: str) -> ADE20KDataset:
     Raises:
         UserError: the folder holds no image.
     """
-    root = Path(job["data"]["root"])
+    root = Path(job.data.root)
     if next((root / "images" / split).glob("*.jpg"), None) is None:
         raise UserError(
             f"{root}/images/{split}: no .jpg image; set datasets.ade20k.root in config.yaml to ADE20K's folder"
@@ -133,35 +133,35 @@ def build_dataset(job: Job, split: str) -> ADE20KDataset:
     return ADE20KDataset(
         data_root=str(root),
         data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
-        metainfo={"classes": ADE20KDataset.METAINFO["classes"][: job["data"]["num_classes"]]},
+        metainfo={"classes": ADE20KDataset.METAINFO["classes"][: job.data.num_classes]},
         pipeline=_train_pipeline(job) if split == "training" else _test_pipeline(job),
         test_mode=split != "training",
     )
 
 
-def _train_pipeline(job: Job) -> list[dict[str, Any]]:
-    crop = job["crop_size"]
+def _train_pipeline(job: Ade20kJob) -> list[dict[str, Any]]:
+    crop = job.crop_size
     return [
         {"type": LoadImage},
         {"type": LoadAnnotations, "reduce_zero_label": True, "backend_args": PATIENT},
         {
             "type": RandomResize,
             "resize_type": Resize,
-            "scale": tuple(job["resize"]),
-            "ratio_range": tuple(job["resize_ratio"]),
+            "scale": tuple(job.resize),
+            "ratio_range": tuple(job.resize_ratio),
             "keep_ratio": True,
         },
         {"type": RandomCrop, "crop_size": (crop, crop), "cat_max_ratio": 0.75},
-        {"type": RandomFlip, "prob": job["hflip"]},
+        {"type": RandomFlip, "prob": job.hflip},
         {"type": PhotoMetricDistortion},
         {"type": PackSegInputs},
     ]
 
 
-def _test_pipeline(job: Job) -> list[dict[str, Any]]:
+def _test_pipeline(job: Ade20kJob) -> list[dict[str, Any]]:
     return [
         {"type": LoadImage},
-        {"type": Resize, "scale": tuple(job["resize"]), "keep_ratio": True},
+        {"type": Resize, "scale": tuple(job.resize), "keep_ratio": True},
         {"type": LoadAnnotations, "reduce_zero_label": True, "backend_args": PATIENT},
         {"type": PackSegInputs},
     ]

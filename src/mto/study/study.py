@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from mto.config.classes import described
+from mto.config.job import DataJob, Job, Mto, PretrainJob, in_order, parse, read
 from mto.config.models import Config, Preset, Resources
 from mto.config.study_plan import REPORTS
 from mto.errors import UserError
@@ -233,8 +234,8 @@ class Study:
         return getattr(self.config.resources, stage)
 
     # -------------------------------------------------------------------------------------------------------- jobs
-    def job(self, step: Step) -> dict[str, Any]:
-        """All that a task sees: resolved, plain, sorted. Snakemake reruns a step when this changes.
+    def job(self, step: Step) -> Job:
+        """All that a task sees, resolved. Snakemake reruns a step when its `plain` form changes.
 
         Raises:
             UserError: if the run is none, or its baseline, preset or epoch is not in the config.
@@ -246,7 +247,7 @@ class Study:
         self.require_own(step)
         return self._job(step)
 
-    def _job(self, step: Step) -> dict[str, Any]:
+    def _job(self, step: Step) -> Job:
         run = Run.parse(step.run)
         self.preset(run)
         job = {
@@ -264,7 +265,7 @@ class Study:
         }
         if step.epoch == 0:
             job["method"] = self._jobs.method(run)  # whose first weights the encoder has
-        return _sorted(job)
+        return read(job)
 
     # ------------------------------------------------------------------------------------------------------- the pilot
     def pilot_runs(self) -> list[Run]:
@@ -278,7 +279,7 @@ class Study:
         seed, epoch = self.config.seeds[0], self.config.pilot.epochs
         return [self.folder(Step("pilot", run.name, seed, epoch)) for run in self.pilot_runs()]
 
-    def pilot_job(self, run: str, seed: int, epoch: int) -> dict[str, Any]:
+    def pilot_job(self, run: str, seed: int, epoch: int) -> Job:
         """The job of the study's own pre-training, stopped early: the schedule keeps its length.
 
         MTO acts from the first step in it, whatever `mto.starts_at` is: a pilot is to show what a preset does.
@@ -288,8 +289,9 @@ class Study:
         """
         if epoch != self.config.pilot.epochs:
             raise UserError(f"config.yaml: pilot.epochs is {self.config.pilot.epochs}, not {epoch}")
-        job = self._job(Step("pretrain", run, seed, epoch))
-        return job | {"mto": {name: value for name, value in job["mto"].items() if name != "starts_at"}}
+        job = cast(PretrainJob, self._job(Step("pretrain", run, seed, epoch)))
+        acting = {name: value for name, value in job.mto.written().items() if name != "starts_at"}
+        return job.model_copy(update={"mto": Mto.model_validate(acting)})
 
     def pilot_report_job(self) -> dict[str, Any]:
         """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""
@@ -303,10 +305,10 @@ class Study:
             "runs": warmups,
         }
 
-    def data_job(self, dataset: str) -> dict[str, Any]:
+    def data_job(self, dataset: str) -> DataJob:
         """The job that makes a demo dataset, or checks one that must be there."""
         source = getattr(self.config.datasets, dataset)
-        return {
+        job = {
             "task": "data",
             "scale": self.config.scale,
             "dataset": dataset,
@@ -317,6 +319,7 @@ class Study:
             **convert_of(source),
             "make": source.make and source.make.model_dump(exclude_none=True),
         }
+        return parse(DataJob, job)
 
     def report_job(self, report: str) -> dict[str, Any]:
         """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800.
@@ -327,7 +330,7 @@ class Study:
         cells, scratch = ([], []) if report == AUDIT else (self.cells(report), self.scratch(report))
         if report == PRESETS:
             plan["default"] = self.config.mto.default
-        return _sorted(
+        return in_order(
             {
                 "name": report,
                 "scale": self.config.scale,
@@ -370,10 +373,3 @@ def _of_the_default(cells: Iterable[Cell]) -> bool:
     """Whether a cell is of a run that has MTO's default preset."""
     runs = [Run.parse(cell.run) for cell in cells]
     return any(run.terms and run.preset is None for run in runs)
-
-
-def _sorted(node: Any) -> Any:
-    """Mappings sorted by key, tuples as lists: what JSON gives back, so that a job equals itself read from a file."""
-    if isinstance(node, dict):
-        return {key: _sorted(node[key]) for key in sorted(node)}
-    return [_sorted(item) for item in node] if isinstance(node, list | tuple) else node

@@ -6,13 +6,14 @@ windows: ``mIoU``, ``mAcc``, ``aAcc``. The job's keys are explained in ``mto.ope
 
 from __future__ import annotations
 
+from mto.config.job import Ade20kJob
 from mto.tasks.dense import run_dense
 from mto.tasks.task import Task
 
 METRICS = {name: f"ade20k/{name}" for name in ("mIoU", "mAcc", "aAcc")}
 
 
-def run(task: Task) -> None:
+def run(task: Task[Ade20kJob]) -> None:
     from mto.openmmlab.libraries import load_mmseg
 
     load_mmseg()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mto import methods
+from mto.config import job
 from mto.data.rng import seeded
 from mto.methods.base import Method
 from mto.names import BASELINES
 
 
-def build_method(job: dict[str, Any]) -> Method:
+def build_method(settings: job.Method, seed: int) -> Method:
     """The method with the run's initial weights, a function of the seed.
 
     Args:
-        job: ``method`` (its name and arguments) and ``seed``.
+        settings: its name and its arguments.
     """
-    arguments = {name: value for name, value in job["method"].items() if name != "name"}
-    with seeded(job["seed"], "init"):
-        return getattr(methods, BASELINES[job["method"]["name"]].method)(**arguments)
+    arguments = settings.written()
+    name = arguments.pop("name")
+    with seeded(seed, "init"):
+        return getattr(methods, BASELINES[name].method)(**arguments)

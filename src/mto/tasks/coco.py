@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mto.config.job import CocoJob
 from mto.tasks.dense import run_dense
 from mto.tasks.task import Task
 
@@ -23,7 +24,7 @@ METRICS = {
 DECAY: dict[str, Any] = {"no_decay": frozenset({"pos_embed", "table"}), "decay_vectors": True}
 
 
-def run(task: Task) -> None:
+def run(task: Task[CocoJob]) -> None:
     from mto.openmmlab.libraries import load_mmdet
 
     load_mmdet()

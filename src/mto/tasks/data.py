@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mto.config.job import DataJob
 from mto.data import cache, layout, listing
 from mto.data.bad_files import limits
 from mto.data.forms.recognise import form_of, is_parquet, place_of, recognise
@@ -24,13 +25,12 @@ from mto.errors import UserError
 from mto.files import write_json
 from mto.names import DATASETS
 
-Job = dict[str, Any]
 SPLITS = ("train", "val")  # ImageNet's
 
 
-def run(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
+def run(job: DataJob, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
     """Make the dataset when the job says how (``make``), else look over the one at ``root``."""
-    make(job, out) if job["make"] is not None else check(job, out, level=level, workers=workers)
+    make(job, out) if job.make is not None else check(job, out, level=level, workers=workers)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,12 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = place_of(source.root, getattr(source, "convert", None))
         if name == "ade20k" and is_parquet(name, root):  # its job writes the files that are read
             root = Path(study.results, "data", name)
-        job = {"dataset": name, "root": str(root), "num_classes": source.num_classes}
-        job["classes"] = getattr(source, "classes", None)
+        job = study.data_job(name).model_copy(update={"root": str(root)})
         look_over(job, level=args.level or source.verify, workers=args.workers, made=source.make is not None)
 
 
-def make(job: Job, out: Path) -> None:
+def make(job: DataJob, out: Path) -> None:
     """Write a small dataset into ``out``; a killed job leaves no manifest, and a rerun starts afresh.
 
     Raises:
@@ -76,10 +75,11 @@ def make(job: Job, out: Path) -> None:
         ("digits", "coco"): (demo.make_coco, demo.COCO_CLASSES),
         ("fashion_mnist", "imagenet"): (fashion_mnist.make_imagenet, fashion_mnist.CLASSES),
     }
-    arguments = dict(job["make"])
-    if (of := arguments.pop("of"), job["dataset"]) not in makers:
-        raise UserError(f"config.yaml: datasets.{job['dataset']}.make.of: {of} has images and labels alone; use digits")
-    maker, classes = makers[of, job["dataset"]]
+    assert job.make is not None
+    arguments = job.make.written()
+    if (of := arguments.pop("of"), job.dataset) not in makers:
+        raise UserError(f"config.yaml: datasets.{job.dataset}.make.of: {of} has images and labels alone; use digits")
+    maker, classes = makers[of, job.dataset]
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     making = out / ".making"
@@ -88,7 +88,7 @@ def make(job: Job, out: Path) -> None:
     try:
         counts = maker(making, **arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.yaml: datasets.{job['dataset']}.make {job['make']}: {error}") from error
+        raise UserError(f"config.yaml: datasets.{job.dataset}.make {arguments}: {error}") from error
     for part in making.iterdir():
         if (out / part.name).exists():
             shutil.rmtree(out / part.name)
@@ -96,49 +96,49 @@ def make(job: Job, out: Path) -> None:
     making.rmdir()
     _cache(job, out)
     _write_manifest(job, out, {"counts": counts}, classes)
-    print(
-        f"{job['dataset']}: {', '.join(f'{n} images in {split}' for split, n in counts.items())}, in {out}", flush=True
-    )
+    print(f"{job.dataset}: {', '.join(f'{n} images in {split}' for split, n in counts.items())}, in {out}", flush=True)
 
 
-def check(job: Job, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
+def check(job: DataJob, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
     """Look over the paper's dataset, and write what it holds.
 
     Raises:
         UserError: it is missing, incomplete or damaged; with the files' names.
     """
     root = _copied(job, out, workers)
-    found = look_over(job | {"root": str(root)}, level=level, workers=workers, listed=out / listing.NAME)
-    if str(root) != job["root"]:
+    found = look_over(
+        job.model_copy(update={"root": str(root)}), level=level, workers=workers, listed=out / listing.NAME
+    )
+    if str(root) != job.root:
         found["root"] = str(root)
-    if job["dataset"] == "imagenet":
-        _cache(job | {"root": str(root)}, out, workers)
+    if job.dataset == "imagenet":
+        _cache(job.model_copy(update={"root": str(root)}), out, workers)
     _write_manifest(job, out, found, None)
 
 
-def _copied(job: Job, out: Path, workers: int) -> Path:
+def _copied(job: DataJob, out: Path, workers: int) -> Path:
     """Where the dataset is read: what parquet was written as once, else where it lies."""
-    name, root = job["dataset"], Path(job["root"])
+    name, root = job.dataset, Path(job.root)
     if name == "ade20k" and is_parquet(name, root):
         from mto.data.forms.ade20k import unpack
 
         layout.check(name, root)
         print(f"ade20k: {form_of(name, root)}, at {root}", flush=True)
         return unpack(root, out)
-    if name == "imagenet" and job.get("convert") and place_of(root, job["convert"]) == root:
+    if name == "imagenet" and job.convert and place_of(root, job.convert) == root:
         if recognise(root) == "parquet":
             from mto.data.forms.convert import convert
 
             layout.check(name, root)
-            print(f"imagenet: {form_of(name, root)}, at {root}: copied to {job['convert']}", flush=True)
-            convert(root, Path(job["convert"]), workers)
+            print(f"imagenet: {form_of(name, root)}, at {root}: copied to {job.convert}", flush=True)
+            convert(root, Path(job.convert), workers)
         else:
             print(f"imagenet: {form_of(name, root)} are read where they lie: nothing is converted", flush=True)
-    return place_of(root, job.get("convert"))
+    return place_of(root, job.convert)
 
 
 def look_over(
-    job: Job, *, level: Level, workers: int = 1, made: bool = False, listed: Path | None = None
+    job: DataJob, *, level: Level, workers: int = 1, made: bool = False, listed: Path | None = None
 ) -> dict[str, Any]:
     """Its layout, then every file: `mto.data.verify`.
 
@@ -148,10 +148,10 @@ def look_over(
     """
     from mto.data import verify
 
-    name, root, chosen = job["dataset"], job["root"], job.get("classes")
+    name, root, chosen = job.dataset, job.root, job.classes
     found: dict[str, Any] = {"counts": {}}
     if not made:
-        found["counts"] = layout.check(name, root, classes=chosen, num_classes=job.get("num_classes"))
+        found["counts"] = layout.check(name, root, classes=chosen, num_classes=job.num_classes)
         print(f"{name}: {form_of(name, root)}, at {root}", flush=True)
     if not made and name == "imagenet":
         found["form"] = recognise(root)
@@ -161,7 +161,7 @@ def look_over(
     if listed and name == "imagenet":
         listing.save(listed, Path(root), SPLITS, chosen)
         found |= _content(listed, Path(root), chosen)
-    faults = verify.verify(name, root, job["num_classes"], level, workers, chosen, listed or "")
+    faults = verify.verify(name, root, job.num_classes, level, workers, chosen, listed or "")
     if said := verify.report(name, root, faults, spared=limits().get(name, 0)):
         print(said, flush=True)
     unit = {"imagenet": "class folders", "ade20k": "pairs"}.get(name, "images")
@@ -183,12 +183,12 @@ def _content(listed: Path, root: Path, chosen: Sequence[str] | None) -> dict[str
     }
 
 
-def _cache(job: Job, out: Path, workers: int = 1) -> None:
-    if "cache" in job:
-        train = (Path(job["root"]) if job["make"] is None else out) / "train"
-        images = listing.load(out / listing.NAME, train, job.get("classes")) or listing.walk(train, job.get("classes"))
-        cache.build(cache.folder_of(job, out), job["cache"]["side"], train, images, workers)
+def _cache(job: DataJob, out: Path, workers: int = 1) -> None:
+    if job.cache is not None:
+        train = (Path(job.root) if job.make is None else out) / "train"
+        images = listing.load(out / listing.NAME, train, job.classes) or listing.walk(train, job.classes)
+        cache.build(cache.folder_of(job.scale, job.cache, out), job.cache.side, train, images, workers)
 
 
-def _write_manifest(job: Job, out: Path, found: dict[str, Any], classes: list[str] | None) -> None:
-    write_json(out / "manifest.json", {"job": job, **found, "classes": classes})
+def _write_manifest(job: DataJob, out: Path, found: dict[str, Any], classes: list[str] | None) -> None:
+    write_json(out / "manifest.json", {"job": job.plain(), **found, "classes": classes})

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from mto.config.job import Ade20kJob, CocoJob
 from mto.errors import UserError
 from mto.tasks.task import Task
 from mto.training.log import HISTORY, read_history
 
+D = TypeVar("D", Ade20kJob, CocoJob)
+
 
 def run_dense(
-    task: Task,
+    task: Task[D],
     *,
     build_model: Callable[..., Any],
-    build_dataset: Callable[[dict[str, Any], str], Any],
+    build_dataset: Callable[[D, str], Any],
     splits: tuple[str, str],
     metric: Any,
     names: Mapping[str, str],

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mto.config.job import read as read_job
 from mto.config.reading import load
 from mto.errors import UserError
 from mto.files import read_json, write_json
@@ -177,7 +178,7 @@ def job_of(
     """
     backbone = next(iter(getattr(study.config.baselines, LIKE).backbones))
     step = Step(measure, f"{LIKE}-{backbone}", args.seed, study.config.study.measured_epochs[-1])
-    job = study.job(step)
+    job = study.job(step).plain()
     if job["encoder"]["img_size"] % size["patch_size"]:
         side = job["encoder"]["img_size"]
         raise UserError(
@@ -193,7 +194,7 @@ def job_of(
         raise UserError(
             f"--measure finetune: {name} has LayerScale, which {LIKE}'s classifier has not; take linear or knn"
         )
-    return job
+    return read_job(job).plain()
 
 
 def fits(file: Path, weights: dict[str, Tensor], job: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mto.config.job import FinetuneJob, LinearJob
 from mto.data.device.pixels import Pixels
 from mto.data.imagenet import ClassificationDataset, build_loader
 from mto.data.rng import seeded
@@ -30,9 +31,9 @@ from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
 
-def run(task: Task) -> None:
-    job, hardware, optim = task.job, task.hardware, task.job["optim"]
-    plan = hardware.plan(optim["batch_size"])
+def run(task: Task[FinetuneJob]) -> None:
+    job, hardware, optim = task.job, task.hardware, task.job.optim
+    plan = hardware.plan(optim.batch_size)
     with task.naming_encoder():
         model = build_model(job, task.read_encoder())
     if model.mixup is not None and plan.micro % 2:
@@ -41,10 +42,10 @@ def run(task: Task) -> None:
         )
     groups = parameter_groups(
         model.net,
-        weight_decay=optim["weight_decay"],
-        no_decay=set(optim.get("no_decay") or ()),
-        layer_decay=optim["layer_decay"],
-        depth=job["encoder"]["depth"],
+        weight_decay=optim.weight_decay,
+        no_decay=set(optim.no_decay),
+        layer_decay=optim.layer_decay,
+        depth=job.encoder.depth,
     )
     loader, validation = loaders(task, finetune_train_transform(job), plan.size, plan.micro)
     steps = loader.sampler.used // plan.size  # type: ignore[attr-defined]
@@ -54,47 +55,49 @@ def run(task: Task) -> None:
         StepWrapper(
             build_optimizer(groups, optim),
             accumulation=plan.accumulation,
-            clip_grad=optim["clip_grad"],
-            precision=job["precision"],
+            clip_grad=optim.clip_grad,
+            precision=job.precision,
             device=hardware.device,
         ),
-        Schedule.from_job(job["schedule"], job["epochs"]),
-        Length.in_epochs(job["epochs"], steps, validate_every=job["eval_interval"]),
+        Schedule.from_job(job.schedule, job.epochs),
+        Length.in_epochs(job.epochs, steps, validate_every=job.eval_interval),
         loader,
         validation,
     )
     if hardware.rank == 0:
-        task.finish(accuracy(task.progress / HISTORY, job["epochs"]), loop.log.usage)
+        task.finish(accuracy(task.progress / HISTORY, job.epochs), loop.log.usage)
 
 
-def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> FineTuned:
+def build_model(job: FinetuneJob, encoder: dict[str, Tensor] | None) -> FineTuned:
     """The classifier on a pre-trained encoder's weights (None: fresh ones), and if asked its running average."""
-    classes = job["data"]["num_classes"]
-    with seeded(job["seed"], "init"):
-        net = build_classifier(**job["encoder"], num_classes=classes)
+    classes = job.data.num_classes
+    with seeded(job.seed, "init"):
+        net = build_classifier(**job.encoder.written(), num_classes=classes)
     if encoder is not None:
         load_encoder(net, encoder)
     return FineTuned(
         net,
         num_classes=classes,
-        augment=job["data"]["augment"],
-        ema_decay=job.get("ema_decay"),
-        precision=job["precision"],
+        augment=job.data.augment,
+        ema_decay=job.ema_decay,
+        precision=job.precision,
         pixels=Pixels.of(job),
     )
 
 
-def loaders(task: Task, transform, batch_size: int, micro: int) -> tuple[DataLoader, Validation]:
+def loaders(
+    task: Task[FinetuneJob] | Task[LinearJob], transform, batch_size: int, micro: int
+) -> tuple[DataLoader, Validation]:
     """Builds the training batches and the validation, for the linear probe too."""
     job, hardware = task.job, task.hardware
     ranks: dict[str, Any] = {"rank": hardware.rank, "world_size": hardware.world_size}
     train_data = ClassificationDataset(job, "train", transform)
     val_data = ClassificationDataset(job, "val", eval_transform(job))
     train_sampler = EpochSampler(
-        len(train_data), seed=job["seed"], shuffle=True, drop_last_to=batch_size, infinite=True, **ranks
+        len(train_data), seed=job.seed, shuffle=True, drop_last_to=batch_size, infinite=True, **ranks
     )
     pin = hardware.gpus > 0
-    val_sampler = EpochSampler(len(val_data), seed=job["seed"], shuffle=False, **ranks)
+    val_sampler = EpochSampler(len(val_data), seed=job.seed, shuffle=False, **ranks)
     return (
         build_loader(train_data, train_sampler, micro, hardware.workers, pin_memory=pin),
         Validation(build_loader(val_data, val_sampler, micro, hardware.workers, pin_memory=pin), Accuracy()),

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mto.config.job import HeterogeneityJob
+from mto.config.models import Variant
 from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
 from mto.errors import UserError
@@ -46,19 +48,19 @@ class Row(NamedTuple):
     saturated: float
 
 
-def run(task: Task) -> None:
+def run(task: Task[HeterogeneityJob]) -> None:
     job, device = task.job, task.hardware.device
     dataset = PretrainDataset(job, "val", transform=eval_transform(job))
     model = load_model(job, task.input("method")).to(device).eval()
     # A variant names what it changes of Eq. 2 as the paper has it, whatever preset MTO is trained with.
     affinities_by_name = {
-        variant_name(variant): MaskedTokenOptimization.text(terms=[], **variant) for variant in job["variants"]
+        variant_name(variant): MaskedTokenOptimization.text(terms=[], **variant.written()) for variant in job.variants
     }
     rows: list[Row] = []
     maps: dict[str, list[Tensor]] = {}
     masked: set[int] = set()
     batch = task.hardware.micro_batch or 32
-    count = min(job["images"], len(dataset))
+    count = min(job.images, len(dataset))
     # Evenly spread over the classes, which the folder lists one after another.
     chosen = [index * len(dataset) // count for index in range(count)]
     for start in range(0, count, batch):
@@ -70,7 +72,7 @@ def run(task: Task) -> None:
             for offset in range(len(samples)):
                 one, mask, image = one_image(hidden, offset), masks[offset : offset + 1], start + offset
                 rows += measure(one, mask, image, affinities_by_name)
-                if image < job["affinity_images"]:
+                if image < job.affinity_images:
                     masked.add(int(mask.sum()))
                     for name, affinity in affinities(one, mask[0]):
                         maps.setdefault(name, []).append(affinity)
@@ -80,12 +82,16 @@ def run(task: Task) -> None:
     task.finish(means(rows, first) | {"images": count})
 
 
-def variant_name(variant: dict[str, Any]) -> str:
+def variant_name(variant: Variant) -> str:
     """``pre-dot-raw``, ``pre-cosine-raw-0.1`` (temperature, where there is one)."""
-    return "-".join(str(variant[key]) for key in ("position", "affinity", "tokens", "temperature") if key in variant)
+    return "-".join(
+        str(getattr(variant, key))
+        for key in ("position", "affinity", "tokens", "temperature")
+        if getattr(variant, key) is not None
+    )
 
 
-def load_model(job: dict[str, Any], path: Path) -> MaskedImageModel:
+def load_model(job: HeterogeneityJob, path: Path) -> MaskedImageModel:
     """The student (and teacher) of a state.pth, with MTO's measuring off.
 
     Raises:
@@ -96,7 +102,7 @@ def load_model(job: dict[str, Any], path: Path) -> MaskedImageModel:
     if imported["encoder_only"]:
         raise UserError(
             f"{path}: imported from {imported['checkpoint']}, an encoder alone, but heterogeneity needs the whole "
-            f"{job['method']['name']}; import a file that has it (MAE: mae_pretrain_vit_base_full.pth)"
+            f"{job.method.name}; import a file that has it (MAE: mae_pretrain_vit_base_full.pth)"
         )
     model = build_model(job)
     try:
@@ -104,7 +110,7 @@ def load_model(job: dict[str, Any], path: Path) -> MaskedImageModel:
         # What MTO has measured of its gradients (`balance`) is nothing to a model without its losses.
         model.load_state_dict({name: value for name, value in state.items() if not name.startswith("mto.")})
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"{path}: not a state of {job['method']} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a state of {job.method.written()} ({str(error).splitlines()[0]})") from error
     model.measure = False
     return model
 

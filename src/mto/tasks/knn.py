@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
+from mto.config.job import KnnJob
 from mto.data.device.pixels import Pixels
 from mto.data.imagenet import ClassificationDataset, build_loader
 from mto.data.rng import seeded
@@ -42,38 +43,38 @@ class Nearest(NamedTuple):
     label: Tensor
 
 
-def run(task: Task) -> None:
+def run(task: Task[KnnJob]) -> None:
     """Measures one encoder; each rank compares all validation images with its share of the training images."""
     job, hardware = task.job, task.hardware
-    with seeded(job["seed"], "init"):
-        encoder = build_encoder(**job["encoder"])
+    with seeded(job.seed, "init"):
+        encoder = build_encoder(**job.encoder.written())
     with task.naming_encoder():
         load_encoder(encoder, task.read_encoder())
     encoder.to(hardware.device).eval().requires_grad_(False)
     bank = features(task, encoder, "train", hardware.rank, hardware.world_size)
     queries = features(task, encoder, "val")
-    found = nearest(queries.vectors, bank, job["neighbours"])
+    found = nearest(queries.vectors, bank, job.neighbours)
     if hardware.world_size > 1:
-        found = together(found, job["neighbours"])
+        found = together(found, job.neighbours)
     if hardware.rank == 0:
-        task.finish(accuracy(found, queries.labels, job["data"]["num_classes"], job["temperature"]))
+        task.finish(accuracy(found, queries.labels, job.data.num_classes, job.temperature))
 
 
 @torch.no_grad()
-def features(task: Task, encoder: Any, split: str, rank: int = 0, world_size: int = 1) -> Features:
+def features(task: Task[KnnJob], encoder: Any, split: str, rank: int = 0, world_size: int = 1) -> Features:
     """Returns the features of a split, or of this rank's share of it, on the device."""
     job, hardware = task.job, task.hardware
     dataset = ClassificationDataset(job, split, eval_transform(job))
-    sampler = EpochSampler(len(dataset), seed=job["seed"], shuffle=False, rank=rank, world_size=world_size)
+    sampler = EpochSampler(len(dataset), seed=job.seed, shuffle=False, rank=rank, world_size=world_size)
     batch = hardware.micro_batch or BATCH
     loader = build_loader(dataset, sampler, batch, hardware.workers, pin_memory=hardware.gpus > 0)
-    pixels, feature = Pixels.of(job).to(hardware.device), job["feature"]
-    precision = AUTOCAST[job["precision"]]
+    pixels, feature = Pixels.of(job).to(hardware.device), job.feature
+    precision = AUTOCAST[job.precision]
     vectors, labels = [], []
     for number, data in enumerate(loader):
         data = pixels(data)
         with torch.autocast(hardware.device.type, precision, enabled=precision is not None):
-            (x,) = pooled(encoder, data["image"], [feature["layer"]], feature["pool"], feature["norm"])
+            (x,) = pooled(encoder, data["image"], [feature.layer], feature.pool, feature.norm)
         vectors.append(F.normalize(x, dim=1))
         labels.append(data["label"])
         if rank == 0 and number % 100 == 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mto.config.job import LinearJob
 from mto.data.device.pixels import Pixels
 from mto.data.rng import seeded
 from mto.data.transforms import linear_train_transform
@@ -26,13 +27,13 @@ from mto.training.optim import StepWrapper, build_optimizer, parameter_groups
 from mto.training.schedule import Schedule
 
 
-def run(task: Task) -> None:
-    job, hardware, optim = task.job, task.hardware, task.job["optim"]
-    plan = hardware.plan(optim["batch_size"])
+def run(task: Task[LinearJob]) -> None:
+    job, hardware, optim = task.job, task.hardware, task.job.optim
+    plan = hardware.plan(optim.batch_size)
     with task.naming_encoder():
         model = build_model(job, task.read_encoder())
     # BEiT's AdamW decays the heads' biases too (BEiT:run_linear_eval.py:125); LARS is used without decay.
-    groups = parameter_groups(model, weight_decay=optim["weight_decay"], decay_vectors=True)
+    groups = parameter_groups(model, weight_decay=optim.weight_decay, decay_vectors=True)
     loader, validation = loaders(task, linear_train_transform(job), plan.size, plan.micro)
     steps = loader.sampler.used // plan.size  # type: ignore[attr-defined]
     loop = train(
@@ -41,11 +42,11 @@ def run(task: Task) -> None:
         StepWrapper(
             build_optimizer(groups, optim),
             accumulation=plan.accumulation,
-            precision=job["precision"],
+            precision=job.precision,
             device=hardware.device,
         ),
-        Schedule.from_job(job["schedule"], job["epochs"]),
-        Length.in_epochs(job["epochs"], steps, validate_every=job.get("eval_interval", 1)),
+        Schedule.from_job(job.schedule, job.epochs),
+        Length.in_epochs(job.epochs, steps, validate_every=job.eval_interval),
         loader,
         validation,
     )
@@ -53,22 +54,22 @@ def run(task: Task) -> None:
         task.finish(accuracy(task.progress / HISTORY, model.layers), loop.log.usage)
 
 
-def build_model(job: dict[str, Any], encoder: dict[str, Tensor] | None) -> LinearProbe:
+def build_model(job: LinearJob, encoder: dict[str, Tensor] | None) -> LinearProbe:
     """Fresh heads on a pre-trained encoder's weights (None: fresh ones too)."""
-    probe = job["probe"]
-    with seeded(job["seed"], "init"):
-        frozen = build_encoder(**job["encoder"])
+    probe = job.probe
+    with seeded(job.seed, "init"):
+        frozen = build_encoder(**job.encoder.written())
         if encoder is not None:
             load_encoder(frozen, encoder)
         return LinearProbe(
             frozen,
-            num_classes=job["data"]["num_classes"],
-            feature=probe["feature"],
-            layers=probe["layer"] if isinstance(probe["layer"], list) else [probe["layer"]],
-            norm=probe["norm"],
-            batch_norm=probe["batch_norm"],
-            std=probe["head_std"],
-            precision=job["precision"],
+            num_classes=job.data.num_classes,
+            feature=probe.feature,
+            layers=probe.layer if isinstance(probe.layer, list) else [probe.layer],
+            norm=probe.norm,
+            batch_norm=probe.batch_norm,
+            std=probe.head_std,
+            precision=job.precision,
             pixels=Pixels.of(job),
         )
 

@@ -11,6 +11,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from mto.config.job import HeterogeneityJob, PretrainJob
 from mto.data.device.pixels import Pixels
 from mto.data.imagenet import PretrainDataset, build_loader
 from mto.data.sampler import EpochSampler
@@ -30,22 +31,22 @@ from mto.training.watch import Guard
 from mto.training.weights import save_weights
 
 
-def run(task: Task) -> None:
+def run(task: Task[PretrainJob]) -> None:
     job, hardware, guard = task.job, task.hardware, build_guard(task)
-    if job["epoch"] > job["epochs"]:
+    if job.epoch > job.epochs:
         raise UserError(
-            f"epoch {job['epoch']} of {job['run']} lies beyond its schedule of {job['epochs']} epochs: in config.yaml "
-            f"raise baselines.{job['baseline']}.pretrain.schedule.total_epochs, or measure earlier epochs"
+            f"epoch {job.epoch} of {job.run} lies beyond its schedule of {job.epochs} epochs: in config.yaml "
+            f"raise baselines.{job.baseline}.pretrain.schedule.total_epochs, or measure earlier epochs"
         )
     if "state" in task.inputs and (origin := task.input("state").with_name(IMPORTED)).exists():
         raise UserError(
             f"{origin.parent}: imported, and a published checkpoint has no optimiser state to continue from"
         )
     dataset = PretrainDataset(job)
-    plan = hardware.plan(job["optim"]["batch_size"])
+    plan = hardware.plan(job.optim.batch_size)
     sampler = EpochSampler(
         len(dataset),
-        seed=job["seed"],
+        seed=job.seed,
         shuffle=True,
         drop_last_to=plan.size,
         rank=hardware.rank,
@@ -53,38 +54,38 @@ def run(task: Task) -> None:
         infinite=True,
     )
     model = build_model(job)
-    model.compare_every = task.gradient_interval * job["log_interval"]
+    model.compare_every = task.gradient_interval * job.log_interval
     groups = parameter_groups(
         model.method,
-        weight_decay=job["optim"]["weight_decay"],
-        no_decay=set(job["optim"].get("no_decay") or ()),
+        weight_decay=job.optim.weight_decay,
+        no_decay=set(job.optim.no_decay),
     )
     loader = build_loader(dataset, sampler, plan.micro, hardware.workers, pin_memory=hardware.gpus > 0)
-    length = Length.in_epochs(job["epochs"], sampler.used // plan.size, stop_at=job["epoch"])
-    run_job = {key: value for key, value in job.items() if key != "epoch"}  # one run, in segments
+    length = Length.in_epochs(job.epochs, sampler.used // plan.size, stop_at=job.epoch)
+    run_job = {key: value for key, value in job.plain().items() if key != "epoch"}  # one run, in segments
     loop = train(
         task,
         model,
         StepWrapper(
-            build_optimizer(groups, job["optim"]),
+            build_optimizer(groups, job.optim),
             accumulation=plan.accumulation,
-            clip_grad=job["optim"]["clip_grad"],
-            precision=job["precision"],
+            clip_grad=job.optim.clip_grad,
+            precision=job.precision,
             device=hardware.device,
         ),
-        Schedule.from_job(job["schedule"], job["epochs"]),
+        Schedule.from_job(job.schedule, job.epochs),
         length,
         loader,
         job=run_job,
         resume_from=task.inputs.get("state"),
-        start=warm_start(run_job, length),
+        start=warm_start(job, run_job, length),
         guard=guard,
     )
     if hardware.rank == 0:
         save(task, loop)
 
 
-def build_guard(task: Task) -> Guard | None:
+def build_guard(task: Task[PretrainJob]) -> Guard | None:
     """Returns the guard of a run with MTO, unless it is switched off.
 
     A run with only some of MTO's terms has none: of L_r alone the paper foresees a collapse (Section 5.4), and Table 3
@@ -94,36 +95,39 @@ def build_guard(task: Task) -> Guard | None:
         Collapsed: it stopped an earlier attempt.
     """
     job = task.job
-    if not task.guard or set(job["mto"]["terms"]) != set(TERMS):
+    if not task.guard or set(job.mto.terms) != set(TERMS):
         return None
-    guard = Guard(job["run"], task.guard, job["schedule"]["warmup_epochs"], task.progress)
+    guard = Guard(job.run, task.guard, job.schedule.warmup_epochs, task.progress)
     guard.remind()
     return guard
 
 
-def warm_start(job: dict[str, Any], length: Length) -> WarmStart | None:
-    """Where a run with MTO leaves the run without it, as `mto.starts_at` has it; None of one that has MTO all along."""
-    starts_at = job["mto"].get("starts_at", 0)
-    if not starts_at:
+def warm_start(job: PretrainJob, run_job: dict[str, Any], length: Length) -> WarmStart | None:
+    """Returns where a run with MTO leaves the run without it (`mto.starts_at`); None of one that has MTO all along.
+
+    Args:
+        run_job: what a state of the run says of it.
+    """
+    if not job.mto.starts_at:
         return None
-    plain = {**job, "run": Run.parse(job["run"]).without_mto.name, "mto": {"terms": []}}
-    return WarmStart(plain, starts_at * length.unit)
+    plain = {**run_job, "run": Run.parse(job.run).without_mto.name, "mto": {"terms": []}}
+    return WarmStart(plain, job.mto.starts_at * length.unit)
 
 
-def build_model(job: dict[str, Any]) -> MaskedImageModel:
+def build_model(job: PretrainJob | HeterogeneityJob) -> MaskedImageModel:
     """The method, its teacher, and MTO."""
     from mto.losses.mto import MaskedTokenOptimization
     from mto.methods.masking import build_mask_sampler
 
-    size = job["method"]
-    counted = build_mask_sampler(size["img_size"], size["patch_size"], **job["mask"]).num_masked
-    switches = dict(job.get("mto", {"terms": []}))
+    size = job.method
+    counted = build_mask_sampler(size.img_size, size.patch_size, **job.mask.written()).num_masked
+    switches = job.mto.written() if isinstance(job, PretrainJob) else {"terms": []}
     starts_at = switches.pop("starts_at", 0)
     mto = MaskedTokenOptimization(**switches)
-    return MaskedImageModel(build_method(job), mto, counted, Pixels.of(job), starts_at=starts_at)
+    return MaskedImageModel(build_method(job.method, job.seed), mto, counted, Pixels.of(job), starts_at=starts_at)
 
 
-def save(task: Task, loop: Loop) -> None:
+def save(task: Task[PretrainJob], loop: Loop) -> None:
     """The declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
     task.lock.check()
     save_encoder(task, loop.model)
@@ -131,11 +135,13 @@ def save(task: Task, loop: Loop) -> None:
     task.finish(last_epoch(task.progress / HISTORY), loop.log.usage)
 
 
-def save_encoder(task: Task, model: MaskedImageModel) -> None:
+def save_encoder(task: Task[PretrainJob], model: MaskedImageModel) -> None:
     """encoder.safetensors, under timm's names; its metadata says which run it is of."""
     encoder = model.method.encoder_state(model.teacher)
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.items()}
-    save_weights(task.out / "encoder.safetensors", state, {key: str(task.job[key]) for key in ("run", "epoch", "seed")})
+    save_weights(
+        task.out / "encoder.safetensors", state, {key: str(getattr(task.job, key)) for key in ("run", "epoch", "seed")}
+    )
 
 
 def last_epoch(history: Path) -> dict[str, float]:

@@ -13,9 +13,10 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mto.config import load
+from mto.config.job import PretrainJob
 from mto.errors import UserError
 from mto.files import replacing, write_json
 from mto.names import IMPORTED, Step
@@ -45,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--run {args.run} --seed {args.seed} --epoch {epoch}: the study has no such step; its runs are {known}, "
             f"its seeds {config.seeds}, its epochs {config.study.measured_epochs}"
         )
-    import_checkpoint(args.checkpoint, study.job(step), Path(study.folder(step)))
+    import_checkpoint(args.checkpoint, cast(PretrainJob, study.job(step)), Path(study.folder(step)))
 
 
-def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
+def import_checkpoint(checkpoint: Path, job: PretrainJob, out: Path) -> None:
     """Write encoder.safetensors, state.pth, metrics.json and history.jsonl for an official checkpoint.
 
     A file of the encoder alone (MAE's usual release) serves every stage but the heterogeneity analysis, which refuses
@@ -69,12 +70,12 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
 
     if (out / "metrics.json").exists():
         raise UserError(f"{out}: this run exists; remove the folder to import another in its place")
-    method, weights = build_method(job), read(checkpoint)
+    method, weights = build_method(job.method, job.seed), read(checkpoint)
     encoder_only = all((method.official_key(key) or "encoder.").startswith("encoder.") for key in weights)
     try:
         unused = method.load_official(weights, encoder_only=encoder_only)
     except ValueError as error:
-        raise UserError(f"{checkpoint}: {error}; is it a pre-training checkpoint of {job['run']}?") from None
+        raise UserError(f"{checkpoint}: {error}; is it a pre-training checkpoint of {job.run}?") from None
     model = MaskedImageModel(method, MaskedTokenOptimization(terms=[]))
     task = Task("pretrain", job, {"checkpoint": checkpoint}, out)
     task.start()
@@ -86,7 +87,7 @@ def import_checkpoint(checkpoint: Path, job: dict[str, Any], out: Path) -> None:
     record = {"checkpoint": checkpoint.name, "sha256": digest, "encoder_only": encoder_only, "unused": unused}
     write_json(out / IMPORTED, record)
     task.finish({})
-    print(f"{job['run']}: {checkpoint.name} is now {out}; not needed of it: {', '.join(unused) or 'nothing'}")
+    print(f"{job.run}: {checkpoint.name} is now {out}; not needed of it: {', '.join(unused) or 'nothing'}")
     if encoder_only:
         print("It is an encoder alone: fine-tuning, probes and transfer can use it, the heterogeneity analysis cannot.")
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mto.config.job import DataJob, EncoderJob, Job, parse
 from mto.data import bad_files
 from mto.data.cache import folder_of
 from mto.data.listing import NAME as LISTING
@@ -33,12 +34,15 @@ IDENTITY = ("task", "scale", "run", "baseline", "backbone", "seed", "epoch")
 KEPT = (FINISHED, "tensorboard", "attempts", "origin.json")
 
 
+J = TypeVar("J", bound=Job)
+
+
 @dataclass
-class Task:
+class Task(Generic[J]):
     """One job and where it works.
 
     Attributes:
-        job: all that the task computes from; plain JSON.
+        job: all that the task computes from (`mto.config.job`).
         inputs: files of earlier jobs, by name.
         out: folder of the declared outputs.
         hardware: devices and workers, never part of the job.
@@ -51,7 +55,7 @@ class Task:
     """
 
     name: str
-    job: dict[str, Any]
+    job: J
     inputs: dict[str, Path]
     out: Path
     hardware: Hardware = field(default_factory=Hardware)
@@ -90,25 +94,25 @@ class Task:
         bad_files.policy.record = self.progress / bad_files.RECORD
         if "data" in self.inputs:
             manifest = read_json(self.inputs["data"]) or {}
-            made = manifest.get("job", {})
-            if "root" not in made:
+            if "root" not in manifest.get("job", {}):
                 raise UserError(f"{self.inputs['data']}: damaged, names no dataset; remove it and run again")
-            root = manifest.get("root", made["root"])  # a copy, where its job made one
+            made = parse(DataJob, manifest["job"])
+            root = manifest.get("root", made.root)  # a copy, where its job made one
             place = {"root": root, "listing": str(self.inputs["data"].with_name(LISTING))}
-            if "cache" in made:
-                place["cache_folder"] = str(folder_of(made, self.inputs["data"].parent))
-            self.job = self.job | {"data": self.job["data"] | place}
+            if made.cache is not None:
+                place["cache_folder"] = str(folder_of(made.scale, made.cache, self.inputs["data"].parent))
+            self.job = self.job.reading(**place)
 
     def _record(self) -> None:
         paths = {name: str(path) for name, path in self.inputs.items()}
         inputs = {name: _identity(path) for name, path in self.inputs.items() if name != "data"}
         # Progress of another job, or on other inputs, must not be continued.
-        origin = {"task": self.name, "job": self.job, "inputs": inputs}
+        origin = {"task": self.name, "job": self.job.plain(), "inputs": inputs}
         restart = (self.progress / RESTART).exists()
         if self.progress.exists() and (restart or self._read_origin() != origin):
             shutil.rmtree(self.progress)
         write_json(self.progress / "origin.json", origin)
-        write_json(self.out / "job.json", {"task": self.name, "job": self.job, "inputs": paths})
+        write_json(self.out / "job.json", {"task": self.name, "job": self.job.plain(), "inputs": paths})
         self.attempts.note()
 
     def _read_origin(self) -> Any:
@@ -129,20 +133,22 @@ class Task:
 
     def read_encoder(self) -> dict[str, Tensor]:
         """The tensors of the input ``encoder``, under timm's names; at epoch 0 those that pre-training starts from."""
-        if self.job["epoch"] == 0:
+        if self.job.epoch == 0:
             from mto.tasks.build import build_method
 
-            method = build_method(self.job)
+            assert isinstance(self.job, EncoderJob)
+            assert self.job.method is not None
+            method = build_method(self.job.method, self.job.seed)
             return method.encoder_state(method.make_teacher())
         from mto.training.weights import load_weights, metadata
 
         path = self.input("encoder")
         weights, said = load_weights(path), metadata(path)
         for key in ("run", "epoch", "seed"):  # as pre-training wrote it; of an encoder from elsewhere nothing is known
-            if key in said and said[key] != str(self.job[key]):
+            if key in said and said[key] != str(getattr(self.job, key)):
                 raise UserError(
-                    f"{path}: of {key} {said[key]}, but this job is of {key} {self.job[key]}; give the encoder of "
-                    f"{self.job['run']}, seed {self.job['seed']}, epoch {self.job['epoch']}"
+                    f"{path}: of {key} {said[key]}, but this job is of {key} {getattr(self.job, key)}; give the "
+                    f"encoder of {self.job.run}, seed {self.job.seed}, epoch {self.job.epoch}"
                 )
         return weights
 
@@ -178,7 +184,7 @@ class Task:
             metrics = {**metrics, "bad_files": len(passed)}
         write_json(
             self.out / "metrics.json",
-            {key: self.job[key] for key in IDENTITY if key in self.job}
+            {key: getattr(self.job, key) for key in IDENTITY}
             | {
                 "task": self.name,
                 "metrics": metrics,
@@ -230,7 +236,7 @@ def _identity(path: Path) -> str:
 
 
 def read_job(text: str) -> tuple[dict[str, Any], dict[str, Path]]:
-    """A job and its inputs from JSON text, or from the path of a file with either a job or a ``job.json``.
+    """Returns a job as JSON has it, and its inputs: from JSON text, or a file with either a job or a ``job.json``.
 
     Raises:
         UserError: no such file, or no JSON object.

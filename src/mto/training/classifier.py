@@ -10,6 +10,7 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, distributed, nn
 
+from mto.config.recipe import FinetuneAugment
 from mto.data.device.pixels import Pixels
 from mto.methods.base import average_
 from mto.methods.features import pooled
@@ -81,23 +82,23 @@ class FineTuned(_Classification):
         net: nn.Module,
         *,
         num_classes: int,
-        augment: dict[str, Any],
+        augment: FinetuneAugment,
         ema_decay: float | None = None,
         precision: Precision = "fp32",
         pixels: Pixels | None = None,
     ) -> None:
         super().__init__(precision, pixels)
         self.net = net
-        self.smoothing = augment["smoothing"]
+        self.smoothing = augment.smoothing
         self.mixup = None
-        if augment["mixup"] > 0 or augment["cutmix"] > 0:
+        if augment.mixup > 0 or augment.cutmix > 0:
             from timm.data.mixup import Mixup
 
             self.mixup = Mixup(
-                mixup_alpha=augment["mixup"],
-                cutmix_alpha=augment["cutmix"],
-                prob=augment["mixup_prob"],
-                switch_prob=augment["mixup_switch_prob"],
+                mixup_alpha=augment.mixup,
+                cutmix_alpha=augment.cutmix,
+                prob=augment.mixup_prob,
+                switch_prob=augment.mixup_switch_prob,
                 label_smoothing=self.smoothing,
                 num_classes=num_classes,
             )

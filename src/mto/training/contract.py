@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -13,7 +13,23 @@ from mto.runtime.lock import Lock
 from mto.training.hardware import Hardware
 
 
-class Work(Protocol):
+class Logged(Protocol):
+    """What a training run needs of its job (`mto.config.job.LoggedJob`)."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def log_interval(self) -> int: ...
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a state must be of to be continued."""
+
+
+J = TypeVar("J", bound=Logged, covariant=True)
+
+
+class Work(Protocol[J]):
     """What a training run needs of its task (`mto.tasks.task.Task`).
 
     Attributes:
@@ -32,7 +48,7 @@ class Work(Protocol):
     def inputs(self) -> dict[str, Path]: ...
 
     @property
-    def job(self) -> dict[str, Any]: ...
+    def job(self) -> J: ...
 
     @property
     def hardware(self) -> Hardware: ...

@@ -104,13 +104,13 @@ def keep(loop: Loop, reason: str) -> str | None:
             link_or_copy(work.progress / CHECKPOINT, before)
         record = {
             "task": work.name,
-            "job": work.job,
+            "job": work.job.plain(),
             "inputs": {name: str(path) for name, path in work.inputs.items()},
             "hardware": {name: getattr(hardware, name) for name in HARDWARE},
             "reason": reason,
             "step": step,
             "first": first,
-            "noise_seeds": [seed_of(work.job["seed"], "noise", step, rank) for rank in range(hardware.world_size)],
+            "noise_seeds": [seed_of(work.job.seed, "noise", step, rank) for rank in range(hardware.world_size)],
             "images": images_of(loop, step),
         }
         write_json(file, record)

@@ -27,7 +27,7 @@ from mto.storage import exists
 from mto.training import failure
 from mto.training.checkpoint import State
 from mto.training.compiled import fell_back
-from mto.training.contract import Evaluator, Length, Moment, Validation, Work
+from mto.training.contract import Evaluator, Length, Logged, Moment, Validation, Work
 from mto.training.distributed import gather, unwrap, wrap
 from mto.training.log import Log
 from mto.training.optim import NORMS, StepWrapper
@@ -39,7 +39,7 @@ from mto.training.writer import Checkpoints, Writer
 
 
 def train(
-    work: Work,
+    work: Work[Logged],
     model: Any,
     optimizer: StepWrapper,
     schedule: Schedule,
@@ -79,7 +79,7 @@ def train(
     sampler: Any = loader.sampler
     batch_size = (loader.batch_size or 1) * optimizer.accumulation * hardware.world_size
     sizes = {"dataset_size": sampler.size, "batch_size": batch_size}
-    record = describe_run(job or work.job, **sizes, steps_per_epoch=length.epoch, total_steps=length.total)
+    record = describe_run(job or work.job.plain(), **sizes, steps_per_epoch=length.epoch, total_steps=length.total)
     if hardware.world_size > 1:
         distributed.barrier()  # rank 0 has tidied the folder before the others look into it
     if work.replay and exists(before := work.replay.with_name(failure.BEFORE)):
@@ -90,10 +90,10 @@ def train(
         compile_step()  # the dense tasks have none: their images differ in size
     log = Log(
         work.progress,
-        work.job,
+        work.job.plain(),
         rank=hardware.rank,
         batch_size=batch_size,
-        log_interval=work.job["log_interval"],
+        log_interval=work.job.log_interval,
         steps_per_epoch=length.epoch,
         stop_step=length.stop,
         first_step=first_step(resume_from),
@@ -123,7 +123,7 @@ class Loop:
         round_open: a round's steps are done, and its validation or its state is not.
     """
 
-    work: Work
+    work: Work[Logged]
     model: Any
     optimizer: StepWrapper
     schedule: Schedule
@@ -196,7 +196,7 @@ class Loop:
     def take_step(self, stream: Iterator[Any]) -> dict[str, float] | None:
         """Takes an optimiser step; returns the row of the history that it completes, if it does."""
         self.optimizer.set_rates(self.schedule, self.step, self.length.unit)
-        seed_noise(self.work.job["seed"], self.step, self.hardware.rank)
+        seed_noise(self.work.job.seed, self.step, self.hardware.rank)
         logged = self.log.is_logged(self.step + 1)
         for number in range(1, self.optimizer.accumulation + 1):
             batch = next(stream)

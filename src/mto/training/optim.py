@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mto.config.job import Optim
 from mto.errors import UserError
 from mto.training.schedule import Schedule
 
@@ -64,10 +65,10 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimizer(groups: list[dict[str, Any]], optim: dict[str, Any]) -> torch.optim.Optimizer:
+def build_optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
     """AdamW, or LARS as MAE's probe uses it, for a job's ``optim``. The rate itself is set before every step."""
-    groups = [{k: v for k, v in group.items() if k != "names"} | {"peak_lr": optim["lr"]} for group in groups]
-    if optim.get("kind", "adamw") == "lars":
+    groups = [{k: v for k, v in group.items() if k != "names"} | {"peak_lr": optim.lr} for group in groups]
+    if optim.kind == "lars":
         from timm.optim.lars import Lars
 
         # Only tensors of more than one dimension get trust scaling (MAE:util/lars.py:29).
@@ -78,9 +79,9 @@ def build_optimizer(groups: list[dict[str, Any]], optim: dict[str, Any]) -> torc
                 if params:
                     decay = group["weight_decay"] if adapt else 0.0
                     split.append(group | {"params": params, "always_adapt": adapt, "weight_decay": decay})
-        return Lars(split, lr=optim["lr"], momentum=optim.get("momentum", 0.9), trust_coeff=0.001, eps=0.0)
-    betas = tuple(optim.get("betas", (0.9, 0.999)))
-    return torch.optim.AdamW(groups, lr=optim["lr"], betas=betas, eps=optim.get("eps", 1e-8), fused=True)
+        return Lars(split, lr=optim.lr, momentum=optim.momentum, trust_coeff=0.001, eps=0.0)
+    first, second = optim.betas
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(first, second), eps=optim.eps, fused=True)
 
 
 class StepWrapper:

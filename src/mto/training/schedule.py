@@ -7,7 +7,9 @@ epochs for the classification stages, iterations for ADE20K; one optimiser step 
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from mto.config.job import Rates
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Schedule:
     by_epoch: bool = False
 
     @classmethod
-    def from_job(cls, schedule: dict[str, Any], total: float) -> "Schedule":
+    def from_job(cls, schedule: Rates, total: float) -> "Schedule":
         """The ``schedule`` of a job, of length ``total``, in epochs."""
-        values = {**schedule, "milestones": tuple(schedule.get("milestones") or ())}
-        return cls(total=total, warmup=values.pop("warmup_epochs", 0), **values)
+        values = schedule.model_dump(exclude={"total_epochs", "warmup_epochs", "milestones"})
+        return cls(total=total, warmup=schedule.warmup_epochs, milestones=tuple(schedule.milestones), **values)
 
     def lr(self, t: float, peak: float, multiplier: float = 1.0, tick: float = 0.0) -> float:
         """Rate at time ``t`` of a group with peak rate ``peak * multiplier``.

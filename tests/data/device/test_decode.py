@@ -24,6 +24,7 @@ from mto.data.imagenet import ClassificationDataset, PretrainDataset, build_load
 from mto.data.sampler import EpochSampler
 from mto.data.transforms import eval_transform, linear_train_transform, resize
 from mto.errors import UserError
+from typed_jobs import typed
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 TEACHER = {"jitter": [0.4, 0.4, 0.2, 0.1], "jitter_prob": 0.8, "gray_prob": 0.2, "blur_prob": 0.5, "solarize_prob": 0.2}
@@ -82,8 +83,8 @@ def job_of(root, kind: str, decode: str, crop: str = "no_retry") -> dict:
 
 def dataset_of(job: dict, split: str = "train"):
     if "method" in job:
-        return PretrainDataset(job, split)
-    return ClassificationDataset(job, split, linear_train_transform(job))
+        return PretrainDataset(typed(job), split)
+    return ClassificationDataset(typed(job), split, linear_train_transform(typed(job)))
 
 
 KINDS = [(name, "") for name in ("simmim", "mae", "bootmae", "conmim")] + [("linear", "no_retry"), ("linear", "")]
@@ -93,7 +94,7 @@ KINDS = [(name, "") for name in ("simmim", "mae", "bootmae", "conmim")] + [("lin
 def test_every_bit_is_a_workers(photographs, kind, crop):
     """Images, masks, labels and the teacher's colours of two epochs: photographs of all kinds in each batch."""
     jobs = {decode: job_of(photographs, kind, decode, crop) for decode in ("workers", "device")}
-    pixels = {decode: Pixels.of(job) for decode, job in jobs.items()}
+    pixels = {decode: Pixels.of(typed(job)) for decode, job in jobs.items()}
     data = {decode: dataset_of(job) for decode, job in jobs.items()}
     flipped = finished = 0
     for epoch in (0, 1):
@@ -118,8 +119,8 @@ def test_whole_squares_too(tmp_path):
     for decode in ("workers", "device"):
         job = job_of(tmp_path, "mae", decode)
         job["data"] |= {"num_classes": 1, "crop_scale": [1.0, 1.0]}
-        data = PretrainDataset(job)
-        views.append(Pixels.of(job)(collate([data[epoch, 0] for epoch in range(8)]))["image"])
+        data = PretrainDataset(typed(job))
+        views.append(Pixels.of(typed(job))(collate([data[epoch, 0] for epoch in range(8)]))["image"])
     assert torch.equal(*views)
 
 
@@ -129,9 +130,9 @@ def test_through_a_loader(photographs, workers):
     batches = {}
     for decode in ("workers", "device"):
         job = job_of(photographs, "mae", decode)
-        data = PretrainDataset(job)
+        data = PretrainDataset(typed(job))
         sampler = EpochSampler(len(data), seed=0, shuffle=True, drop_last_to=8)
-        batches[decode] = [Pixels.of(job)(batch) for batch in build_loader(data, sampler, 8, workers)]
+        batches[decode] = [Pixels.of(typed(job))(batch) for batch in build_loader(data, sampler, 8, workers)]
     for plain, device in zip(batches["workers"], batches["device"], strict=True):
         assert torch.equal(plain["image"], device["image"])
         assert torch.equal(plain["mask"], device["mask"])
@@ -139,16 +140,16 @@ def test_through_a_loader(photographs, workers):
 
 def test_validation_images_are_decoded_by_workers(photographs):
     job = job_of(photographs, "linear", "device")
-    sample = ClassificationDataset(job, "val", eval_transform(job))[3]
-    plain = ClassificationDataset(job_of(photographs, "linear", "workers"), "val", eval_transform(job))[3]
+    sample = ClassificationDataset(typed(job), "val", eval_transform(typed(job)))[3]
+    plain = ClassificationDataset(typed(job_of(photographs, "linear", "workers")), "val", eval_transform(typed(job)))[3]
     assert torch.equal(sample["image"], plain["image"])
 
 
 def test_a_batch_survives_what_pins_it(photographs):
     """torch's recursion through a batch, with a `pin_memory` that copies: no GPU is here."""
-    data = PretrainDataset(job_of(photographs, "mae", "device"))
+    data = PretrainDataset(typed(job_of(photographs, "mae", "device")))
     batch = collate([data[0, index] for index in range(8)])
-    pixels = Pixels.of(job_of(photographs, "mae", "device"))
+    pixels = Pixels.of(typed(job_of(photographs, "mae", "device")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
         pinned = pin_memory(batch)
@@ -230,7 +231,7 @@ def test_a_truncated_file_is_a_workers_matter(photographs, tmp_path):
     job = job_of(tmp_path, "mae", "device")
     job["data"]["num_classes"] = 1
     with pytest.raises(UserError, match=r"0\.JPEG: not readable as an image"):
-        PretrainDataset(job)[0, 0]
+        PretrainDataset(typed(job))[0, 0]
 
 
 # ------------------------------------------------------------------------------------------------------------ on a GPU
@@ -371,9 +372,9 @@ def test_what_another_stream_made_is_kept_until_this_one_has_used_it(monkeypatch
 def test_only_a_gpu_decodes_ahead(photographs, monkeypatch, device, decode, threaded):
     monkeypatch.setattr(decoding, "on_own_stream", lambda decode, device: lambda cuts: decode(cuts, CPU))
     job = job_of(photographs, "mae", decode)
-    data = PretrainDataset(job)
+    data = PretrainDataset(typed(job))
     loader = build_loader(data, EpochSampler(len(data), seed=0, shuffle=True, drop_last_to=8), 8)
-    model = SimpleNamespace(data_preprocessor=Pixels.of(job))
+    model = SimpleNamespace(data_preprocessor=Pixels.of(typed(job)))
     batches = list(decoding.batches(loader, model, torch.device(device)))
     assert len(batches) == 3
     assert all(("image" in batch) == (threaded or decode == "workers") for batch in batches)

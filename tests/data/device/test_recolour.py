@@ -7,6 +7,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torchvision.transforms import functional
 
+from mto.config.job import CroppedData
+from mto.config.recipe import TeacherView
 from mto.data.device import recolour as room
 from mto.data.device.colours import (
     BRIGHTNESS,
@@ -26,6 +28,7 @@ from mto.data.imagenet import collate
 from mto.data.rng import seeded
 from mto.data.transforms import PretrainTransform
 from teacher_view import teacher_view
+from typed_jobs import PIXELS
 
 CONMIM = {"jitter": [0.4, 0.4, 0.2, 0.1], "jitter_prob": 0.8, "gray_prob": 0.2, "blur_prob": 0.1, "solarize_prob": 0.2}
 STRONG = {"jitter": [1.0, 1.0, 1.0, 0.5], "jitter_prob": 1.0, "gray_prob": 0.1, "blur_prob": 0.5, "solarize_prob": 0.5}
@@ -147,7 +150,7 @@ def recoloured(images: Tensor, numbers: Tensor) -> Tensor:
 def test_a_teacher_view_is_pillows_of_the_same_draws(teacher, size, monkeypatch):
     monkeypatch.setattr(room, "AT_ONCE", 37)  # of 120: several parts, the last one smaller
     images = pictures(120, *size, seed=len(str(teacher)))
-    ours, official = TeacherColours(teacher), teacher_view(teacher)
+    ours, official = TeacherColours(TeacherView.model_validate(teacher)), teacher_view(teacher)
     colours, views = [], []
     for key, image in enumerate(images):
         with seeded("view", key):
@@ -163,10 +166,10 @@ def test_a_teacher_view_is_pillows_of_the_same_draws(teacher, size, monkeypatch)
 
 def test_a_batch_of_the_loader_has_the_officials_views(monkeypatch):
     """From a photograph to what the training step gets: the student's crop, and the teacher's of the same draws."""
-    data = {"crop_scale": (0.2, 1.0), "interpolation": "bicubic", "hflip": 0.5}
+    data = PIXELS | {"crop_scale": [0.2, 1.0], "interpolation": "bicubic", "hflip": 0.5}
     transform, plain, official = (
-        PretrainTransform(data | {"teacher": CONMIM}, 32),
-        PretrainTransform(data, 32),
+        PretrainTransform(CroppedData.model_validate(data | {"teacher": CONMIM}), 32),
+        PretrainTransform(CroppedData.model_validate(data), 32),
         teacher_view(CONMIM),
     )
     samples, students, teachers = [], [], []

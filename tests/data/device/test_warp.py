@@ -8,6 +8,7 @@ from timm.data import auto_augment, create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 
+from mto.config.job import FinetunedData
 from mto.data.device import warp as room
 from mto.data.device.moves import View, by_turns
 from mto.data.device.pixels import Pixels
@@ -15,6 +16,7 @@ from mto.data.device.warp import warp
 from mto.data.imagenet import collate
 from mto.data.rng import seeded
 from mto.data.transforms import CropAndFlip, FinetuneTransform, posterize
+from typed_jobs import AUGMENT, MIXING, PIXELS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 COLOUR = (124, 116, 104)
@@ -93,10 +95,11 @@ def test_turns_are_the_moves_in_their_order():
 def test_randaugment_is_timms_of_the_same_draws(augment, monkeypatch):
     """From a photograph to normalised pixels, erasing included: nothing of a fine-tuning's bits is another."""
     monkeypatch.setattr(room, "AT_ONCE", 7)
-    settings = {"crop_scale": (0.08, 1.0), "interpolation": "bicubic", "hflip": 0.5, "color_jitter": None}
-    data = {"mean": MEAN, "augment": settings | {"rand_augment": augment, "reprob": 0.25}}
+    settings = AUGMENT | MIXING | {"crop_scale": [0.08, 1.0], "rand_augment": augment, "reprob": 0.25}
+    evaluation = {"resize": 32, "crop": 32, "interpolation": "bicubic"}
+    data = FinetunedData.model_validate(PIXELS | {"mean": list(MEAN), "augment": settings, "eval": evaluation})
     transform, pixels = FinetuneTransform(data, 32), Pixels(MEAN, STD)
-    crop = CropAndFlip(settings, 32)
+    crop = CropAndFlip(data.augment, 32)
     crop.draw_box = RandomResizedCropAndInterpolation.get_params
     timms = create_transform(
         32, is_training=True, auto_augment=augment, interpolation="bicubic", mean=MEAN, normalize=False

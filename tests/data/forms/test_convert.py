@@ -15,6 +15,7 @@ from mto.data.imagenet import ImageFolder
 from mto.errors import UserError
 from mto.tasks import data
 from mto.tasks.task import Task
+from typed_jobs import typed
 
 
 @pytest.fixture
@@ -73,16 +74,18 @@ def test_a_disk_that_is_too_small_is_told_first(root, tmp_path, monkeypatch):
 def test_jobs_read_the_copy_and_the_original_may_go(root, tmp_path, capsys):
     job = {"task": "data", "dataset": "imagenet", "root": str(root), "num_classes": 5, "make": None}
     job["convert"] = str(tmp_path / "copy")
-    data.run(job, tmp_path / "out", workers=2)
+    data.run(typed(job), tmp_path / "out", workers=2)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["root"] == job["convert"]
     assert manifest["form"] == "webdataset"
     assert f"parquet shards, as Hugging Face has them, at {root}: copied to" in capsys.readouterr().out
     expected = listing.walk(root / "train").content
     shutil.rmtree(root)
-    data.run(job, tmp_path / "again")
+    data.run(typed(job), tmp_path / "again")
     assert json.loads((tmp_path / "again/manifest.json").read_text()) == manifest
-    task = Task("pretrain", {"data": {"num_classes": 5}}, {"data": tmp_path / "out/manifest.json"}, tmp_path / "run")
+    task = Task(
+        "pretrain", typed({"data": {"num_classes": 5}}), {"data": tmp_path / "out/manifest.json"}, tmp_path / "run"
+    )
     task.start()
     folder = ImageFolder.of(task.job, "train")
     assert folder.images.listing.content == expected == manifest["content"]["train"]
@@ -92,7 +95,7 @@ def test_jobs_read_the_copy_and_the_original_may_go(root, tmp_path, capsys):
 def test_what_is_read_in_place_is_not_copied(tmp_path, capsys):
     root = write("webdataset", pictures(), tmp_path / "root")
     job = {"task": "data", "dataset": "imagenet", "root": str(root), "num_classes": 5, "make": None}
-    data.run(job | {"convert": str(tmp_path / "copy")}, tmp_path / "out")
+    data.run(typed(job | {"convert": str(tmp_path / "copy")}), tmp_path / "out")
     assert "are read where they lie: nothing is converted" in capsys.readouterr().out
     assert not (tmp_path / "copy").exists()
     assert "root" not in json.loads((tmp_path / "out/manifest.json").read_text())

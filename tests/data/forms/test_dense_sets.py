@@ -10,6 +10,7 @@ from mto.data import demo, layout
 from mto.data.forms.recognise import form_of
 from mto.errors import UserError
 from mto.tasks import data
+from typed_jobs import typed
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
@@ -50,7 +51,7 @@ def test_parquet_becomes_the_very_files(files, tmp_path, monkeypatch, names, cap
     assert form_of("ade20k", root) == "parquet shards, as Hugging Face has them"
     job = {"task": "data", "dataset": "ade20k", "root": str(root), "num_classes": 11, "make": None}
     out = tmp_path / "out"
-    data.run(job, out, level="full")
+    data.run(typed(job), out, level="full")
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["root"] == str(out)
     assert manifest["counts"] == {"training": 7, "validation": 3}
@@ -66,7 +67,7 @@ def test_the_number_of_images_is_asked_of_the_files(files, tmp_path):
     root = as_parquet(files, tmp_path / "parquet")
     job = {"task": "data", "dataset": "ade20k", "root": str(root), "num_classes": 11, "make": None}
     with pytest.raises(UserError, match="training holds 7 pairs instead of 20210"):
-        data.run(job, tmp_path / "out")
+        data.run(typed(job), tmp_path / "out")
 
 
 def test_other_labels_are_refused_by_name(files, tmp_path):
@@ -76,7 +77,7 @@ def test_other_labels_are_refused_by_name(files, tmp_path):
         pq.write_table(table, path)
     job = {"task": "data", "dataset": "ade20k", "root": str(root), "num_classes": 150, "make": None}
     with pytest.raises(UserError, match=r"image, objects, segmentations: not the 150 classes .* the full ADE20K"):
-        data.run(job, tmp_path / "out")
+        data.run(typed(job), tmp_path / "out")
 
 
 @pytest.mark.parametrize("folder", ["images/ADE/training/urban/street", "images/training/s/street"])

@@ -14,6 +14,7 @@ from mto.data.forms.recognise import TITLES, recognise
 from mto.data.imagenet import ImageFolder
 from mto.errors import UserError
 from mto.tasks import data
+from typed_jobs import typed
 
 FORMS = list(WRITERS)
 OTHERS = [form for form in FORMS if form != "folders"]
@@ -61,7 +62,7 @@ def test_chosen_classes_are_taken_out(roots, form):
 def test_the_dataset_s_job_says_the_form_and_leaves_a_listing(roots, form, tmp_path, capsys):
     manifests = {}
     for name in ("folders", form):
-        data.run(job(roots[name]), tmp_path / name, workers=2)
+        data.run(typed(job(roots[name])), tmp_path / name, workers=2)
         manifests[name] = json.loads((tmp_path / name / "manifest.json").read_text())
     found, expected = manifests[form], manifests["folders"]
     assert found["form"] == form

@@ -8,12 +8,13 @@ makes the other one.
 
 import math
 import random
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import ColorJitter
+
+from mto.config.recipe import TeacherView
 
 #: torchvision's numbers of a jitter's four operations (`ColorJitter.get_params`).
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -38,14 +39,13 @@ class TeacherColours:
     """Draws the colours of a teacher view: (NUMBERS,) float32, laid out as above; all of them are exact in float32.
 
     Args:
-        teacher: ``jitter`` (brightness, contrast, saturation, hue), ``jitter_prob``, ``gray_prob``, ``blur_prob``,
-            ``solarize_prob`` (threshold 128).
+        teacher: its jitter is of brightness, contrast, saturation and hue; solarization has the threshold 128.
     """
 
-    def __init__(self, teacher: dict[str, Any]) -> None:
-        self.jitter = ColorJitter(*teacher["jitter"])
-        self.jitter_prob, self.gray_prob = teacher["jitter_prob"], teacher["gray_prob"]
-        self.blur_prob, self.solarize_prob = teacher["blur_prob"], teacher["solarize_prob"]
+    def __init__(self, teacher: TeacherView) -> None:
+        self.jitter = ColorJitter(*teacher.jitter)
+        self.jitter_prob, self.gray_prob = teacher.jitter_prob, teacher.gray_prob
+        self.blur_prob, self.solarize_prob = teacher.blur_prob, teacher.solarize_prob
 
     def __call__(self) -> Tensor:
         # torchvision compares float32 draws with each probability; a draw that equals it goes the way it goes there.

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
+from mto.config.job import CroppedData, Job
 from mto.data import images
 from mto.data.device.encoded import Cuts
-from mto.data.transforms import image_size, resize
+from mto.data.transforms import resize
 from mto.errors import UserError
 
 Batch = dict[str, Any]
@@ -39,10 +40,12 @@ class Decode:
         self._works: set[torch.device] = set()
 
     @classmethod
-    def of(cls, job: dict[str, Any]) -> Decode | None:
+    def of(cls, job: Job) -> Decode | None:
         """As the job's ``data`` says; None where workers decode."""
-        data = job["data"]
-        return cls(image_size(job), data["interpolation"]) if data.get("decode") == "device" else None
+        data = job.data
+        return (
+            cls(job.img_size, data.interpolation) if isinstance(data, CroppedData) and data.decode == "device" else None
+        )
 
     def __call__(self, cuts: Cuts, device: torch.device) -> Tensor:
         """(B, size, size, 3) uint8 on the device.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mto.config.job import Job
 from mto.data.device.decode import Decode
 from mto.data.device.recolour import Recolour
 from mto.data.device.warp import warp
@@ -41,9 +42,9 @@ class Pixels(nn.Module):
         self.decode = decode
 
     @classmethod
-    def of(cls, job: dict[str, Any]) -> "Pixels":
+    def of(cls, job: Job) -> "Pixels":
         """As the job's ``data`` says: ``mean``, ``std``, maybe ``decode``."""
-        return cls(job["data"]["mean"], job["data"]["std"], Decode.of(job))
+        return cls(job.data.mean, job.data.std, Decode.of(job))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pixels":
         self.mean, self.scale = fn(self.mean), fn(self.scale)  # they move with the model
