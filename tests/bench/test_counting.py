@@ -1,9 +1,10 @@
 """Counts on tensors without values are those of real steps, and at the paper's size those that are known."""
 
 import pytest
+import torch
 
 from mto.bench import measure
-from mto.bench.counting import count, windows
+from mto.bench.counting import Moved, count, windows
 from mto.bench.work import work_key
 from mto.bench.workloads import build, job_of
 from mto.config import load
@@ -81,3 +82,15 @@ def test_jobs_that_do_the_same_share_a_key(paper):
     assert work_key(first) == work_key(last)
     others = [Step("pretrain", run, 0, 800) for run in ("mae-vitb-mto", "mae-vitl", "simmim-vitb")]
     assert len({work_key(paper.job(step)) for step in others} | {work_key(first)}) == 4
+
+
+def test_what_operators_move_is_each_tensor_once_without_products_and_views():
+    x = torch.empty(4, 8, device="meta")
+    with Moved() as moved:
+        x.T.reshape(2, 16)  # a copy: 128 bytes read, 128 written
+        assert moved.bytes == 256
+        x @ x.T  # a product
+        x[:2].view(16)  # views
+        assert moved.bytes == 256
+        x + x[:1].expand(4, 8)  # one row, taken four times
+        assert moved.bytes == 256 + 3 * 128

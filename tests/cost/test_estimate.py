@@ -118,14 +118,17 @@ def test_files_for_the_device_are_read_at_a_rate_of_their_own(study, costs):
 
 
 def test_mtos_share_is_what_the_run_without_it_would_not_take(study, costs):
-    found = costs(study(plan={"card": "rtx3090", "startup_minutes": 0}))
-    plain, with_mto = found[MAE], found[MAE._replace(run="mae-vitb-mto")]
-    assert (
-        with_mto.mto_hours
-        == pytest.approx(with_mto.gpu_hours - plain.gpu_hours)
-        == pytest.approx(0.1 * plain.gpu_hours)
-    )
-    assert plain.mto_hours == 0
+    """Products by the card's float32 rate, all else by its bandwidth; on a card without these, by operations alone."""
+    own = {"tflops": 100, "utilisation": 0.5, "price_per_gpu_hour": 0}
+    roofs = {"float32_tflops": 20, "memory_tb_per_s": 1}
+    cards = {"bare": own, "known": own | roofs}
+    plan = {"cards": cards, "startup_minutes": 0, "roofline": 0.5}
+    for card, share in (("bare", 0.1), ("known", ((6e9 / 20e12 + 9e6 / 1e12) / 0.5) / (60e9 / 50e12))):
+        found = costs(study(plan=plan | {"card": card}))
+        without, with_mto = found[MAE], found[MAE._replace(run="mae-vitb-mto")]
+        more = with_mto.gpu_hours - without.gpu_hours
+        assert with_mto.mto_hours == pytest.approx(more) == pytest.approx(share * without.gpu_hours), card
+        assert without.mto_hours == 0
 
 
 def test_on_cpus_hours_are_hours_and_cost_nothing(study, costs):

@@ -13,12 +13,19 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mto.bench.work import Work
 from mto.bench.workloads import batch_of, model_of
 from mto.config.job import Ade20kJob, CocoJob, Job, KnnJob
 
+#: Operators that hand a tensor on, or only take room for one.
+NOTHING_MOVED = {
+    f"aten::{name}"
+    for name in ("detach", "lift_fresh", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty")
+}
 IMAGES = 2  # a batch norm and mixup want more than one
 
 
@@ -32,11 +39,29 @@ def count(job: Job) -> Work:
         model: Any = model_of(job)
     model = model.to("meta")  # what was made of NumPy's arrays
     passes: Any = {"ade20k": _upernet, "coco": _maskrcnn, "knn": _compared}.get(job.task, _own)
-    train, evaluate = passes(job, model)
+    with Moved() as moved:
+        train, evaluate = passes(job, model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     every = sum(value.numel() for value in model.state_dict().values())
     encoder = model.method.encoder_state(model.teacher) if job.task == "pretrain" else {}
-    return Work(train, evaluate, trained, every - trained, sum(value.numel() for value in encoder.values()))
+    sizes = trained, every - trained, sum(value.numel() for value in encoder.values())
+    return Work(train, evaluate, *sizes, moved.bytes / IMAGES if job.task == "pretrain" else 0.0)
+
+
+class Moved(TorchDispatchMode):
+    """Sums the bytes that operators other than products read and write, each tensor once; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not (func.is_view or func._overloadpacket in flop_registry or func._schema.name in NOTHING_MOVED):
+            leaves = tree_leaves((args, kwargs, out))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            self.bytes += sum(min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in tensors)
+        return out
 
 
 def flops(call: Any, *, backward: bool) -> int:

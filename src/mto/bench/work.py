@@ -23,6 +23,9 @@ class Work(NamedTuple):
         trained: numbers that are trained.
         fixed: other numbers in a training state: teachers, running averages, frozen parts, buffers.
         encoder: numbers in encoder.safetensors; 0 where there is none.
+        moved: of pre-training, bytes that operators other than products read and write for an image trained on, each
+            tensor of an operator once. Weights are among them, so that only the difference of two jobs with one
+            network means something: what MTO's operators move.
     """
 
     train: float
@@ -30,6 +33,7 @@ class Work(NamedTuple):
     trained: int
     fixed: int
     encoder: int
+    moved: float = 0.0
 
 
 def work_key(job: Job) -> str:

@@ -26,11 +26,16 @@ class Card(Model):
     Attributes:
         tflops: dense, in the study's precision, as the maker says.
         utilisation: the share of it that training keeps up.
+        float32_tflops: without tensor cores, for MTO's products.
+        memory_tb_per_s: the bandwidth of its memory, for what MTO's other operators move. Without either MTO is
+            reckoned as if its operations were like all others, which is far too little.
     """
 
     tflops: Positive
     utilisation: Annotated[float, Field(gt=0, le=1)]
     price_per_gpu_hour: NonNegative
+    float32_tflops: Positive | None = None
+    memory_tb_per_s: Positive | None = None
 
 
 class Plan(Model):
@@ -40,6 +45,7 @@ class Plan(Model):
         card: the one that is reckoned with.
         gpus: how many work at once.
         startup_minutes: of a job, before its first step.
+        roofline: the share of `float32_tflops` and `memory_tb_per_s` that MTO's operators reach.
         images_per_core: read, decoded and augmented by one core in a second.
         decoded_per_core: read and decoded alone, which a cache of images spares the jobs that train on it.
         files_per_core: read and handed over for the device to decode; what that costs the device is not reckoned with.
@@ -50,6 +56,7 @@ class Plan(Model):
     currency: Annotated[str, Field(min_length=1)]
     startup_minutes: NonNegative
     cards: Annotated[dict[str, Card], Field(min_length=1)]
+    roofline: Annotated[float, Field(gt=0, le=1)]
     images_per_core: dict[Rate, Positive]
     decoded_per_core: Positive
     files_per_core: Positive

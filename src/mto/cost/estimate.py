@@ -161,7 +161,7 @@ class Estimates:
         """Seconds by the clock for an image trained on and for one evaluated, on the job's hardware."""
         asked, work, card = self.study.resources(job.task), self.work(job), self._card(job.task)
         gpus = max(asked.gpu, 1)
-        speed = gpus * card.tflops * 1e12 * card.utilisation
+        speed = gpus * _speed(card)
         # One process loads for itself; workers are at most as many as there are cores.
         cores = min(gpus * asked.workers, asked.cpus_per_task * asked.nodes) if asked.workers else gpus
         load, look = (1 / (cores * rate) for rate in loading_rates(self.config, job))
@@ -172,7 +172,7 @@ class Estimates:
         key = work_key(job)
         row = self.measured.row(key, job)
         if row is None:
-            return together(work.train / speed, load), together(work.evaluate / speed, look), COUNTED
+            return together(self._reckoned(job, card) / gpus, load), together(work.evaluate / speed, look), COUNTED
         alike = work.train / row["train_flops"] / gpus
         compute = step = alike / row["step_images_per_second"]
         if "both_images_per_second" in row and not job.data.cache:  # with its loader, which read files
@@ -182,6 +182,25 @@ class Estimates:
         evaluate = together(step * work.evaluate / work.train, look)
         return together(compute, load), evaluate, PREFLIGHT if row["key"] == key else SCALED
 
+    def _reckoned(self, job: Job, card: Card) -> float:
+        """Seconds of one GPU for an image trained on, by what was counted.
+
+        MTO's products are float32 without tensor cores, and its other operators are as fast as the memory. Their bytes
+        are those of eager operators: a compiled step, which fuses some, moves less.
+        """
+        work, plain = self.work(job), without_mto(job)
+        if plain is None or card.float32_tflops is None or card.memory_tb_per_s is None:
+            return work.train / _speed(card)
+        without = self.work(plain)
+        products = (work.train - without.train) / (1e12 * card.float32_tflops)
+        rest = (work.moved - without.moved) / (1e12 * card.memory_tb_per_s)
+        return without.train / _speed(card) + (products + rest) / self.config.plan.roofline
+
     def _card(self, task: str) -> Card:
         plan = self.config.plan
         return plan.cards["cpu" if not self.study.resources(task).gpu and "cpu" in plan.cards else plan.card]
+
+
+def _speed(card: Card) -> float:
+    """Operations a second of the study's precision that training keeps up."""
+    return card.tflops * 1e12 * card.utilisation
