@@ -15,16 +15,18 @@ from mto.names import STAGES
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmdet", "mmseg", "sklearn", "matplotlib")
 
 # Paper: 20 runs (five baselines, plain and with MTO; six more subsets of its terms; four more decoder depths) at five
-# epochs. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400. Probed: four baselines, plain and
-# with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each. Demo: four epochs instead of five,
-# and beside each value the same from scratch (five fine-tuned, four probed, three transferred to each); the nearest
-# neighbours of four, from scratch, without and with MTO. Small: as the demo, but no ViT-L and no neighbours.
+# epochs, and MAE with preset `text` at two. Fine-tuned: ten runs at five epochs, six subsets and four depths at 400.
+# Probed: four baselines, plain and with MTO, at 400 and 800, and four depths. Subsets and depths are one segment each.
+# Demo: four epochs instead of five, no presets, and beside each value the same from scratch (five fine-tuned, four
+# probed, three transferred to each); the nearest neighbours of four, from scratch, without and with MTO. Small: as the
+# demo, but with the presets, and no ViT-L and no neighbours.
 TRANSFERS = {"ade20k_upernet": 12, "coco_maskrcnn": 12}
 JOBS = {
-    "paper": {"pretrain_segment": 60, "finetune_encoder": 60, "linear_probe": 20},
+    "paper": {"pretrain_segment": 62, "finetune_encoder": 62, "linear_probe": 22, "table": 7},
     "demo": {"pretrain_segment": 50, "finetune_encoder": 55, "linear_probe": 24, "knn_vote": 12, "table": 7}
     | TRANSFERS,
-    "small": {"pretrain_segment": 50, "finetune_encoder": 54, "linear_probe": 19, "heterogeneity": 5} | TRANSFERS,
+    "small": {"pretrain_segment": 52, "finetune_encoder": 56, "linear_probe": 21, "heterogeneity": 5, "table": 7}
+    | TRANSFERS,
 }
 SAME = {
     "dataset": 3,
