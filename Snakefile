@@ -38,6 +38,7 @@ onstart:
     require_gpus()
     start_forced_jobs_over()
     require_cluster()
+    start_preloaded()
 
 
 # ------------------------------------------------------------------------------------------------------------ targets

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import secrets
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +22,7 @@ sys.path.insert(0, SOURCE)  # this clone's package, installed or not
 from mto.names import BASELINES, IMPORTED, RESTART, STAGES, TRAINED, Run, Step
 from mto.runtime import attempts, devices, fewer_gpus, job_states, pass_on
 from mto.runtime import slurm as cluster
+from mto.runtime.preloaded import VARIABLE as SOCKET
 from mto.config.reading import Source, kept, load, load_kept, read, resolve
 from mto.data.bad_files import VARIABLE
 from mto.data.forms.recognise import form_of, place_of
@@ -99,11 +103,46 @@ def prepare_shell():
     if study.config.log != [trackers.DEFAULT]:
         told = trackers.settings(study.config.log, Path(study.results).resolve())
         exports += "".join(f" {name}={shlex.quote(value)}" for name, value in told.items())
+    exports += f" {SOCKET}={shlex.quote(PRELOADED)}"
     in_a_job = pass_on.OUTLIVE if workflow.remote_exec else ""
     if in_a_job:  # OMP_NUM_THREADS is of the machine that submitted this job, and the cores are its own
         exports += " OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-${OMP_NUM_THREADS:-}}"
     prefix = f"{STRICT}{in_a_job}export {exports}\n{KEEP_LOG_ALONE if shows_progress() else KEEP_LOG}"
     shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+
+
+#: The socket of a process that has imported everything, in a folder that nobody else can read; "" where Snakemake runs no job itself.
+PRELOADED = ""
+if workflow.local_exec and not workflow.remote_exec and not workflow.deployment_settings.deployment_method:
+    PRELOADED = f"{tempfile.gettempdir()}/mto-{secrets.token_hex(8)}/socket"
+#: Jobs for which the ten seconds of importing everything are worth it.
+WORTH_IT = 10
+#: Keeps the process, and so its standard input, for as long as this one lives.
+HELD = []
+
+
+def start_preloaded():
+    """Beside many jobs on CPUs, start a process that imports everything once: jobs are forked from it (`mto.runtime.preloaded`).
+
+    Small networks train in seconds, and imports would take most of the time. It ends with this process, which holds the
+    other end of its standard input. Jobs that begin before it listens start by themselves.
+    """
+    many = len(list(workflow.dag.needrun_jobs())) >= WORTH_IT
+    if not PRELOADED or not many or any(study.resources(stage).gpu for stage in STAGES):
+        return
+    os.mkdir(os.path.dirname(PRELOADED), mode=0o700)
+    os.makedirs(".snakemake/mto", exist_ok=True)
+    with open(".snakemake/mto/preloaded.log", "w", encoding="utf-8") as log:
+        HELD.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "mto", "preload", PRELOADED],
+                env=os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        )
 
 
 STRICT = "set -euo pipefail\n"

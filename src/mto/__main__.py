@@ -20,6 +20,7 @@ from pathlib import Path
 from mto.emulate.card import Card
 from mto.errors import StorageError, UserError
 from mto.names import STAGES
+from mto.runtime import preloaded
 from mto.runtime.devices import lease
 from mto.runtime.launch import another_told, launch, report_mistake
 from mto.runtime.lock import Superseded
@@ -39,6 +40,7 @@ TOOLS = {
     "released": "mto.tasks.released",
     "replay": "mto.tasks.replay",
     "verify": "mto.tasks.data",
+    "preload": "mto.tasks.preload",
 }
 
 
@@ -133,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (card := Card.asked()) is not None:
             import_module("mto.emulate.start").start(card)
+        if argv and (argv[0] in TASKS or argv[0] == "report") and (status := preloaded.ask(argv)) is not None:
+            return status
         if argv and argv[0] in TOOLS:
             return import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
         arguments = parse(argv)

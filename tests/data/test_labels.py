@@ -11,6 +11,7 @@ from mto.data.labels import labelled
 from mto.data.transforms import eval_transform
 from mto.errors import UserError
 from mto.names import Step
+from mto.report.metrics import Report
 from mto.study.study import Study
 from typed_jobs import typed
 
@@ -57,6 +58,13 @@ def test_every_stage_that_reads_labels_is_told_and_no_other():
         assert study.job(step).plain()["data"].get("labels") == share
     assert study.job(Step("pretrain", "mae-vitb", 0, 8)) == plain.job(Step("pretrain", "mae-vitb", 0, 8))
     assert "labels" not in Study(load({}, scale="paper")).job(Step("finetune", "mae-vitb", 0, 800)).plain()["data"]
+
+
+def test_captions_say_how_many_labels_were_used(tmp_path):
+    few = {"baselines": {"mae": {"finetune": {"labels": 0.1}}}}
+    study = Study(load(few, scale="demo"))
+    line = Report(study.report_job("table1_rauc"), tmp_path).scale_line
+    assert "fine-tuned on 10 to 100 % of the labels; not comparable" in line
 
 
 def test_the_plan_counts_the_images_with_labels():

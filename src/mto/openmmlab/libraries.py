@@ -42,23 +42,33 @@ SCIPY = {
 
 def load_mmseg() -> None:
     """Imports mmseg's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
+    import_mmseg()
+    init_default_scope("mmseg")
+
+
+def import_mmseg() -> None:
+    """Imports mmseg alone, which a process may do that imports mmdet too: a scope can be chosen once."""
     install()
     with _only_what_is_used("mmseg", hidden=("mmdet", "transformers", "sklearn", "torch.distributed.optim")):
         import mmseg.datasets
         import mmseg.evaluation
         import mmseg.models  # noqa: F401
     upsampling.install()
-    init_default_scope("mmseg")
 
 
 def load_mmdet() -> None:
     """Imports mmdet's models, datasets and metrics, and makes it the scope in which names of classes are looked up."""
+    import_mmdet()
+    init_default_scope("mmdet")
+
+
+def import_mmdet() -> None:
+    """Imports mmdet alone, as `import_mmseg` does mmseg."""
     install()
     with _only_what_is_used("mmdet", hidden=("transformers", "sklearn", "numba", "torch.distributed.optim")):
         import mmdet.datasets
         import mmdet.evaluation
         import mmdet.models  # noqa: F401
-    init_default_scope("mmdet")
 
 
 @contextlib.contextmanager

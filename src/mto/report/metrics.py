@@ -27,6 +27,8 @@ PROVENANCE = ("device", "wall_seconds", "gpu_hours", "images_per_second", "commi
 PAPER_EPOCHS = 800
 #: Presets of MTO that follow the paper, its text or its equations; any other is somebody's own.
 THE_PAPERS = ("text", "as_printed")
+#: What captions call the stages that may use a share of the labels.
+LABELS = {"finetune": "fine-tuned", "linear": "probed"}
 PERCENT = re.compile(r"top[15]|mIoU|mAcc|aAcc|(box|mask)_ap")
 IDENTITY = ("scale", "task", "run", "seed", "epoch")
 NOT_THERE = "Not there yet, and left out"
@@ -151,7 +153,11 @@ class Report:
         networks = [
             f"{BACKBONES[name]} of width {width} and depth {depth}" for name, (width, depth) in size["networks"].items()
         ]
-        what = "; ".join([size["images"], *networks])
+        labels = []
+        for stage, shares in size.get("labels", {}).items():
+            percents = " to ".join(f"{100 * share:g}" for share in sorted({shares[0], shares[-1]}))
+            labels.append(f"{LABELS[stage]} on {percents} % of the labels")
+        what = "; ".join([size["images"], *networks, *labels])
         return f"{self.job['scale'].capitalize()} scale: {what}; not comparable with the paper.{self._preset}"
 
     @property

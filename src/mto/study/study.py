@@ -360,13 +360,17 @@ class Study:
         return plan.model_dump()
 
     def _size_of_scale(self) -> dict[str, Any]:
-        """What the images are at this scale, and width and depth of each backbone, for the captions."""
+        """What the captions say of the scale: its images, each backbone's width and depth, the labels if not all."""
         used = sorted({run.backbone for run in self.runs()})
         sizes = {name: self.config.backbones[name] for name in used}  # type: ignore[index]
         networks = {name: [size.embed_dim, size.depth] for name, size in sizes.items()}
         source = self.config.datasets.imagenet
         which = "" if source.classes is None else f" ({described(source.classes)})"
-        return {"images": f"{source.title}{which}", "networks": networks}
+        recipes = [self.config.of(run.baseline, run.backbone) for run in self.runs()]
+        used_labels = {stage: sorted({getattr(r, stage).labels for r in recipes}) for stage in ("finetune", "linear")}
+        few = {stage: shares for stage, shares in used_labels.items() if min(shares, default=1.0) < 1}
+        labels: dict[str, Any] = {"labels": few} if few else {}
+        return {"images": f"{source.title}{which}", "networks": networks, **labels}
 
 
 def _of_the_default(cells: Iterable[Cell]) -> bool:
