@@ -112,6 +112,49 @@ print(parse(["norm", "--job", "{}", "--out", "x"]).task)
     assert len(copy.touched) == 3
 
 
+def test_a_switch_is_a_declaration_and_what_it_does(copy: Copy) -> None:
+    copy.replace(
+        "losses/switches.py",
+        '    "eps": Switch(',
+        """    "toy": Switch(Literal["off", "on"], "off", "A toy", "None is mentioned.", words="nothing", paper="on"),
+    "eps": Switch(""",
+    )
+    copy.replace(
+        "losses/mto.py",
+        "        eps: float = 1e-6,\n",
+        '        toy: str = "off",\n        eps: float = 1e-6,\n',
+    )
+    printed = copy.run(
+        """
+from mto.config.reading import load
+from mto.losses import switches
+from mto.losses.mto import CHOICES, MaskedTokenOptimization
+from mto.names import Step
+from mto.report.page import choices
+from mto.study.cli import schema
+from mto.study.study import Study
+study = Study(load({}, scale="demo"))
+presets = study.config.mto.presets
+print({name: preset.toy for name, preset in presets.items()})
+print(study.job(Step("pretrain", "mae-vitb-mto", 0, 8)).mto.toy, CHOICES["toy"])
+print(MaskedTokenOptimization(**presets["text"].model_dump(exclude={"balance"})).settings["toy"])
+print("| `toy` | A toy | off, on; nothing | on | off |" in switches.table())
+print("toy" in schema()["$defs"]["Preset"]["properties"])
+listed = choices.listed({"default": "text", "presets": {"text": presets["text"].model_dump()}})
+print([each.values for each in listed if each.key == "toy"])
+"""
+    )
+    assert printed.splitlines() == [
+        "{'text': 'on', 'as_printed': 'on', 'cosine': 'on', 'balanced': 'on'}",
+        "on ('off', 'on')",
+        "on",
+        "True",
+        "True",
+        "[['on']]",
+    ]
+    assert len(copy.touched) == 2
+
+
 def test_a_table_is_its_settings_with_their_cells_and_its_sheet(copy: Copy) -> None:
     copy.replace(
         "config/study_plan.py",

@@ -9,8 +9,8 @@ import yaml
 
 from mto.__main__ import TASKS, TOOLS
 from mto.config.compare import differences
-from mto.config.models import Preset
 from mto.config.reading import load, read
+from mto.losses import switches
 from mto.study.study import FIGURES, OURS, TABLES, Study
 from test_paper_map import targets
 
@@ -94,9 +94,8 @@ def test_the_choices_show_what_config_diff_prints():
     assert shown == ["| key | paper | official |", *rows]
 
 
-@pytest.mark.parametrize("switch", Preset.model_fields)
-def test_every_switch_of_mto_is_told(switch):
-    assert f"`{switch}`" in CHOICES
+def test_the_page_of_switches_is_what_the_code_declares():
+    assert PAGES["docs/switches.md"] == switches.table(), "run `make schema`"
 
 
 def test_the_presets_are_the_configs():

@@ -257,7 +257,7 @@ def test_show_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     for scale, run, expected in (
         ("mini", "mae-vitl-mto", ["baselines.mae.finetune.epochs: 4 ", "scales/mini.yaml"]),
         ("paper", "mae-vitl-mto", ["baselines.mae.finetune.epochs: 50 ", "recipes/mae.yaml"]),
-        ("paper", "mae-vitb-mto@text", ["mto.presets.text.affinity: dot ", "mto.yaml"]),
+        ("paper", "mae-vitb-mto@text", ["mto.presets.text.affinity: dot ", "mto.losses.switches"]),
     ):
         told = shown(capsys, "--run", run, "--scale", scale, "--file", str(FILE))
         (line,) = [line for line in told if line.startswith(expected[0])]

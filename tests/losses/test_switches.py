@@ -16,7 +16,7 @@ from mto.losses.switches import SWITCHES
 from mto.report.page import choices
 
 #: What is no switch: the terms of a run's name, how the weights of a preset are measured, and a check of the library's.
-OTHERS = ("terms", "balance", "validate")
+OTHERS = ("terms", "balance", "starts_at", "validate")
 
 
 def test_the_signature_has_every_switch_with_its_default() -> None:

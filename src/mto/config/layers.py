@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mto.config import yaml_file
+from mto.losses.switches import SWITCHES, TEXT
 from mto.names import BASELINES
 
 #: The package's own settings, complete at the paper's scale.
@@ -326,17 +327,18 @@ def _start_over(settings: dict[str, Any], said: dict[str, Any]) -> None:
 
 
 def complete_presets(settings: dict[str, Any]) -> None:
-    """Gives each preset that names its `base` the switches of that one which it does not name.
+    """Gives each preset that names its `base` the switches of that one which it does not name, and `text` the paper's.
 
     Raises:
         LookupError: the place of a `base` that is no preset, or that comes back to itself.
     """
     presets = _presets(settings)
+    text = {name: switch.text for name, switch in SWITCHES.items()}
 
     def full(name: str, above: tuple[str, ...]) -> Any:
         block = presets[name]
         if not isinstance(block, dict) or "base" not in block:
-            return block
+            return {**text, **block} if name == TEXT and isinstance(block, dict) else block
         named = block["base"]
         if not isinstance(named, str) or named not in presets or named in (*above, name):
             raise LookupError(("mto", "presets", name, "base"), named)

@@ -59,7 +59,7 @@ def run(resolved: Resolved, config: Config, name: str) -> Iterator[str]:
     for place, own, value in places:
         found = next(resolved.stack.origins(own), None) if own and reaches(resolved.merged, own) else None
         found = found or next(resolved.stack.origins(place), None)
-        rows.append((f"{'.'.join(map(str, place))}: {_shown(value)}", str(found or "its default")))
+        rows.append((f"{'.'.join(map(str, place))}: {_shown(value)}", str(found or _declared(place))))
     width = max(len(text) for text, _ in rows)
     yield from (f"{text:<{width}}  # {origin}" for text, origin in rows)
 
@@ -68,13 +68,18 @@ def _told(resolved: Resolved, place: Place, value: Any) -> Iterator[str]:
     yield f"{'.'.join(map(str, place))}: {_shown(value)}"
     found = list(resolved.stack.origins(place))
     if not found:
-        yield "    its default; no file sets it"
+        yield f"    {_declared(place)}; no file sets it"
     for word, origin in zip(["set by", *["over"] * len(found)], found, strict=False):
         before = "" if word == "set by" else f"{_shown(origin.value)}, of "
         if word == "set by" and origin.value != value and place[0] == "study":
             share = "" if origin.value == MEASURED else ", its share of pretrain_epochs,"
             before = f"{_shown(origin.value)}{share} in "
         yield f"    {word} {before}{_named(origin, place)}"
+
+
+def _declared(place: Place) -> str:
+    """Returns where a value is declared that no file sets."""
+    return "declared in mto.losses.switches" if place[:2] == ("mto", "presets") else "its default"
 
 
 def _named(origin: Origin, place: Place) -> str:

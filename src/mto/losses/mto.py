@@ -33,8 +33,8 @@ from mto.losses.taps import Layers, Taps
 TERMS = ("spa", "e", "r")
 #: A row counts as saturated when its entropy is below this share of ln V: its softmax passes no gradient on.
 SATURATION = 0.01
-#: The paper's equations, and its text where that contradicts them: raw dot products, weights of 1.
-TEXT = {"spa_weight": 1.0, "e_weight": 1.0, "r_weight": 1.0, "affinity": "dot", "temperature": 1.0}
+#: The paper's equations, and its text where that contradicts them, as far as it is not the default.
+TEXT = {name: switch.paper for name, switch in SWITCHES.items() if switch.paper is not None}
 #: The paper's equations to the letter.
 AS_PRINTED = {**TEXT, "rank_direction": "as_printed", "rank_reduction": "sum", "sparsity_reduction": "sum"}
 

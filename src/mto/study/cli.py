@@ -15,10 +15,12 @@ from mto.config.models import Config
 from mto.config.reading import Resolved, Source, load, read, resolve, validate
 from mto.errors import UserError
 from mto.files import json_object
+from mto.losses import switches
 from mto.study.study import Study
 from mto.study.unused import unused
 
 SCHEMA = Path(__file__).parents[1] / "config.schema.json"
+SWITCHES_PAGE = Path(__file__).parents[3] / "docs" / "switches.md"
 
 
 def schema() -> dict[str, Any]:
@@ -66,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--config", default="{}", metavar="JSON", help="laid over the file")
     diff = commands.add_parser("diff", help="where the two recipes, the paper's and the repositories', differ")
     diff.set_defaults(action=_diff)
-    write = commands.add_parser("schema", help="write src/mto/config.schema.json, which editors read")
+    write = commands.add_parser(
+        "schema", help="write src/mto/config.schema.json, which editors read, and docs/switches.md"
+    )
     write.set_defaults(action=_schema)
     return parser
 
@@ -106,3 +110,5 @@ def _diff(args: argparse.Namespace) -> None:
 
 def _schema(args: argparse.Namespace) -> None:
     SCHEMA.write_text(json.dumps(schema(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if SWITCHES_PAGE.parent.is_dir():  # an installed package has no documentation
+        SWITCHES_PAGE.write_text(switches.table(), encoding="utf-8")
