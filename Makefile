@@ -8,7 +8,7 @@
 #   make test-slurm a real Slurm, brought up and broken (Debian's slurm-wlm and munge, as root; some 15 minutes)
 #   make docs       the site of docs/, in site/; every warning is an error (needs the network once)
 #   make crate      a crate of made results, checked by roc-validator (needs the network)
-#   make lint       ruff, snakefmt, snakemake --lint, mypy
+#   make lint       ruff, codespell, snakefmt, snakemake --lint, mypy
 #   make format     ruff and snakefmt, in place
 #   make schema     src/mto/config.schema.json, which editors read, from the models of config.yaml
 #   make lock       envs/requirements.txt from envs/requirements.in (needs the network; `make lock UPGRADE=--upgrade` for the newest)
@@ -65,6 +65,7 @@ $(VENV)/%/.ready: pyproject.toml
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell $$(git ls-files)
 	$(BIN)/snakefmt --check $(SMK)
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy src/mto

@@ -80,7 +80,7 @@ class Mask(Model):
 
 
 def rand_augment(text: str) -> str:
-    """timm's words: magnitude, its deviation and bound, layers, probability, rising severity, weighted choice.
+    """Checks timm's words: magnitude, its deviation and bound, layers, probability, rising severity, weighted choice.
 
     timm passes over what it does not know (`rand-foo` is magnitude 10).
     """

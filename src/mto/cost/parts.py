@@ -19,9 +19,11 @@ Costs = Mapping[Step, Cost]
 
 
 class Part(NamedTuple):
-    """Attributes:
-    jobs: what it costs alone.
-    rest: what the study would still run without it.
+    """Holds what a part of the study costs.
+
+    Attributes:
+        jobs: what it costs alone.
+        rest: what the study would still run without it.
     """
 
     kind: str

@@ -191,8 +191,9 @@ class PretrainDataset(Dataset):
 
 
 class ClassificationDataset(Dataset):
-    """Labelled images: ``dataset[epoch, index]`` -> ``{"image": (H, W, 3) uint8, "label": () int64}``, and what the
-    transform adds.
+    """Labelled images: ``dataset[epoch, index]`` -> dict.
+
+    It has ``image`` (H, W, 3) uint8, ``label`` () int64, and what the transform adds.
 
     Args:
         job: a fine-tuning or linear-probe job: ``seed``, ``data``, whose ``labels`` is the share of the training images

@@ -139,8 +139,9 @@ def pretrain_transform(job: PretrainJob) -> PretrainTransform:
 
 
 class Erasing:
-    """timm's random erasing as a draw: where it writes noise, and which. The noise is for normalised pixels, so that
-    `mto.data.device.pixels.Pixels` writes it.
+    """Random erasing as timm has it, as a draw: where it writes noise, and which.
+
+    The noise is for normalised pixels, so that `mto.data.device.pixels.Pixels` writes it.
 
     Args:
         prob: of erasing one box of an image.

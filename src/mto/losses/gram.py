@@ -64,7 +64,7 @@ def _gram(x: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
-    """a b (+ added), batched, in full precision."""
+    """Returns a b (+ added), batched, in full precision."""
     if a.is_cuda:
         return full_precision_product(a, b, added)
     with torch.autocast(a.device.type, enabled=False):
@@ -73,7 +73,7 @@ def _product(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
 
 @torch.library.custom_op("mto::full_precision_product", mutates_args=())
 def full_precision_product(a: Tensor, b: Tensor, added: Tensor | None) -> Tensor:
-    """a (B, I, K) times b (B, K, J), plus ``added`` (B, I, J) if there is one, without TF32.
+    """Returns a (B, I, K) times b (B, K, J), plus ``added`` (B, I, J) if there is one, without TF32.
 
     An operator of its own, because a compiled graph would do the product under whatever setting the process has when it
     runs. The setting is the host's: nothing waits for the device.

@@ -355,8 +355,11 @@ class MaskedTokenOptimization(nn.Module):
 
 
 def log_scalars(out: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Flatten a result for a logger: ``loss_<term>``, ``heterogeneity_<layer>``, ``saturated_<layer>``,
-    ``heterogeneity_ratio``; the last three prefixed ``<stream>/`` when there are several streams."""
+    """Flattens a result for a logger.
+
+    The names are ``loss_<term>``, ``heterogeneity_<layer>``, ``saturated_<layer>`` and ``heterogeneity_ratio``; the
+    last three have ``<stream>/`` before them when there are several streams.
+    """
     scalars = {name: value.detach() for name, value in out.items() if name.startswith("loss_")}
     for stream, diagnostics in out["diagnostics"].items():
         prefix = f"{stream}/" if len(out["diagnostics"]) > 1 else ""

@@ -27,7 +27,7 @@ class TokenOrder:
         return torch.arange(0, self.shape[0] * tokens, tokens, device=self._place.device)[:, None]
 
     def sort(self, x: Tensor) -> Tensor:
-        """x (..., B, N, D), the marked set first."""
+        """Returns x (..., B, N, D), the marked set first."""
         return _take(x, self._order.flatten(), self._inverse, self.shape)
 
     def restore(self, x: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class Partition:
         return self.total(values, rows) / (self.num_masked if rows == "masked" else self.num_tokens - self.num_masked)
 
     def log_visible(self) -> Tensor | float:
-        """ln V, a number when the count is known, else (B,)."""
+        """Returns ln V, a number when the count is known, else (B,)."""
         if self.num_masked is not None:
             return math.log(self.num_tokens - self.num_masked)
         return self.visible.sum(1).log()

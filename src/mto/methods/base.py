@@ -79,7 +79,7 @@ class Method(nn.Module, ABC):
         return None
 
     def update_teacher(self, teacher: nn.Module, momentum: float) -> None:
-        """teacher ← momentum · teacher + (1 − momentum) · student."""
+        """Moves the teacher: teacher ← momentum · teacher + (1 − momentum) · student."""
         raise TypeError(f"{type(self).__name__} has no teacher to update")
 
     def param_names_without_decay(self) -> set[str]:
@@ -198,5 +198,5 @@ def attention_map(attention: Any, tokens: Tensor, bias: Tensor | None = None) ->
 
 @torch.no_grad()
 def average_(teacher: Iterable[Tensor], student: Iterable[Tensor], momentum: float) -> None:
-    """teacher ← momentum · teacher + (1 − momentum) · student, in a few fused kernels."""
+    """Moves the teacher: teacher ← momentum · teacher + (1 − momentum) · student, in a few fused kernels."""
     torch._foreach_lerp_(list(teacher), [value.detach() for value in student], 1.0 - momentum)

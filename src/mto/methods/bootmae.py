@@ -90,7 +90,8 @@ class BootMAE(Method):
         num_masked: int | None = None,
         return_hidden: bool | Taps = False,
     ) -> dict[str, Any]:
-        """
+        """Predicts the targets of the masked patches, and their loss.
+
         Args:
             images: (B, 3, H, W), normalised.
             mask: (B, N) bool, True = masked, the same count in each row.
@@ -136,8 +137,10 @@ class BootMAE(Method):
         return encoder.norm(x), outputs[0], x
 
     def loss_weight(self, mask: Tensor) -> Tensor:
-        """(B, N): 0 where visible, 1 + the masked share of the 3×3 neighbourhood where masked, over the masked share of
-        the batch (BootMAE:run_pretraining.py:420). Beyond the border counts as visible.
+        """Returns the weights of the patches, (B, N).
+
+        They are 0 where visible, and 1 + the masked share of the 3×3 neighbourhood where masked, over the masked share
+        of the batch (BootMAE:run_pretraining.py:420). Beyond the border counts as visible.
         """
         masked = mask.float().unflatten(1, self.grid_size).unsqueeze(1)
         weight = masked * (1.0 + F.avg_pool2d(masked, kernel_size=3, stride=1, padding=1))

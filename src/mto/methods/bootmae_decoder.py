@@ -108,7 +108,8 @@ class Decoder(nn.Module):
         position: Tensor,
         record: Recorder | None,
     ) -> tuple[Tensor, Stream | None]:
-        """
+        """Decodes all patches.
+
         Args:
             latent: (B, 1 + V, context_dim), the encoder's normed output, class token first.
             context: (B, 1 + V, context_dim), the encoder features to attend to.

@@ -77,7 +77,8 @@ class ConMIM(MaskedBeit):
         num_masked: int | None = None,
         return_hidden: bool | Taps = False,
     ) -> dict[str, Any]:
-        """
+        """Predicts the targets of the masked patches, and their loss.
+
         Args:
             images: (B, 3, H, W), normalised.
             mask: (B, N) bool, True = masked; rows may differ in count.

@@ -48,7 +48,7 @@ def _declared(baseline: str) -> Baseline:
 
 
 def _style(baseline: str) -> dict[str, Any]:
-    """timm's arguments that tell the baselines' pre-training encoders apart."""
+    """Arguments of timm that tell the baselines' pre-training encoders apart."""
     declared = _declared(baseline)
     if declared.encoder == "vit":
         return {}

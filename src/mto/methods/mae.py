@@ -84,7 +84,8 @@ class MAE(Method):
     def forward(
         self, images: Tensor, mask: Tensor, *, num_masked: int | None = None, return_hidden: bool | Taps = False
     ) -> dict[str, Any]:
-        """
+        """Predicts the targets of the masked patches, and their loss.
+
         Args:
             images: (B, 3, H, W), normalised.
             mask: (B, N) bool, True = masked, the same count in each row.

@@ -103,8 +103,10 @@ class BlockMask:
         return torch.from_numpy(np.unpackbits(packed, count=patches, bitorder="little").view(bool))
 
     def _block(self, mask: int, most: int, draws: "FourAtATime") -> int:
-        """A rectangle that adds 1…most patches to a mask, 0 when all attempts failed. Both are whole numbers whose bits
-        are the patches, a tenth of the time of arrays this small."""
+        """Returns a rectangle that adds 1…most patches to a mask, 0 when all attempts failed.
+
+        Both are whole numbers whose bits are the patches, a tenth of the time of arrays this small.
+        """
         height, width = self.grid
         log_aspect = math.log(0.3)
         attempt = 0

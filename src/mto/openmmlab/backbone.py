@@ -47,7 +47,7 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dim,), init_values))
 
     def forward(self, x: Tensor, grid: Grid, bias: Tensor | None, window: int | None) -> Tensor:
-        """x (B, [1 +] h·w, D) -> same.
+        """Returns the tokens x (B, [1 +] h·w, D), as many as there were.
 
         Args:
             bias: on the logits, (1, heads, N, N) for the N tokens of the grid or of a window.

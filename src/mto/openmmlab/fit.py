@@ -103,8 +103,10 @@ def train_dense(
 
 
 def schedule_of(job: Ade20kJob | CocoJob, steps_per_unit: int) -> Schedule:
-    """The rates of mmcv's (poly) and detectron2's (cosine) dense recipes: the shape begins at step 0, a linear warm-up
-    from ``warmup_ratio`` of the rate covers its first ``warmup_iterations``, and every group scales alike.
+    """Returns the rates of mmcv's (poly) and detectron2's (cosine) dense recipes.
+
+    The shape begins at step 0, a linear warm-up from ``warmup_ratio`` of the rate covers its first
+    ``warmup_iterations``, and every group scales alike.
 
     detectron2's warm-up ends at the cosine's value there, ours at the peak: 0.025 % more, at 25 epochs of COCO.
 

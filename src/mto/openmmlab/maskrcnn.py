@@ -41,8 +41,10 @@ GREY = {"img": 128}  # detectron2's padding, before normalisation
 
 
 class PreciseRoIExtractor(SingleRoIExtractor):
-    """mmdet's extractor, on float32 features: it casts boxes to the features' type, and bfloat16 has 8 bits for a
-    coordinate of up to 1024."""
+    """The extractor of mmdet, on float32 features.
+
+    It casts boxes to the features' type, and bfloat16 has 8 bits for a coordinate of up to 1024.
+    """
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         return super().forward(tuple(feature.float() for feature in feats), rois, roi_scale_factor)
@@ -245,7 +247,7 @@ class Dataset(CocoDataset):
 
 
 def build_dataset(job: CocoJob, split: str) -> Dataset:
-    """mmdet's COCO dataset with a job's pipeline; a label is a place among the categories in the order of their ids.
+    """Builds mmdet's COCO dataset with a job's pipeline; a label is a category's place in the order of their ids.
 
     Args:
         split: "train2017" or "val2017".

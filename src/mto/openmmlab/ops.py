@@ -103,7 +103,7 @@ class _Bridge(types.ModuleType):
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    """torchvision wants one type for all arguments, and has no bfloat16; copying out rounds to the caller's type."""
+    """Gives torchvision one type for all arguments, and no bfloat16; copying out rounds to the caller's type."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

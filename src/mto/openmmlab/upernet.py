@@ -117,7 +117,7 @@ def build_model(job: Ade20kJob, weights: dict[str, Tensor] | None) -> Segmentor:
 
 
 def build_dataset(job: Ade20kJob, split: str) -> ADE20KDataset:
-    """mmseg's own ADE20K dataset with a job's pipeline.
+    """Builds mmseg's own ADE20K dataset with a job's pipeline.
 
     Args:
         split: "training" or "validation".

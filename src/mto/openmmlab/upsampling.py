@@ -52,7 +52,7 @@ def resize(
     align_corners: bool | None = None,
     warning: bool = True,
 ) -> Tensor:
-    """mmseg's function of this name, by `Bilinear` where torch would go its slow way."""
+    """Stands in for mmseg's function of this name, by `Bilinear` where torch would go its slow way."""
     slow = not input.is_cpu and torch.are_deterministic_algorithms_enabled()
     if slow and mode == "bilinear" and not align_corners and size is not None:
         return Bilinear.apply(input, tuple(int(side) for side in size))

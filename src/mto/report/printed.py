@@ -24,8 +24,9 @@ class Reported(NamedTuple):
 
 @cache
 def load(table: str) -> dict[tuple[str, str], str]:
-    """(row, column) to the number as printed ("1.20" keeps its zero). Rows are run names, columns are
-    `metric@epoch`, `metric@first-last` or a name.
+    """Returns (row, column) to the number as printed ("1.20" keeps its zero).
+
+    Rows are run names, columns are `metric@epoch`, `metric@first-last` or a name.
 
     Rows called `unassigned` are numbers whose place in the table is not known; they are left out. A table that is ours,
     beyond the paper, has none.

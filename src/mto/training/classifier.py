@@ -124,7 +124,7 @@ class FineTuned(_Classification):
         return {"": self.net(image)} | ({} if self.ema is None else {"_ema": self.ema(image)})
 
     def after_step(self, now: Moment) -> None:
-        """ema <- decay * ema + (1 - decay) * net (timm's ModelEma, BootMAE's fine-tuning)."""
+        """Averages: ema <- decay * ema + (1 - decay) * net (timm's ModelEma, BootMAE's fine-tuning)."""
         if self.ema is not None and self.ema_decay is not None:
             average_(self.ema.parameters(), self.net.parameters(), self.ema_decay)
 

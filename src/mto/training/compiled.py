@@ -77,7 +77,9 @@ def fell_back(model: nn.Module) -> bool:
 
 
 def forget() -> None:
-    """Drop all compiled code: of one function torch compiles at most `recompile_limit` (8) variants in a process, and
-    all models of a class share their functions. What is still in use is compiled again.
+    """Drops all compiled code.
+
+    Of one function torch compiles at most `recompile_limit` (8) variants in a process, and all models of a class share
+    their functions. What is still in use is compiled again.
     """
     torch._dynamo.reset()

@@ -70,8 +70,11 @@ class Finite:
             raise self._error("a weight is nan or infinite", step)
 
     def explain(self, step: int, model: torch.nn.Module) -> None:
-        """Looks at the weights after an exception that is no user's mistake: between two rows a network of nans may
-        fail in ways that tell nobody why, such as a detector's boxes or a metric."""
+        """Looks at the weights after an exception that is no user's mistake.
+
+        Between two rows a network of nans may fail in ways that tell nobody why, such as in a detector's boxes or a
+        metric.
+        """
         with suppress(RuntimeError):  # after some failures a GPU answers no more
             self.look_at_weights(step, model.state_dict().values())
 

@@ -95,8 +95,11 @@ def box_weights(sigma: float) -> list[int]:
 
 
 def by_place(colours: Tensor) -> list[Tensor]:
-    """Which images of a batch of (B, NUMBERS) have their hue turned before the first operation, the second, the third,
-    after them, or not at all: of each kind the places in the batch, int64. On the CPU: a GPU would be waited for."""
+    """Returns which images of a batch of (B, NUMBERS) have their hue turned at which place.
+
+    Before the first operation, the second, the third, after them, or not at all: of each kind the places in the batch,
+    int64. It is on the CPU, since a GPU would be waited for.
+    """
     return [(colours[:, PLACE] == place).nonzero().flatten() for place in range(NO_HUE + 1)]
 
 

@@ -84,8 +84,11 @@ class Decode:
         return view.flip(1) if flipped else view
 
     def _decode(self, files: list[Tensor], paths: list[str], device: torch.device) -> list[Tensor]:
-        """(3, H, W) uint8 each. Who decodes a file depends on nothing but the file: where the device's decoder refuses
-        some of a batch, it is asked for each by itself, and the host decodes those alone that it refuses again."""
+        """Returns (3, H, W) uint8 of each file.
+
+        Who decodes a file depends on nothing but the file: where the device's decoder refuses some of a batch, it is
+        asked for each by itself, and the host decodes those alone that it refuses again.
+        """
         if not files:
             return []
         codec = self._codec(device)

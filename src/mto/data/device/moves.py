@@ -73,7 +73,7 @@ class View:
 
 
 def on_views(ops: Sequence[Any]) -> np.ndarray:
-    """timm's operations (`AugmentOp`), from now on for a `View`; as an array, which saves NumPy making one a draw."""
+    """Returns timm's operations (`AugmentOp`), now for a `View`; as an array, which NumPy would make at each draw."""
     for op in ops:
         if op.name not in MOVES:
             op.aug_fn = OnPixels(op.aug_fn)
@@ -81,8 +81,10 @@ def on_views(ops: Sequence[Any]) -> np.ndarray:
 
 
 class OnPixels:
-    """An operation of timm's on pixels, for a `View`. (A class, since it travels to loader workers that are started
-    afresh.)"""
+    """An operation of timm's on pixels, for a `View`.
+
+    It is a class, since it travels to loader workers that are started afresh.
+    """
 
     def __init__(self, operation: Callable[..., Image.Image]) -> None:
         self.operation = operation

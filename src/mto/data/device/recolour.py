@@ -93,8 +93,9 @@ def enhance_(planes: Tensor, operation: Tensor, factor: Tensor) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ hue
 class Tables(NamedTuple):
-    """Pillow's conversion to HSV and back. Its arithmetic is of single and double precision by turns, so that most of
-    this is asked of Pillow itself.
+    """Pillow's conversion to HSV and back.
+
+    Its arithmetic is of single and double precision by turns, so that most of this is asked of Pillow itself.
 
     A pixel has a highest and a lowest channel; ``spread`` is their difference, ``value`` the highest.
 

@@ -1,7 +1,7 @@
-"""ADE20K as Hugging Face's parquet, ``scene_parse_150`` with its configuration ``scene_parsing``: columns ``image`` and
-``annotation``, whose pixels are 0 (no class) to 150, as in ADEChallengeData2016.
+"""ADE20K as Hugging Face's parquet, ``scene_parse_150`` with its configuration ``scene_parsing``.
 
-It is a gigabyte, and mmsegmentation reads files: the dataset's job writes them beside its manifest.
+Its columns are ``image`` and ``annotation``, whose pixels are 0 (no class) to 150, as in ADEChallengeData2016. It is a
+gigabyte, and mmsegmentation reads files: the dataset's job writes them beside its manifest.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def _saving(axes: Axes, level: float, final: int, found: Verdict, *, paper: str 
     else:
         text = f"{found.percent} % fewer epochs"
         if found.share is not None and found.share < 1:
-            arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+            arrow = {"arrowstyle": "-|>", "color": style.VERMILION, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", xy=(found.share * final, level), xytext=(final, level), arrowprops=arrow, zorder=4)
     style.remark(axes, f"{text}\n(paper: {paper} %)" if paper else text)
 

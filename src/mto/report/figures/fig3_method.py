@@ -69,14 +69,14 @@ def _terms(axes: Axes, rows: dict[str, float]) -> None:
     x = RIGHT + 0.9
     for layer, y in rows.items():
         axes.plot([RIGHT + 0.1, x - 0.42], [y + 0.3] * 2, color=style.GREY, linewidth=0.7, linestyle=":")
-        axes.text(x, y + 0.3, f"$H^{layer}$", ha="center", va="center", fontsize=10, color=style.VERMILLION)
-    falls = {"arrowstyle": "-|>", "color": style.VERMILLION, "linewidth": 1.3}
+        axes.text(x, y + 0.3, f"$H^{layer}$", ha="center", va="center", fontsize=10, color=style.VERMILION)
+    falls = {"arrowstyle": "-|>", "color": style.VERMILION, "linewidth": 1.3}
     axes.annotate("", xy=(x, 2.2), xytext=(x, 0.75), arrowprops=falls)
     axes.annotate("", xy=(x, 5.4), xytext=(x, 3.05), arrowprops={**falls, "linestyle": (0, (3, 2))})
     texts = (
-        (3.95, r"$\mathcal{L}_{r}$ (Eq. 5): H falls", style.VERMILLION),
-        (3.5, "at every layer", style.VERMILLION),
-        (0.5, r"$\mathcal{L}_{e}$ (Eq. 4): raise $H^0$", style.VERMILLION),
+        (3.95, r"$\mathcal{L}_{r}$ (Eq. 5): H falls", style.VERMILION),
+        (3.5, "at every layer", style.VERMILION),
+        (0.5, r"$\mathcal{L}_{e}$ (Eq. 4): raise $H^0$", style.VERMILION),
         (-0.05, r"$\mathcal{L}_{spa}$ (Eq. 3): sparse", style.BLUE),
         (-0.5, "rows of visible tokens", style.BLUE),
     )

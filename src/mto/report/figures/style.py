@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from mto.files import replacing
 
 # Okabe and Ito's colours, told apart by every kind of colour vision.
-BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 GREY, LIGHT = "#595959", "#D9D9D9"
 PLAIN, WITH_MTO = GREY, BLUE
 WIDTH = 7.0  # inches: the text width of a page
@@ -72,7 +72,7 @@ def absent(axes: Axes, text: str) -> None:
 
 def remark(axes: Axes, text: str) -> None:
     """A line or two between a panel's title and its axes."""
-    axes.text(0.5, 1.02, text, fontsize=7.5, color=VERMILLION, ha="center", va="bottom", transform=axes.transAxes)
+    axes.text(0.5, 1.02, text, fontsize=7.5, color=VERMILION, ha="center", va="bottom", transform=axes.transAxes)
 
 
 def save(figure: Figure, out: Path, name: str) -> None:

@@ -79,7 +79,7 @@ class History:
         return {word: name for word, name in names.items() if name in self.names}
 
     def ceiling(self, stream: str) -> float | None:
-        """ln V, the largest H there is, from H of layer 0 and its logged share of ln V."""
+        """Returns ln V, the largest H there is, from H of layer 0 and its logged share of ln V."""
         prefix = f"{stream}/" if stream else ""
         for row in self.rows:
             share, first = row.get(f"{prefix}heterogeneity_ratio"), row.get(f"{prefix}heterogeneity_0")
