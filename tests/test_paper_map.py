@@ -96,6 +96,12 @@ def test_every_name_exists(name):
     assert exists(name), f"docs/paper-map.md: {name} is not there"
 
 
+def test_every_equation_names_its_test():
+    main = section("## Main paper: equations and algorithm")
+    lacking = [row[0] for row in rows(main) if row[0].startswith("Eq.") and "`tests/" not in row[-1]]
+    assert lacking == []
+
+
 @pytest.mark.parametrize(
     "name",
     [
