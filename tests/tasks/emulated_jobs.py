@@ -49,6 +49,7 @@ class Watch:
 
 def run(argv: list[str], stop: int | None) -> dict:
     watch, said = Watch(stop), io.StringIO()
+    torch.set_float32_matmul_precision("highest")  # a new process's, which an earlier job in bf16 has changed
     if values := start.values():
         values.products.clear()
         start.reset()

@@ -1,4 +1,7 @@
-"""The five stages on one and two emulated GPUs, to their ends: the CPU's numbers, unbroken and in two parts."""
+"""The stages on one and two emulated GPUs, to their ends: the CPU's numbers, unbroken and in two parts.
+
+``pytest tests/tasks/test_emulated.py -s -m "slow or not slow"`` prints the table of docs/emulated-gpu.md.
+"""
 
 import json
 import os
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from dense_jobs import ade20k_job, coco_job, save_encoder
-from tiny import METHODS, finetune_job, linear_job, make_images, pretrain_job
+from tiny import METHODS, finetune_job, heterogeneity_job, linear_job, make_images, pretrain_job
 
 from mto.data.demo import make_ade20k, make_coco
 from mto.emulate.build import unavailable
@@ -20,9 +23,16 @@ HERE = Path(__file__).parent
 #: The step after which a job is told to stop, to be started again; pre-training goes on in a second segment.
 STOPS = {"finetune": 5, "linear": 4, "ade20k": 2, "coco": 1}
 SMALL = ("mae in bf16", "bootmae", "linear")
-REST = ("simmim", "mae", "conmim", "finetune", "ade20k", "coco")
+REST = ("simmim", "mae", "conmim", "finetune", "ade20k", "coco", "heterogeneity")
 #: name -> relative and absolute distance from the CPU, which rounds otherwise; of bf16 each product does.
 CLOSE = {"mae in bf16": (0.02, 0.02), "ade20k": (0.2, 1.0)}
+#: name -> the metrics in the table.
+SHOWN = {
+    **dict.fromkeys(("finetune", "linear"), ("top1",)),
+    "ade20k": ("mIoU",),
+    "coco": ("box_ap", "mask_ap"),
+    "heterogeneity": ("heterogeneity_1",),
+}
 
 
 def make_jobs(folder: Path) -> dict[str, dict]:
@@ -34,6 +44,7 @@ def make_jobs(folder: Path) -> dict[str, dict]:
     jobs |= {"finetune": finetune_job(images, "mae"), "linear": linear_job(images, "mae")}
     jobs |= {"ade20k": ade20k_job(folder / "ade20k") | {"iterations": 3}, "coco": coco_job(folder / "coco")}
     jobs["ade20k"]["optim"]["batch_size"] = 4  # of two ranks, whose batch norms need two images each
+    jobs["heterogeneity"] = heterogeneity_job(images, "mae")
     for name in STOPS:
         save_encoder(folder / f"{name}.safetensors", jobs[name])
     return jobs
@@ -51,6 +62,10 @@ def plan(folder: Path, jobs: dict[str, dict], names: tuple[str, ...], gpus: list
         for name in names:
             job, out = jobs[name], folder / str(count)
             inputs = {"encoder": folder / f"{name}.safetensors"} if name in STOPS else {}
+            if name == "heterogeneity":  # of one GPU, always
+                inputs = {"method": folder / "0" / "mae" / "state.pth"}
+                if count > 1:
+                    continue
             runs = {name: [[argv(job, out / name, count, **inputs), None]]}
             if count and name in STOPS:
                 again = argv(job, out / f"{name}, resumed", count, **inputs)
@@ -81,15 +96,42 @@ class Runs:
         on_cpu = plan(folder, jobs, names, [0])
         on_gpu = plan(folder, jobs, names, [1, 2])
         self.results = run(folder, on_cpu, None) | run(folder, on_gpu, Card(count=2, values=True))
-        for name, parts in self.results.items():
-            shown = {key: round(value, 6) for key, value in list(self.metrics(name).items())[:4]}
-            print(f"{name}: {[part['code'] for part in parts]}, {shown}")
+        print("", *self.table(), sep="\n")
 
     def metrics(self, name: str) -> dict[str, float]:
-        count, _, job = name.partition(" ")
-        report = self.folder / count / job / "metrics.json"
+        report = self.place(name) / "metrics.json"
         assert report.exists(), f"{name}: {self.results[name][-1]['said']}"
         return json.loads(report.read_text())["metrics"]
+
+    def losses(self, name: str) -> dict[int, float]:
+        """By the step, of the job's history."""
+        history = self.place(name) / "history.jsonl"
+        rows = map(json.loads, history.read_text().splitlines()) if history.exists() else ()
+        return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+    def place(self, name: str) -> Path:
+        count, _, job = name.partition(" ")
+        return self.folder / count / job
+
+    def table(self) -> list[str]:
+        """In Markdown: each job's last loss and its metric, on the CPU, on one GPU and on two, unbroken and resumed."""
+        columns = {"0": "CPU", "1": "1 GPU", "1r": "1 GPU, resumed", "2": "2 GPUs", "2r": "2 GPUs, resumed"}
+        lines = [f"| job | | {' | '.join(columns.values())} |", f"|---|---|{'--:|' * len(columns)}"]
+        for job in (name.removeprefix("0 ") for name in self.results if name.startswith("0 ")):
+            cells: dict[str, list[str]] = {}
+            for column in columns:
+                name = f"{column[0]} {job}{', resumed' * column.endswith('r')}"
+                if name not in self.results:
+                    continue
+                if losses := self.losses(name):
+                    cells.setdefault("last loss", []).append(f"{losses[max(losses)]:.7g}")
+                metrics = self.metrics(name)
+                stream = next((key for key in metrics if key.endswith("heterogeneity_1")), "")
+                for shown in SHOWN.get(job, (stream, "grad_norm")):
+                    cells.setdefault(shown, []).append(f"{metrics[shown]:.7g}")
+            for shown, values in cells.items():
+                lines.append(f"| {job} | {shown} | {' | '.join(values + [''] * (len(columns) - len(values)))} |")
+        return lines
 
 
 @pytest.fixture(scope="module", params=["small", pytest.param("rest", marks=pytest.mark.slow)])
@@ -103,6 +145,10 @@ def test_on_one_gpu_a_job_gives_the_cpus_numbers(runs):
         on_cpu, on_gpu = runs.metrics(f"0 {name}"), runs.metrics(f"1 {name}")
         assert on_gpu.keys() == on_cpu.keys()
         assert on_gpu == pytest.approx(on_cpu, rel=relative, abs=absolute), name
+        if name != "heterogeneity":
+            there, here = runs.losses(f"1 {name}"), runs.losses(f"0 {name}")
+            assert len(here) > 1
+            assert there == pytest.approx(here, rel=relative), name
 
 
 def test_two_gpus_give_the_numbers_of_one(runs):
@@ -120,7 +166,12 @@ def test_a_job_in_two_parts_gives_the_numbers_of_one_unbroken_to_the_bit(runs):
     broken = [name for name in runs.results if name.endswith(", resumed")]
     assert broken
     for name in broken:
-        assert runs.metrics(name) == runs.metrics(name.removesuffix(", resumed")), name
+        whole = name.removesuffix(", resumed")
+        assert runs.metrics(name) == runs.metrics(whole), name
+        resumed, unbroken = runs.losses(name), runs.losses(whole)
+        assert resumed.keys() <= unbroken.keys()
+        assert {step: unbroken[step] for step in resumed} == resumed, name
+        assert max(resumed) == max(unbroken)
 
 
 def test_every_operator_computed_and_none_was_only_launched(runs):
