@@ -31,9 +31,9 @@ class Measured(NamedTuple):
     @property
     def finite(self) -> Measured:
         """The same without what a task could not measure."""
-        known = ({epoch: v for epoch, v in curve.items() if math.isfinite(v)} for curve in (self.base, self.mto))
+        base, mto = ({epoch: v for epoch, v in curve.items() if math.isfinite(v)} for curve in (self.base, self.mto))
         scratch = self.scratch if self.scratch is not None and math.isfinite(self.scratch) else None
-        return Measured(*known, scratch)
+        return Measured(base, mto, scratch)
 
 
 @dataclass(frozen=True)
