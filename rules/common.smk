@@ -411,6 +411,7 @@ def made_by(stage):
 ON_HARDWARE = (
     "--out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
     " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+    " --memory {resources.memory}"
     " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"
 )
 
@@ -442,7 +443,7 @@ def hardware_of_stage():
 
         return of_stage
 
-    names = "gpu gpus_in_all cpus_per_task mem_mb runtime workers micro_batch compile deterministic"
+    names = "gpu gpus_in_all cpus_per_task mem_mb runtime workers micro_batch compile deterministic memory"
     return {name: asked(name) for name in names.split()}
 
 

@@ -30,6 +30,7 @@ rule pretrain_pilot:
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
         " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --memory {resources.memory}"
         " --deterministic {resources.deterministic} --guard 0 --gradients {resources.gradients} 2>&1 | keep_log {log:q}"
 
 

@@ -24,6 +24,7 @@ rule preflight_stage:
     shell:
         "python -m mto preflight --job {params.job:q} --out {output:q} --gpus {resources.gpus_in_all}"
         " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --memory {resources.memory}"
         " --deterministic {resources.deterministic} 2>&1 | keep_log {log:q}"
 
 

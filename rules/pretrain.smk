@@ -35,5 +35,6 @@ rule pretrain_segment:
         "python -m mto pretrain --job {params.job:q} --inputs data={input.data} state={input.state}"
         " --out {params.out:q} --gpus {resources.gpu} --nodes {resources.nodes}"
         " --workers {resources.workers} --micro-batch {resources.micro_batch} --{resources.compile}"
+        " --memory {resources.memory}"
         " --deterministic {resources.deterministic} --guard {resources.guard} --gradients {resources.gradients}"
         " --{resources.state} 2>&1 | keep_log {log:q}"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mto.emulate.card import Card
 from mto.errors import StorageError, UserError
-from mto.names import STAGES
+from mto.names import MEMORIES, SPARED, STAGES
 from mto.runtime import preloaded
 from mto.runtime.devices import lease
 from mto.runtime.launch import another_told, launch, report_mistake
@@ -99,6 +99,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="on a GPU compile the training step of pretrain, finetune and linear (default)",
+    )
+    parser.add_argument(
+        "--memory",
+        choices=MEMORIES,
+        default="fast",
+        help="what is kept for the backward pass: all of it (default); what is no norm's or activation's; of a block "
+        "its input alone",
     )
     parser.add_argument(
         "--deterministic",
@@ -184,6 +191,7 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
         arguments.processes,
         arguments.deterministic or (STAGES[arguments.task].kernels if arguments.task in STAGES else "strict"),
         arguments.compile,
+        arguments.memory,
     )
     if arguments.task == "data":
         dataset = parse_job(DataJob, given | {"task": "data"})
@@ -227,9 +235,13 @@ def _run(arguments: argparse.Namespace, argv: list[str], began: float) -> int:
 
             if isinstance(error, OutOfMemoryError):
                 now = hardware.micro_batch or "a GPU's whole share of the batch"
+                leaner = arguments.task in SPARED and hardware.memory != "least"
+                option = (
+                    f"resources.{arguments.task}.memory: lean or least (now {hardware.memory}), or " if leaner else ""
+                )
                 raise UserError(
-                    f"{str(error).split('. ')[0]}; set a smaller resources.{arguments.task}.micro_batch in config.yaml "
-                    f"(now {now}), or --micro-batch here: the job goes on from its last state"
+                    f"{str(error).split('. ')[0]}; set {option}a smaller resources.{arguments.task}.micro_batch (now "
+                    f"{now}), in config.yaml: the job goes on from its last state"
                 ) from error
             if mended := without_deterministic_form(error, arguments.task):
                 raise UserError(mended) from error

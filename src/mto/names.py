@@ -14,6 +14,17 @@ from typing import Literal, NamedTuple
 
 from mto.errors import UserError
 
+#: How much a network keeps for its backward pass (`mto.methods.memory`), most first.
+Memory = Literal["fast", "lean", "least"]
+#: And what that costs.
+MEMORIES: dict[Memory, str] = {
+    "fast": "nothing",
+    "lean": "a tenth more memory traffic",
+    "least": "a third more arithmetic",
+}
+#: Stages whose backward pass goes through the network's blocks, so that less may be kept for it.
+SPARED = ("pretrain", "finetune", "ade20k", "coco")
+
 
 # ----------------------------------------------------------------------------------------------------------- baselines
 @dataclass(frozen=True)

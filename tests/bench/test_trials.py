@@ -254,3 +254,21 @@ def test_without_a_gpu_the_papers_stages_are_refused_in_one_line(paper):
     with pytest.raises(UserError, match=r"resources.pretrain.gpu is 8, and no GPU is visible here") as caught:
         trials.measure(preflight.job(paper, "pretrain"), Asked(8, 11, 64, True))
     assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_is_tried_with_less_that_is_kept(two, monkeypatch):
+    """The micro-batch, which a batch norm may see, stays as it was."""
+
+    def prepare(bench, job, images):
+        if bench.memory != "least":
+            raise torch.OutOfMemoryError("no")
+        return real(bench, job, images)
+
+    real = trials.Bench.prepare
+    monkeypatch.setattr(trials.Bench, "prepare", prepare)
+    monkeypatch.setattr(trials, "may_vary", lambda job: False)
+    plain, with_mto = two(16)
+    assert (plain["error"], "spared" in plain) == ("out of memory at micro-batch 16", False)
+    assert (with_mto["spared"]["memory"], with_mto["spared"]["micro_batch"]) == ("least", 16)
+    said = preflight._failure(with_mto)
+    assert said.startswith("out of memory at micro-batch 16; it fits with memory: least, ")

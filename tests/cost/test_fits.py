@@ -38,3 +38,37 @@ def test_the_plan_says_a_line_for_each_stage(tmp_path):
     ]
     (tmp_path / NAME).write_text("{")
     assert told(tmp_path) == []
+
+
+def test_what_keeps_less_is_advised_where_it_fits(tmp_path):
+    rows = [
+        {"run": "simmim-vitb", "varies": True, "needs_mib": None, "fits": 32},
+        {"run": "conmim-vitb", "varies": False, "needs_mib": None, "fits": 32},
+        {"run": "conmim-vitl", "varies": False, "needs_mib": None, "fits": 0},
+        {"run": "mae-vitl", "varies": True, "needs_mib": None, "fits": 0},
+    ]
+    lean, least = ({"memory": name, "needs_mib": 20480.0, "fits": 64} for name in ("lean", "least"))
+    spared = [lean, least, lean, {"memory": "least", "needs_mib": None, "fits": 16}]
+    found = FOUND | {
+        "rows": [
+            {"stage": "pretrain", "micro_batch": 64, **row, "spared": one}
+            for row, one in zip(rows, spared, strict=True)
+        ]
+    }
+    costs = {"lean": "a tenth more memory traffic", "least": "a third more arithmetic"}
+    option = {
+        name: f"resources.pretrain.memory: {name}, which needs 20.0 GiB and costs {costs[name]}" for name in costs
+    }
+    fewer = "with which its batch norms see fewer images than the recipe's"
+    assert table(found)[-4:] == [
+        f"- simmim-vitb, pretrain: set {option['lean']}, or set resources.pretrain.micro_batch: 32",
+        f"- conmim-vitb, pretrain: set {option['least']}, or set resources.pretrain.micro_batch: 32, {fewer}",
+        f"- conmim-vitl, pretrain: set {option['lean']}",
+        "- mae-vitl, pretrain: set resources.pretrain: memory: least, micro_batch: 16",
+    ]
+    write_json(tmp_path / NAME, found)
+    assert told(tmp_path)[1].endswith("does not fit; the largest that fits is none")
+    write_json(tmp_path / NAME, found | {"rows": found["rows"][:3]})
+    assert told(tmp_path)[1].endswith(
+        "; with memory: least the configured one fits, which costs a third more arithmetic"
+    )

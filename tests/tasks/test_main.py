@@ -151,8 +151,8 @@ def test_a_gpu_that_is_too_small_is_one_line(images, tmp_path, capsys, monkeypat
     job = json.dumps(pretrain_job(images, "mae"))
     assert main(["pretrain", "--job", job, "--out", str(tmp_path), "--micro-batch", "4"]) == 2
     assert capsys.readouterr().err == (
-        "mto: error: CUDA out of memory; set a smaller resources.pretrain.micro_batch in config.yaml (now 4), or "
-        "--micro-batch here: the job goes on from its last state\n"
+        "mto: error: CUDA out of memory; set resources.pretrain.memory: lean or least (now fast), or a smaller "
+        "resources.pretrain.micro_batch (now 4), in config.yaml: the job goes on from its last state\n"
     )
 
 

@@ -102,7 +102,7 @@ def test_the_plan_and_a_preflight_are_shown_each_time_and_measured_once(clone: C
     assert measured <= clone.made()
     job = (clone.path / "results/demo/preflight/linear.json").read_text()
     assert '"task":"linear"' in job
-    assert job.endswith(" --gpus 0 --workers 0 --micro-batch 0 --compile --deterministic strict")
+    assert job.endswith(" --gpus 0 --workers 0 --micro-batch 0 --compile --memory fast --deterministic strict")
     assert stats(clone.snakemake("-n", "preflight")) == {"preflight": 1}
     clone.set("baselines.mae.linear.probe.head_std", 0.02)  # what is measured changes with its job
     assert stats(clone.snakemake("-n", "preflight")) == {"preflight_stage": 1, "preflight": 1}
@@ -189,7 +189,7 @@ def test_only_the_datasets_that_are_needed_are_asked_for(clone: Clone) -> None:
     on_a_cpu = "resources={pretrain: {gpu: 0}}"  # this machine has not the eight GPUs, which would be refused
     clone.snakemake("--cores", "2", segment, "--config", "scale=paper", on_a_cpu)
     given = (clone.path / segment).read_text()  # the fake task wrote its arguments
-    told = "--gpus 0 --nodes 1 --workers 11 --micro-batch 64 --compile --deterministic strict"
+    told = "--gpus 0 --nodes 1 --workers 11 --micro-batch 64 --compile --memory fast --deterministic strict"
     assert given.endswith(f"{told} --guard 10 --gradients 10 --prune")
     assert " state= --out " in given  # the first segment continues nothing
 

@@ -41,6 +41,7 @@ def test_what_alters_no_job_plans_nothing(finished: Clone) -> None:
     finished.set("scales.demo.resources.pretrain.micro_batch", 16)
     finished.set("scales.demo.resources.linear.gpu", 1)
     finished.set("scales.demo.resources.finetune.deterministic", False)
+    finished.set("scales.demo.resources.finetune.memory", "lean")
     finished.set("mto.guard", None)
     finished.set("mto.gradient_interval", 3)
     for file in (finished.path / "rules").iterdir():
@@ -208,7 +209,7 @@ def test_a_task_is_given_its_job_its_inputs_and_its_hardware(finished: Clone) ->
     given = (finished.path / RESULTS / "pretrain" / step / "metrics.json").read_text().split(" ")
     assert given[0] == "pretrain"
     assert f"state={RESULTS}pretrain/mae-vitb-mto/seed0/epoch0004/state.pth" in given
-    hardware = "--gpus 0 --nodes 1 --workers 0 --micro-batch 0 --compile --deterministic strict"
+    hardware = "--gpus 0 --nodes 1 --workers 0 --micro-batch 0 --compile --memory fast --deterministic strict"
     assert " ".join(given).endswith(f"--out {RESULTS}pretrain/{step} {hardware} --guard 10 --gradients 10 --prune")
     study = Study(load(finished.path / "config.yaml"))
     assert json.loads(given[given.index("--job") + 1]) == study.job(Step("pretrain", "mae-vitb-mto", 0, 8)).plain()

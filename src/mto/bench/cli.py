@@ -23,7 +23,7 @@ from mto.bench.cases import STAGES
 from mto.emulate import cli as emulated
 from mto.emulate.card import Card
 from mto.errors import UserError
-from mto.names import BASELINES
+from mto.names import BASELINES, MEMORIES
 
 COLUMNS = {
     "baseline": "baseline",
@@ -46,19 +46,26 @@ COUNTED = {
     "baseline": "baseline",
     "stage": "stage",
     "variant": "MTO",
+    "memory": "memory",
     "images": "micro-batch",
     "peak_mib": "peak MiB",
     "peak_ratio": "peak, to none",
-    "official_ratio": "peak, to official",
+    "peak_to_fast": "peak, to fast",
+    "peak_to_official": "peak, to official",
     "comparing_mib": "comparing gradients",
     "comparing_ratio": "comparing, to its step",
     "stays_mib": "stays MiB",
     "kept_mib": "kept, MiB an image",
     "kept_ratio": "kept, to none",
+    "kept_to_fast": "kept, to fast",
     "traffic_gb": "traffic, GB",
     "traffic_ratio": "traffic, to none",
+    "traffic_to_fast": "traffic, to fast",
+    "traffic_to_official": "traffic, to official",
     "launches": "launches",
     "launches_ratio": "launches, to none",
+    "launches_to_fast": "launches, to fast",
+    "launches_to_official": "launches, to official",
     "waits": "waits",
     "compiled": "compiled",
     "error": "not measured",
@@ -84,7 +91,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the job's, or fp32 on a CPU")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU")
     parser.add_argument(
-        "--memory", action="store_true", help="count what a step needs, on an emulated GPU: peak, traffic, launches"
+        "--memory",
+        nargs="*",
+        choices=MEMORIES,
+        help="count what a step needs, on an emulated GPU: peak, traffic, launches; for these options (default: all)",
     )
     parser.add_argument("--preset", nargs="+", help="with --memory: presets of MTO (default: text and mto.default)")
     parser.add_argument("--modules", action="store_true", help="with --memory: where the bytes kept for backward lie")
@@ -100,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         UserError: no GPU where one is asked for, or a key of the config that is wrong.
     """
     args = parser().parse_args(argv)
-    if args.memory:
+    if args.memory is not None:
         if Card.asked() is None:
             emulated.again(["bench", *(sys.argv[2:] if argv is None else argv)], emulated.asked(args))
         _memory(args)
@@ -134,6 +144,7 @@ def _memory(args: argparse.Namespace) -> None:
 
     study = _study(args)
     presets = study.config.mto.presets
+    args.memory = args.memory or list(MEMORIES)
     args.preset = args.preset or list(dict.fromkeys(["text", study.config.mto.default]))
     if unknown := set(args.preset) - presets.keys():
         raise UserError(

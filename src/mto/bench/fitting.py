@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from mto.bench.workloads import batch_of
 from mto.config.job import LoggedJob, PretrainJob
 from mto.config.models import Resources
 from mto.errors import UserError
+from mto.methods.memory import spare
 
 Row = dict[str, Any]
 #: MiB that CUDA's context, its libraries' workspaces and cuDNN take of a card before torch has anything; a guess from
@@ -35,7 +36,9 @@ def fit(stages: Mapping[str, tuple[Resources, Sequence[LoggedJob]]], known: Sequ
 
     ``needs_mib`` is the whole of it at the configured micro-batch, None where it does not fit. ``fits`` is the largest
     micro-batch that does, of those that halve and double the configured one; 0: none. ``varies`` says whether another
-    one leaves the results as they are, since no batch norm sees it. ``seconds`` is what the counting took.
+    one leaves the results as they are, since no batch norm sees it. ``seconds`` is what the counting took. Where the
+    configured one does not fit, ``spared`` is the first ``memory`` that keeps less with which it does, or the last,
+    with its own ``needs_mib`` and ``fits``.
 
     Args:
         known: rows of an earlier, perhaps unfinished call for the same card. One that is of the very same work
@@ -43,8 +46,8 @@ def fit(stages: Mapping[str, tuple[Resources, Sequence[LoggedJob]]], known: Sequ
     """
     there = {row["key"]: row for row in known if "key" in row and "error" not in row}
     for stage, (resources, jobs) in stages.items():
-        asked = Asked(resources.gpu, 0, resources.micro_batch, False, resources.kernels)
-        bench = Bench.choose("cuda", 1, None, False)
+        asked = Asked(resources.gpu, 0, resources.micro_batch, False, resources.kernels, resources.memory)
+        bench = replace(Bench.choose("cuda", 1, None, False), memory=asked.memory)
         bench.setup(asked.deterministic)
         for job in jobs:
             told = json.dumps([job.plain(), asdict(asked)], sort_keys=True)
@@ -68,11 +71,23 @@ def _fitted(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
 
 
 def _largest(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
-    size, share = asked.micro(job), asked.share(job)
     trained = bench.prepare(job, 2)
     trainable = sum(p.numel() for p in trained.work.model.parameters() if p.requires_grad)
     beside = CONTEXT + (4 * trainable // MIB if asked.gpus > 1 else 0)
     held = torch.empty(beside * MIB, dtype=torch.uint8, device=bench.device)
+    row = _searched(trained, asked, job)
+    if row["needs_mib"] is None:
+        for memory in asked.leaner(job):
+            spare(trained.work.model, memory)
+            row["spared"] = {"memory": memory} | _searched(trained, asked, job)
+            if row["spared"]["needs_mib"] is not None:
+                break
+    del held
+    return row
+
+
+def _searched(trained: Trained, asked: Asked, job: LoggedJob) -> Row:
+    size, share = asked.micro(job), asked.share(job)
     needs = _needs(trained, size)
     row: Row = {"needs_mib": needs, "fits": size if needs is not None else 0}
     grows = needs is not None
@@ -85,7 +100,6 @@ def _largest(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
             row["fits"] = size
         if (found is None) == grows:  # the first that does not fit, or the first that does
             break
-    del held
     return row
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from mto.bench.run import OUT_OF_MEMORY, Bench, Trained
 from mto.bench.workloads import job_of
 from mto.config.job import LoggedJob, Mto, PretrainJob
 from mto.emulate import start
+from mto.methods.memory import spare
+from mto.names import Memory
 from mto.study.study import Study
 from mto.training.optim import AUTOCAST
 
@@ -31,43 +34,44 @@ MIB = 2**20
 PLAIN = "without MTO"
 
 #: The official repositories' own steps, counted once in this very way (emulated H100, bf16, deterministic, ViT-B/16 at
-#: 224, micro-batch 64, at the commits of docs/agreement.md): peak in MiB, MiB an image kept for backward, traffic in
-#: GB, launches.
-OFFICIAL: dict[str, tuple[int, float, float, int]] = {
-    "simmim": (6910, 103.2, 86.4, 1250),
-    "mae": (5399, 77.7, 59.2, 1580),
-    "bootmae": (4760, 61.8, 72.6, 1981),
-    "conmim": (7367, 109.0, 110.6, 1567),
+#: 224, micro-batch 64, at the commits of docs/agreement.md); keys are those of `steps`.
+OFFICIAL: dict[str, Row] = {
+    "simmim": {"peak_mib": 6910, "kept_mib": 103.2, "traffic_gb": 86.4, "launches": 1250},
+    "mae": {"peak_mib": 5399, "kept_mib": 77.7, "traffic_gb": 59.2, "launches": 1580},
+    "bootmae": {"peak_mib": 4760, "kept_mib": 61.8, "traffic_gb": 72.6, "launches": 1981},
+    "conmim": {"peak_mib": 7367, "kept_mib": 109.0, "traffic_gb": 110.6, "launches": 1567},
 }
 
 
 def measure(args: argparse.Namespace, bench: Bench, study: Study, say: Callable[[str], None]) -> list[Row]:
     """Returns a row for each baseline and stage; of pre-training with MTO one for each preset asked for.
 
-    Keys are those of `step` and `ratios`; ``official_ratio`` is the peak over that of `OFFICIAL`, at the same sizes.
+    Each for every option of ``args.memory``. Keys are those of `steps` and `ratios`, and of shares of the step that
+    keeps all (``peak_to_fast``) and of `OFFICIAL` at the same sizes (``peak_to_official``).
     """
     rows: list[Row] = []
     for baseline in args.baseline:
         say(baseline)
-        plain: Row = {}
+        plain: dict[Memory, Row] = {}
         for stage in args.stage:
             task = STAGES[stage][0]
             bench.setup(study.resources(task).kernels)
             job = job_of(study, stage, baseline, args.depth)
             images = args.images or study.resources(task).micro_batch or job.optim.batch_size
             for name, each in _variants(study, stage, job, args.preset):
-                row: Row = {"baseline": baseline, "stage": task, "variant": name, "images": images}
-                row |= step(bench, each, images, modules=args.modules)
-                plain = row if name == PLAIN else plain
-                row |= ratios(row, plain) if stage == "pretrain-mto" else {}
-                if (
-                    isinstance(each, PretrainJob)
-                    and not bench.compile
-                    and images == 64
-                    and sizes(each) == (224, 16, 768, 12)
-                ):
-                    row |= {"official_ratio": row["peak_mib"] / OFFICIAL[baseline][0]} if "peak_mib" in row else {}
-                rows.append(row)
+                fast: Row = {}
+                for counted in steps(bench, each, images, args.memory, modules=args.modules):
+                    row: Row = {"baseline": baseline, "stage": task, "variant": name, "images": images} | counted
+                    fast = row if row["memory"] == "fast" else fast
+                    if name == PLAIN:
+                        plain[row["memory"]] = row
+                    if stage == "pretrain-mto":
+                        row |= ratios(row, plain.get(row["memory"], {}))
+                    if row is not fast:
+                        row |= {f"{key}_to_fast": ratio for key, ratio in over(row, fast).items()}
+                    if isinstance(each, PretrainJob) and images == 64 and sizes(each) == (224, 16, 768, 12):
+                        row |= {f"{key}_to_official": ratio for key, ratio in over(row, OFFICIAL[baseline]).items()}
+                    rows.append(row)
     return rows
 
 
@@ -89,15 +93,20 @@ def sizes(job: PretrainJob) -> tuple[int, ...]:
 
 def ratios(row: Row, plain: Row) -> Row:
     """Returns shares of the step without MTO; of the comparison of gradients, of the step with MTO."""
-    compared = ("peak_mib", "comparing_mib", "kept_mib", "traffic_gb", "launches")
     base = {**plain, "comparing_mib": row.get("peak_mib")}  # the comparison is a pass of this step's own
-    return {
-        f"{key.partition('_')[0]}_ratio": row[key] / base[key] for key in compared if row.get(key) and base.get(key)
-    }
+    return {f"{key}_ratio": ratio for key, ratio in over(row, base).items()}
 
 
-def step(bench: Bench, job: LoggedJob, images: int, modules: bool = False) -> Row:
-    """Returns the numbers of one training step of a job; of one that does not fit the device, its ``error``.
+def over(row: Row, base: Row) -> Row:
+    """Returns each number that both have, over the other's, without its unit in the key."""
+    compared = ("peak_mib", "comparing_mib", "kept_mib", "traffic_gb", "launches")
+    return {key.partition("_")[0]: row[key] / base[key] for key in compared if row.get(key) and base.get(key)}
+
+
+def steps(
+    bench: Bench, job: LoggedJob, images: int, memories: Sequence[Memory], modules: bool = False
+) -> Iterator[Row]:
+    """Yields the numbers of one training step for each ``memory``; of one that does not fit the device, its ``error``.
 
     * ``peak_mib``: the allocator's peak, over what stays from step to step (``stays_mib``); ``reserved_mib``
     * ``comparing_mib``: the peak where MTO's gradients are compared with the method's, as now and then
@@ -108,16 +117,25 @@ def step(bench: Bench, job: LoggedJob, images: int, modules: bool = False) -> Ro
 
     A step is one that is not logged. Traffic and what is kept are of the eager step of our own models.
     """
-    try:
-        return _step(bench, job, images, modules)
-    except torch.OutOfMemoryError:
-        return {"error": f"{OUT_OF_MEMORY} at micro-batch {images}"}
-    finally:
-        bench.free()
+    trained: Trained | None = None
+    for memory in memories:
+        row: Row = {"memory": memory}
+        try:
+            if trained is None or bench.compile:
+                trained = None
+                bench.free()
+                trained = replace(bench, memory=memory).prepare(job, images)
+            spare(trained.work.model, memory)
+            row |= _step(bench, trained, job, images, modules and memory == "fast")
+        except torch.OutOfMemoryError:
+            trained = None
+            row["error"] = f"{OUT_OF_MEMORY} at micro-batch {images}"
+        yield row
+    del trained
+    bench.free()
 
 
-def _step(bench: Bench, job: LoggedJob, images: int, modules: bool) -> Row:
-    trained = bench.prepare(job, images)
+def _step(bench: Bench, trained: Trained, job: LoggedJob, images: int, modules: bool) -> Row:
     row = peak(trained) | {"compiled": trained.compiled}
     if start.started():
         start.reset()
@@ -132,11 +150,11 @@ def _step(bench: Bench, job: LoggedJob, images: int, modules: bool) -> Row:
         model.measure_gradients = False
     if job.task in ("pretrain", "finetune", "linear") and not bench.compile:
         whole, half = (kept(trained, part) for part in (images, images // 2))
-        row["kept_mib"] = (whole.total - half.total) / (images - images // 2) / MIB
-        row["kept_once_mib"] = whole.total / MIB - images * row["kept_mib"]
+        row["kept_mib"] = (whole - half) / (images - images // 2) / MIB
+        row["kept_once_mib"] = whole / MIB - images * row["kept_mib"]
         row["traffic_gb"] = traffic(trained) / 1e9
         if modules:
-            row["modules"] = whole.table()
+            row["modules"] = where_kept(trained).table()
     return row
 
 
@@ -213,11 +231,20 @@ class Kept:
         ]
 
 
-def kept(trained: Trained, images: int) -> Kept:
-    """Returns what a forward pass of the first ``images`` of the micro-batch keeps."""
+def kept(trained: Trained, images: int) -> int:
+    """Returns the bytes that a forward pass of the first ``images`` of the micro-batch leaves for the backward pass."""
+    gc.collect()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    result = loss(trained, images)
+    after = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    return after - before - result.nbytes
+
+
+def where_kept(trained: Trained) -> Kept:
+    """Returns what a forward pass keeps, and where."""
     counter = Kept(trained.work.model)
     with counter.watching():
-        loss(trained, images)
+        loss(trained, trained.work.images)
     return counter
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TEXTS = ("baseline", "run", "stage", "task", "variant", "kept", "compiled", "error")
+TEXTS = ("baseline", "run", "stage", "task", "variant", "memory", "kept", "compiled", "error")
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
@@ -21,7 +21,7 @@ def _shown(key: str, value: Any) -> str:
         return ""
     if key.endswith("_share"):
         return f"{100 * value:.1f} %"
-    if key.endswith("_ratio"):
+    if key.endswith(("_ratio", "_to_fast", "_to_official")):
         return f"×{value:.3f}"
     if isinstance(value, float):
         return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

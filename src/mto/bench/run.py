@@ -24,6 +24,8 @@ from mto.config.job import LoggedJob
 from mto.data.device.decode import batches
 from mto.data.rng import seed_of
 from mto.errors import UserError
+from mto.methods.memory import spare
+from mto.names import Memory
 from mto.study.study import Study
 from mto.tasks.provenance import device_name
 from mto.training.compiled import fell_back, forget, parts
@@ -45,12 +47,14 @@ class Bench:
         steps: timed ones.
         precision: another than the job's.
         compile: the steps of pre-training, fine-tuning and probes.
+        memory: what is kept for the backward pass (`mto.methods.memory`).
     """
 
     device: torch.device
     steps: int
     precision: str | None
     compile: bool
+    memory: Memory = "fast"
 
     @classmethod
     def choose(
@@ -106,8 +110,9 @@ class Bench:
             job = job.model_copy(update={"precision": self.precision})
         work = build(job, images)
         model = work.model.to(self.device)
+        spare(model, self.memory)
         if self.compile and callable(compile_step := getattr(model, "compile_step", None)):
-            compile_step()
+            compile_step(self.memory)
         groups = parameter_groups(model, weight_decay=job.optim.weight_decay)
         optimizer = build_optimizer(groups, job.optim)
         wrapper = StepWrapper(

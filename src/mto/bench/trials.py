@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,19 +22,26 @@ from mto.data.forms.recognise import place_of
 from mto.data.layout import check
 from mto.data.listing import NAME, save
 from mto.errors import UserError
+from mto.names import MEMORIES, SPARED, Memory
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The hardware of one job of the stage: GPUs, workers of each, images a pass (None: the whole batch), kernels."""
+    """The hardware of one job of the stage: GPUs, workers, images a pass (None: the whole batch), kernels, memory."""
 
     gpus: int
     workers: int
     micro_batch: int | None
     compile: bool
     deterministic: Literal["strict", "warn", "off"] = "strict"
+    memory: Memory = "fast"
+
+    def leaner(self, job: LoggedJob) -> list[Memory]:
+        """Options that keep less, where a job's backward pass goes through the network's blocks."""
+        options = list(MEMORIES)
+        return options[options.index(self.memory) + 1 :] if job.task in SPARED else []
 
     def share(self, job: LoggedJob) -> int:
         """Images of the recipe's batch on one GPU."""
@@ -56,6 +63,7 @@ def measure(job: PreflightJob, asked: Asked) -> dict[str, Any]:
             f"older than CUDA {torch.version.cuda}); run it where the study will run, as with --profile slurm"
         )
     bench = Bench.choose("cuda" if asked.gpus else "cpu", None, None, asked.compile and asked.gpus > 0)
+    bench = replace(bench, memory=asked.memory)
     machine = bench.machine() | {"gpus": asked.gpus, "visible_gpus": torch.cuda.device_count() if asked.gpus else 0}
     bench.setup(asked.deterministic)
     pairs: dict[str, list[LoggedJob]] = {}
@@ -100,8 +108,9 @@ def _pair(bench: Bench, asked: Asked, pair: list[LoggedJob], peak: float, folder
             last |= _largest(bench, asked, pair[-1], fitted)
         else:
             last |= {"fits": fitted["micro_batch"], "fits_images_per_second": fitted["images_per_second"]}
-    elif last["error"].startswith(OUT_OF_MEMORY) and may_vary(pair[-1]):
-        last |= _largest(bench, asked, pair[-1], None)
+    elif last["error"].startswith(OUT_OF_MEMORY):
+        last |= _spared(bench, asked, pair[-1])
+        last |= _largest(bench, asked, pair[-1], None) if may_vary(pair[-1]) else {}
     return rows
 
 
@@ -177,6 +186,15 @@ def _largest(bench: Bench, asked: Asked, job: LoggedJob, last: Row | None) -> Ro
         return {}
     best = tried[-1]
     return {"fits": best["micro_batch"], "fits_images_per_second": best["images_per_second"], "tried": tried}
+
+
+def _spared(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
+    """The first option of `mto.names.MEMORIES` with which the configured micro-batch fits after all, as ``spared``."""
+    for memory in asked.leaner(job):
+        found = _attempt(replace(bench, memory=memory), job, asked.micro(job))
+        if found is not None:
+            return {"spared": {"memory": memory} | found}
+    return {}
 
 
 def _attempt(bench: Bench, job: LoggedJob, size: int) -> Row | None:

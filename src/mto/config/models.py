@@ -25,7 +25,7 @@ from mto.config.prices import Plan
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
 from mto.losses.switches import LAYERS, POSITIVE, SWITCHES, WEIGHT
-from mto.names import PRESET, STAGES, Stage
+from mto.names import PRESET, STAGES, Memory, Stage
 
 
 # --------------------------------------------------------------------------------------------------------------- MTO
@@ -129,6 +129,7 @@ class Resources(Model):
     micro_batch: Count | None
     compile: bool = True
     deterministic: Literal[True, False, "warn"] = True
+    memory: Memory = "fast"
 
     @property
     def kernels(self) -> Literal["strict", "warn", "off"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mto.errors import UserError
 from mto.files import read_json
+from mto.names import MEMORIES
 
 #: In the folder of the results.
 NAME = "preflight-emulated.json"
@@ -52,12 +53,24 @@ def remedies(found: Found) -> list[str]:
         if "error" in row:
             said.append(f"{start} {row['error']}")
         elif row["needs_mib"] is None:
-            largest = row["fits"]
-            remedy = f"set resources.{row['stage']}.micro_batch: {largest}" if largest else "use a larger card"
-            if largest and not row["varies"]:
-                remedy += ", with which its batch norms see fewer images than the recipe's, or use a larger card"
-            said.append(f"{start} {remedy}")
+            said.append(f"{start} {_remedy(row)}")
     return said
+
+
+def _remedy(row: Found) -> str:
+    """Returns what to set where the configured micro-batch does not fit: what alters no result comes first."""
+    stage, spared, remedies = row["stage"], row.get("spared"), []
+    if spared and spared["needs_mib"] is not None:
+        needs = f"needs {spared['needs_mib'] / 1024:.1f} GiB and costs {MEMORIES[spared['memory']]}"
+        remedies.append(f"set resources.{stage}.memory: {spared['memory']}, which {needs}")
+    if row["fits"]:
+        fewer = "" if row["varies"] else ", with which its batch norms see fewer images than the recipe's"
+        remedies.append(f"set resources.{stage}.micro_batch: {row['fits']}{fewer}")
+    elif spared and not remedies and spared["fits"]:
+        remedies.append(f"set resources.{stage}: memory: {spared['memory']}, micro_batch: {spared['fits']}")
+    if not remedies or (not row["varies"] and len(remedies) == 1 and row["fits"]):
+        remedies.append("use a larger card")
+    return ", or ".join(remedies)
 
 
 def told(folder: Path) -> list[str]:
@@ -79,5 +92,16 @@ def told(folder: Path) -> list[str]:
         least = min(row["fits"] for row in rows)
         configured = max(row["micro_batch"] for row in rows)
         verdict = "fits" if least >= configured else "does not fit"
-        lines.append(f"- {stage}: micro-batch {configured} {verdict}; the largest that fits is {least or 'none'}")
+        lines.append(
+            f"- {stage}: micro-batch {configured} {verdict}; the largest that fits is {least or 'none'}{_spared(rows)}"
+        )
     return lines
+
+
+def _spared(rows: list[Found]) -> str:
+    """Returns the option with which all that does not fit does, and what it costs; nothing where there is none."""
+    spared = [row.get("spared") for row in rows if row["needs_mib"] is None]
+    if not spared or not all(one and one["needs_mib"] is not None for one in spared):
+        return ""
+    option = max((one["memory"] for one in spared if one), key=list(MEMORIES).index)
+    return f"; with memory: {option} the configured one fits, which costs {MEMORIES[option]}"

@@ -23,7 +23,7 @@ from mto.emulate import cli as emulated
 from mto.emulate.card import Card
 from mto.errors import UserError
 from mto.files import json_object, read_json, write_json
-from mto.names import TRAINED, Run
+from mto.names import MEMORIES, TRAINED, Run
 from mto.study.jobs import classes_of, convert_of
 from mto.study.study import Study
 
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--micro-batch", type=int, default=0, help="0: the whole batch at once (default)")
     parser.add_argument("--deterministic", choices=("strict", "warn", "off"), default="strict", help="as of a job")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--memory", choices=MEMORIES, default="fast", help="as of a job")
     parser.add_argument("--config", default="{}", metavar="JSON", help="with --show, --emulate: laid over config.yaml")
     parser.add_argument("--stage", nargs="+", default=[], choices=EMULATED, help="with --emulate: these alone")
     emulated.add_options(parser)
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     lease(args.gpus)  # before CUDA starts
     from mto.bench.trials import Asked, measure
 
-    asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic)
+    asked = Asked(args.gpus, args.workers, args.micro_batch or None, args.compile, args.deterministic, args.memory)
     write_json(args.out, measure(parse(PreflightJob, json_object(args.job, "--job")), asked))
 
 
@@ -205,10 +206,13 @@ def _table(folder: Path) -> list[str]:
 
 
 def _failure(row: dict[str, Any]) -> str:
-    """What went wrong, and with which micro-batch it would not, if one was found."""
-    if "fits" not in row:
-        return row["error"]
-    return f"{row['error']}; {row['fits']} fits, {row['fits_images_per_second']:,.0f} images/s"
+    """What went wrong, and with which option or micro-batch it would not, if one was found."""
+    said = [row["error"]]
+    if spared := row.get("spared"):
+        said.append(f"it fits with memory: {spared['memory']}, {spared['images_per_second']:,.0f} images/s")
+    if "fits" in row:
+        said.append(f"{row['fits']} fits, {row['fits_images_per_second']:,.0f} images/s")
+    return "; ".join(said)
 
 
 def _datasets(study: Study) -> list[str]:

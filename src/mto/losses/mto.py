@@ -240,7 +240,8 @@ class MaskedTokenOptimization(nn.Module):
     def _optimize(self, streams: Mapping[str, Stream], mask, num_masked, progress, measure) -> dict[str, Any]:
         s = self.settings
         for stream in streams.values():
-            check_shapes(stream.tokens, mask)
+            if not getattr(stream, "taken", None):  # which may have been all that was kept
+                check_shapes(stream.tokens, mask)
         taken = [stream.taken for stream in streams.values() if getattr(stream, "taken", None)]
         part = taken[0].part if taken else self._partition(mask, num_masked)
         measure = measure and all(layers.measure for layers in taken)

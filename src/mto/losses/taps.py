@@ -117,5 +117,6 @@ class TapRecorder(Recorder):
         self.taken = layers
 
     def __call__(self, x: Tensor, skip: int = 0, patches: Tensor | None = None) -> Tensor:
-        """As `Recorder` does; x gets the terms' gradients in passing, and ``patches`` need not be kept."""
-        return super().__call__(self.taken.tap(x), skip)
+        """As `Recorder` does; x gets the terms' gradients in passing, and is kept where there is more to measure."""
+        x = self.taken.tap(x)
+        return super().__call__(x, skip) if self.taken.measure else x

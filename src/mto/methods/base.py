@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mto.losses.order import TokenOrder
 from mto.losses.stream import Recorder
 from mto.losses.taps import Taps
+from mto.methods.memory import made_again
 
 
 @dataclass
@@ -142,6 +144,31 @@ class Method(nn.Module, ABC):
     def fold(self, tokens: Tensor) -> Tensor:
         """(B, N, C) tokens -> (B, C, h, w) map."""
         return tokens.transpose(1, 2).unflatten(2, self.grid_size)
+
+
+def all_tokens(visible: Tensor, mask_token: Tensor, order: TokenOrder, record: Recorder | None) -> Tensor:
+    """Returns the class token, then visible and mask tokens in raster order, (B, 1 + N, D), as the record has them.
+
+    A tap of the record is all that would keep them for its backward pass: they are put together again there.
+
+    Args:
+        visible: (B, 1 + V, D), the class token first.
+        order: visible patches first.
+    """
+
+    def patches_of(visible: Tensor) -> Tensor:
+        masked = mask_token.expand(len(visible), order.shape[1] + 1 - visible.shape[1], -1)
+        return order.restore(torch.cat([visible[:, 1:], masked], dim=1))
+
+    def whole(visible: Tensor) -> Tensor:
+        return torch.cat([visible[:, :1], patches_of(visible)], dim=1)
+
+    patches = patches_of(visible)
+    x = torch.cat([visible[:, :1], patches], dim=1)
+    if record is None:
+        return x
+    with made_again(x, whole, visible):
+        return record(x, skip=1, patches=patches)
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mto.losses.order import TokenOrder
 from mto.losses.stream import Recorder
-from mto.methods.base import Stream, attention_map
+from mto.methods.base import Stream, all_tokens, attention_map
 from mto.methods.encoder import cut_normal_, init_xavier
 
 
@@ -121,11 +121,7 @@ class Decoder(nn.Module):
         Returns:
             Normed patch tokens (B, N, dim), and the stream if it was recorded.
         """
-        x = self.embed(latent)
-        masked = self.mask_token.expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
-        patches = order.restore(torch.cat([x[:, 1:], masked], dim=1))
-        x = torch.cat([x[:, :1], patches], dim=1)
-        x = record(x, skip=1, patches=patches) if record else x
+        x = all_tokens(self.embed(latent), self.mask_token, order, record)
         added = position * F.pad(mask, (1, 0)).unsqueeze(-1)
         x = start = x + added
         for block in self.blocks:

@@ -11,6 +11,7 @@ from mto.losses.taps import Taps
 from mto.methods.base import (
     Method,
     Stream,
+    all_tokens,
     attention_map,
     masked_in_each,
     masked_mean,
@@ -119,12 +120,8 @@ class MAE(Method):
         self, latent: Tensor, order: TokenOrder, return_hidden: bool | Taps = False
     ) -> tuple[Tensor, Stream | None]:
         """Predicted patches, (B, N, P²·3), pixels in raster order with the colour fastest."""
-        x = self.decoder_embed(latent)
-        masked = self.mask_token.expand(len(x), order.shape[1] + 1 - x.shape[1], -1)
-        patches = order.restore(torch.cat([x[:, 1:], masked], dim=1))
-        x = torch.cat([x[:, :1], patches], dim=1)
         record = open_record(return_hidden, len(self.decoder_blocks))
-        x = record(x, skip=1, patches=patches) if record else x
+        x = all_tokens(self.decoder_embed(latent), self.mask_token, order, record)
         x = start = x + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)

@@ -14,6 +14,7 @@ from mto.config.recipe import FinetuneAugment
 from mto.data.device.pixels import Pixels
 from mto.methods.base import average_
 from mto.methods.features import pooled
+from mto.names import Memory
 from mto.training.compiled import Compiled
 from mto.training.contract import Moment, Trainable
 from mto.training.distributed import average_buffers_, world_size
@@ -116,9 +117,9 @@ class FineTuned(_Classification):
     def cross_entropy(self, image: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(self.net(image).float(), target, label_smoothing=smoothing)
 
-    def compile_step(self) -> None:
+    def compile_step(self, memory: Memory = "fast") -> None:
         """Compile the training pass; validation, whose last batch is smaller, stays eager."""
-        self.loss = Compiled(self.cross_entropy)
+        self.loss = Compiled(self.cross_entropy, memory=memory)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         return {"": self.net(image)} | ({} if self.ema is None else {"_ema": self.ema(image)})
@@ -209,9 +210,9 @@ class LinearProbe(_Classification):
         losses = [F.cross_entropy(value.float(), label) for value in self.logits(image).values()]
         return torch.stack(losses).sum()
 
-    def compile_step(self) -> None:
+    def compile_step(self, memory: Memory = "fast") -> None:
         """Compile the training pass; validation, whose last batch is smaller, stays eager."""
-        self.loss = Compiled(self.cross_entropy)
+        self.loss = Compiled(self.cross_entropy, memory=memory)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
         names = [f"_layer{layer}" for layer in self.layers] if len(self.layers) > 1 else [""]

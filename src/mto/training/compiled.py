@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mto.methods.memory import BUDGET
+from mto.names import Memory
+
 #: Of torch.compile.
 BACKEND = "inductor"
 
@@ -24,10 +27,12 @@ class Compiled:
 
     Args:
         backend: of torch.compile; `BACKEND` by default.
+        memory: how much the forward pass keeps (`mto.methods.memory.BUDGET`).
     """
 
-    def __init__(self, function: Callable[..., Any], backend: Any = None) -> None:
+    def __init__(self, function: Callable[..., Any], backend: Any = None, memory: Memory = "fast") -> None:
         self.eager = function
+        self._budget = BUDGET[memory]
         self._compiled: Callable[..., Any] | None = torch.compile(
             function, fullgraph=True, dynamic=False, backend=backend or BACKEND
         )
@@ -43,7 +48,7 @@ class Compiled:
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
-            with _backward_too():
+            with _both_passes(self._budget):
                 return self._compiled(*args, **kwargs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             told = error if isinstance(error, TorchDynamoException) else error.__cause__ or error
@@ -54,7 +59,7 @@ class Compiled:
 
 
 @contextmanager
-def _backward_too() -> Iterator[None]:
+def _both_passes(budget: float) -> Iterator[None]:
     """The backward pass is compiled with the forward pass: a failure of either is known before a step is taken.
 
     That nothing of the compiler's depends on timings, or a resumed run would differ, is a part of torch's deterministic
@@ -62,7 +67,7 @@ def _backward_too() -> Iterator[None]:
     """
     import torch._functorch.config
 
-    with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+    with torch._functorch.config.patch(force_non_lazy_backward_lowering=True, activation_memory_budget=budget):
         yield
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mto.errors import UserError
-from mto.names import STAGES
+from mto.names import STAGES, Memory
 from mto.runtime.ranks import number
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def plan_batch(size: int, world_size: int, micro_batch: int | None = None) -> Ba
 class Hardware:
     """Devices of one job. ``gpus=0`` is the CPU, on which ``processes`` (default 1) share the batch over gloo.
 
+    ``memory`` is how much a network keeps for its backward pass (`mto.methods.memory`).
+
     ``deterministic`` is about kernels on a GPU; those of the CPU are deterministic.
 
     * ``strict``: only deterministic ones, so that a resumed run equals an unbroken one bit for bit; an operator that
@@ -86,6 +88,7 @@ class Hardware:
     processes: int = 1
     deterministic: Literal["strict", "warn", "off"] = "strict"
     compile: bool = True
+    memory: Memory = "fast"
 
     @property
     def compiles(self) -> bool:

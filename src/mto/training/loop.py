@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from mto.data.device.decode import batches
 from mto.data.rng import seed_of
 from mto.errors import UserError
+from mto.methods.memory import spare
 from mto.storage import exists
 from mto.training import failure
 from mto.training.checkpoint import State
@@ -86,8 +87,9 @@ def train(
         resume_from = before
     state = find_state(work.progress, resume_from, record, hardware.device, quiet=hardware.rank > 0, start=start)
     model = model.to(hardware.device)
+    spare(model, hardware.memory)
     if hardware.compiles and callable(compile_step := getattr(model, "compile_step", None)):
-        compile_step()  # the dense tasks have none: their images differ in size
+        compile_step(hardware.memory)  # the dense tasks have none: their images differ in size
     log = Log(
         work.progress,
         work.job.plain(),

@@ -12,6 +12,7 @@ from mto.losses.diagnostics import collapse, gradient_norms, stand_ins
 from mto.losses.mto import MaskedTokenOptimization, log_scalars
 from mto.losses.taps import Taps
 from mto.methods import Method
+from mto.names import Memory
 from mto.training.compiled import Compiled
 from mto.training.contract import Moment, Trainable
 
@@ -80,9 +81,9 @@ class MaskedImageModel(Trainable, nn.Module):
         state = super().state_dict(*args, **kwargs)
         return state if self.active else {name: value for name, value in state.items() if not _is_of_mto(name)}
 
-    def compile_step(self) -> None:
+    def compile_step(self, memory: Memory = "fast") -> None:
         """Compile the training pass (on a GPU: seconds to minutes at the first step, less time in every other)."""
-        self.compiled = Compiled(self.losses)
+        self.compiled = Compiled(self.losses, memory=memory)
 
     def train(self, mode: bool = True) -> "MaskedImageModel":
         """Student and head only: a teacher's mode is its method's business."""
