@@ -51,7 +51,7 @@ def draw(report: Report) -> Figure:
 def values(report: Report) -> list[dict[str, Any]]:
     """Returns what is drawn, a row a run, epoch, stream, variant and layer, for the CSV beside the figure."""
     return [
-        {"run": run, "epoch": epoch, **row}
+        {"run": run, "epoch": epoch, **{str(name): value for name, value in row.items()}}
         for (run, epoch), table in _tables(report).items()
         for row in profiles.over_layers(table)
         .rename(columns={"mean": "H_over_lnV", "low": "p10", "high": "p90"})
