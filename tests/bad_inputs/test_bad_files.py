@@ -110,8 +110,8 @@ def step(task: str) -> dict[str, Any]:
 
 
 ARGUMENTS = [
-    ("33", ["pretrain", "--job", "{}", "--out", "OUT"], "--job: lacks task, scale, run"),
-    ("33", ["data", "--job", "{}", "--out", "OUT"], "--job: lacks dataset, root, make"),
+    ("33", ["pretrain", "--job", "{}", "--out", "OUT"], "--job: lacks scale, recipe, run, baseline"),
+    ("33", ["data", "--job", "{}", "--out", "OUT"], "--job: lacks scale, dataset, root, num_classes, make"),
     ("33", ["pretrain", "--job", "[]", "--out", "OUT"], "--job: must be a JSON object"),
     ("33", ["released", "OUT/x.safetensors", "--run", "mae-vitb", "--scale", "demo"], "not a safetensors file"),
     ("33", ["released", "OUT/none.safetensors", "--run", "mae-vitb", "--scale", "demo"], "no such file"),

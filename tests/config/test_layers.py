@@ -311,9 +311,9 @@ def test_kept_jobs_are_the_same_at_every_scale(tmp_path: Path) -> None:
 
 
 def test_the_examples_of_the_documentation_are_whole() -> None:
-    """Each block of docs/configuration.md is a config.yaml that is good, at the scale that it names or at `mini`."""
-    page = (FILE.parent / "docs/configuration.md").read_text()
-    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    """Each block of these pages is a config.yaml that is good, at the scale that it names or at `mini`."""
+    pages = [(FILE.parent / f"docs/{name}.md").read_text() for name in ("configuration", "your-own")]
+    blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
     assert len(blocks) >= 6
     for block in blocks:
         written = yaml.safe_load(block)

@@ -53,12 +53,12 @@ def preflight(study, rates, device="NVIDIA A100-SXM4-80GB", step=MAE, alone=None
 def test_a_segment_trains_its_epochs_and_a_fine_tuning_evaluates_too(study):
     plan = study()
     steps = 1_281_167 // 4096
-    segment = amount(plan.job(MAE).plain(), 300, size_of(plan.config, "pretrain"))
+    segment = amount(plan.job(MAE), 300, size_of(plan.config, "pretrain"))
     assert segment == (100 * steps * 4096, 0, 100 * steps)
-    fine = amount(plan.job(FINE).plain(), 0, size_of(plan.config, "finetune"))
+    fine = amount(plan.job(FINE), 0, size_of(plan.config, "finetune"))
     assert fine == (100 * (1_281_167 // 1024) * 1024, 25 * 50_000, 100 * (1_281_167 // 1024))
-    assert evaluations({"epochs": 90, "eval_interval": 4}) == 23  # the last is one
-    coco = amount(plan.job(Step("coco", "mae-vitb", 0, 800)).plain(), 0, size_of(plan.config, "coco"))
+    assert evaluations(plan.job(FINE).model_copy(update={"epochs": 90, "eval_interval": 4})) == 23  # the last is one
+    coco = amount(plan.job(Step("coco", "mae-vitb", 0, 800)), 0, size_of(plan.config, "coco"))
     assert coco == (25 * (117_266 // 64) * 64, 5000, 25 * (117_266 // 64))
 
 
@@ -68,7 +68,7 @@ def test_of_chosen_classes_only_their_images_are_counted(study):
     assert (sizes["finetune"].train, sizes["finetune"].val) == (3844, 150)  # 3 of 1,000 classes
     assert sizes["coco"] == size_of(study().config, "coco")
     assert work_key(chosen.job(MAE)) != work_key(
-        study().job(MAE).plain()
+        study().job(MAE)
     )  # its head has fewer classes; by name they are none of it
     assert "classes" not in json.loads(work_key(chosen.job(MAE)))["data"]
 
@@ -113,8 +113,8 @@ def test_files_for_the_device_are_read_at_a_rate_of_their_own(study, costs):
     assert cost.wall_hours == pytest.approx(cost.amount.trained / (88 * 900) / 3600 + 0.05)
     assert cost.read_bytes == pytest.approx(cost.amount.trained * 108e3)
     rates = chosen.config.plan.images_per_core
-    assert loading_rates(chosen.config, chosen.job(MAE._replace(task="linear")).plain()) == (900, rates["linear"])
-    assert loading_rates(chosen.config, chosen.job(MAE._replace(task="finetune")).plain()) == 2 * (rates["finetune"],)
+    assert loading_rates(chosen.config, chosen.job(MAE._replace(task="linear"))) == (900, rates["linear"])
+    assert loading_rates(chosen.config, chosen.job(MAE._replace(task="finetune"))) == 2 * (rates["finetune"],)
 
 
 def test_mtos_share_is_what_the_run_without_it_would_not_take(study, costs):

@@ -181,7 +181,8 @@ def test_two_segments_equal_one_run(images, pretrained, tmp_path, baseline):
 
 
 #: Shares of the method's gradient: measured at the first step, and at each third.
-BALANCED = {**{f"{term}_weight": 0.15 for term in ("spa", "e", "r")}, "balance": {"interval": 3, "dense": 0}}
+BALANCE = {"interval": 3, "dense": 0, "images": 32, "memory": 0.5, "largest": 1e4}
+BALANCED = {**{f"{term}_weight": 0.15 for term in ("spa", "e", "r")}, "balance": BALANCE}
 
 
 @pytest.mark.parametrize("baseline", ["mae", "conmim"])
@@ -210,7 +211,7 @@ def test_the_measured_strength_is_that_of_the_first_micro_batch(images, tmp_path
 
     monkeypatch.setattr(Balance, "measure", spy)
     job = pretrain_job(images, "simmim")
-    job["mto"] |= BALANCED | {"balance": {"interval": 3, "dense": 2, "images": 5}}
+    job["mto"] |= BALANCED | {"balance": BALANCE | {"dense": 2, "images": 5}}
     run(job, tmp_path / "out", Hardware(micro_batch=6))
     assert seen == [5, 5, 5]  # steps 1, 2 and 4 of 6; not at each micro-batch
 

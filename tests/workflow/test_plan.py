@@ -162,7 +162,7 @@ def test_a_warm_start_leaves_the_run_without_mto(clone: Clone) -> None:
 
 def test_the_slurm_profile_is_the_paper_scale(clone: Clone) -> None:
     printed = clone.snakemake("-n", "--cores", "all", "--profile", "slurm")
-    assert stats(printed)["pretrain_segment"] == 60
+    assert stats(printed)["pretrain_segment"] == 62
 
 
 # ------------------------------------------------------------------------------------------------- refusing to start

@@ -106,8 +106,9 @@ class Forks:
         for stream, own in zip(streams, (0, 1, 2), strict=True):
             os.dup2(stream, own)
             os.close(stream)
-        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 (for good)
-        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        utf8: Any = {"encoding": "utf-8", "closefd": False}
+        sys.stdin, sys.stdout = open(0, **utf8), open(1, "w", **utf8)  # noqa: SIM115 (for good)
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **utf8)  # noqa: SIM115
         wanted = json.loads(message)
         os.chdir(wanted["folder"])
         os.environ.clear()

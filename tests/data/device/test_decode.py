@@ -87,7 +87,10 @@ def dataset_of(job: dict, split: str = "train"):
     return ClassificationDataset(typed(job), split, linear_train_transform(typed(job)))
 
 
-KINDS = [(name, "") for name in ("simmim", "mae", "bootmae", "conmim")] + [("linear", "no_retry"), ("linear", "")]
+KINDS = [(name, "") for name in ("simmim", "mae", "bootmae", "conmim")] + [
+    ("linear", "no_retry"),
+    ("linear", "torchvision"),
+]
 
 
 @pytest.mark.parametrize(("kind", "crop"), KINDS)
