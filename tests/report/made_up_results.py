@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mto.config import load
-from mto.names import Run, Step
+from mto.names import BASELINES, Run, Step
 from mto.study.study import Study
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
@@ -30,7 +30,7 @@ def record(study: Study, task: str, run: str, seed: int, epoch: int) -> dict:
     named = {
         "ade20k": {"mIoU": value, "mAcc": value + 10},
         "coco": {"box_ap": value, "mask_ap": value - 5},
-        "pretrain": {"loss": 1 - value / 100},
+        "pretrain": {"loss": 1 - value / 100, **signs(parsed, 1 - value / 100)},
         "heterogeneity": {"H": 0.5},
     }
     return {
@@ -42,6 +42,14 @@ def record(study: Study, task: str, run: str, seed: int, epoch: int) -> dict:
             **{"wall_seconds": 12.5, "gpu_hours": 1.5, "images_per_second": 100.0},
         },
     }
+
+
+def signs(run: Run, loss: float) -> dict[str, float]:
+    """What the table of presets shows of a pre-training, by its names."""
+    baseline = BASELINES[run.baseline]
+    stream = f"{baseline.stream}/" if baseline.stream else ""
+    collapse = {f"{stream}masked_cosine": 0.5, f"{stream}modal_share": 0.1}
+    return {baseline.loss: loss, "constant_ratio": 0.7, **collapse}
 
 
 def write_analysis(out: Path, run: str, variants: list[str]) -> None:
