@@ -106,9 +106,9 @@ class Forks:
         for stream, own in zip(streams, (0, 1, 2), strict=True):
             os.dup2(stream, own)
             os.close(stream)
-        utf8: Any = {"encoding": "utf-8", "closefd": False}
-        sys.stdin, sys.stdout = open(0, **utf8), open(1, "w", **utf8)  # noqa: SIM115 (for good)
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **utf8)  # noqa: SIM115
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (for good)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         wanted = json.loads(message)
         os.chdir(wanted["folder"])
         os.environ.clear()
