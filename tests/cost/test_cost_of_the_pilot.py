@@ -61,7 +61,7 @@ def test_it_has_its_line_and_what_is_done_is_not_left(study, capsys):
     assert row["gpu_hours"] - row["gpu_hours_left"] == pytest.approx(5.0)
     cli.main(["--config", '{"scale": "paper"}'])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "`snakemake pilot`" in line]
-    assert line.endswith(f"comes on top: 8 jobs, {row['gpu_hours']:.1f} GPU-hours, {row['cost']:,.0f} USD.")
+    assert line.endswith(f"comes on top: 8 jobs, {row['gpu_hours']:.0f} GPU-hours, {row['cost']:,.0f} USD.")
 
 
 def test_another_pilot_has_another_price(study):

@@ -42,7 +42,7 @@ def test_images_of_a_step_whose_compiler_failed_are_counted(tmp_path, works, mon
     """Over all attempts of the segment: here the second attempt's alone, or none."""
 
     class Compiling(ToyModel):
-        def compile_step(self):
+        def compile_step(self, memory):
             self.step = Compiled(super().forward, backend="eager" if works else broken)
 
         def forward(self, x, y, mode="tensor"):

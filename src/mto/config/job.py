@@ -76,7 +76,7 @@ class Optim(Model):
     """An optimiser; a stage names what its recipe sets."""
 
     batch_size: Count
-    lr: Positive
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # of base and batch: no setting bounds it
     weight_decay: NonNegative
     kind: Literal["adamw", "lars"] = "adamw"
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.9, 0.999])

@@ -121,7 +121,7 @@ def emulate(args: argparse.Namespace) -> None:
     from mto.config.reading import load
 
     study = Study(load("config.yaml", json_object(args.config, "--config")))
-    jobs = {
+    asked = {
         stage: (study.resources(stage), jobs(study, stage))
         for stage in args.stage or EMULATED
         if study.resources(stage).gpu and study.select(stage)
@@ -133,9 +133,9 @@ def emulate(args: argparse.Namespace) -> None:
     alike = all(before.get(name) == value for name, value in found.items())
     known = before["rows"] if alike else []
     found["left_out"] = [stage for stage in TRAINED if stage not in EMULATED and study.select(stage)]
-    found["rows"] = [row for row in known if row["stage"] not in jobs]
+    found["rows"] = [row for row in known if row["stage"] not in asked]
     print(f"# Scale {study.config.scale} on {fits.card(found)}\n\n{fits.HEAD}", flush=True)
-    for row in fit(jobs, known):
+    for row in fit(asked, known):
         found["rows"] = sorted([*found["rows"], row], key=lambda row: EMULATED.index(row["stage"]))
         print(fits.line(row), flush=True)
         _write_emulated(folder, study.config.scale, found)
