@@ -56,6 +56,7 @@ def test_only_what_has_mto_changes(warm: Study) -> None:
 def test_a_state_with_two_heirs_is_kept_whole(warm: Study) -> None:
     assert warm.is_continued_twice(pretrain("mae-vitb", 100))
     assert not warm.is_continued_twice(pretrain("mae-vitb", 200))
+    assert not warm.is_continued_twice(pretrain("mae-vitb-depth2", 100))  # trained for one heir alone, which prunes it
     assert not warm.is_continued_twice(pretrain("mae-vitb-mto", 200))
 
 

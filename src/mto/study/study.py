@@ -6,7 +6,7 @@ this module and nothing else; it needs neither torch nor the data.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -210,16 +210,13 @@ class Study:
         return epochs
 
     def is_continued_twice(self, step: Step) -> bool:
-        """Whether another run's segment continues the state of a segment too, so that none may prune it."""
-        return step.epoch in self._warm_starts.get(step.run, ())
+        """Whether two segments continue the state of a segment, so that neither may prune it."""
+        return self._heirs[step] > 1
 
     @cached_property
-    def _warm_starts(self) -> dict[str, set[int]]:
-        """Of each run without MTO the epochs at which one with MTO leaves it."""
-        found: dict[str, set[int]] = defaultdict(set)
-        for name, epoch in self.warm(self.runs()).items():
-            found[Run.parse(name).without_mto.name].add(epoch)
-        return found
+    def _heirs(self) -> Counter[Step | None]:
+        """How many segments of the study continue each."""
+        return Counter(map(self.previous, self.segments()))
 
     def folder(self, step: Step) -> str:
         """Where a step's files are: identity only, never a hyper-parameter."""
