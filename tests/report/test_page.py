@@ -107,8 +107,47 @@ def test_it_names_nothing_outside_itself(complete):
     read = Reader((complete[1] / "report.html").read_text())
     inside = {address.removeprefix("#") for address in read.addresses if address.startswith("#")}
     assert inside <= set(read.ids)
-    assert not [address[:40] for address in read.addresses if not address.startswith(("#", "data:"))]
+    files = [address for address in read.addresses if not address.startswith(("#", "data:"))]
+    assert files
+    assert all((complete[1] / file).is_file() for file in files)  # beside it, and read only by who follows the link
     assert "<script" not in (complete[1] / "report.html").read_text()
+
+
+def test_each_number_of_ours_leads_to_the_steps_behind_it(complete):
+    """Every text of a table that a step gave; the rest are names, the paper's numbers, and counts of seeds."""
+    study, results = complete
+    text = (results / "report.html").read_text()
+    for name in set(study.tables) - {"audit"}:
+        sheet = Sheet.read(results / f"tables/{name}.json")
+        spent = [column.name for column in sheet.columns].index("GPU-hours")
+        for row, places in zip(sheet.rows, sheet.sources, strict=True):
+            assert places[spent].startswith("steps/")
+            for shown, place in zip(row, places, strict=True):
+                assert not place or f'<a class="led" href="#{place}">{shown}</a>' in text
+                assert not place or f'<tbody id="{place}">' in text
+    (row,) = [r for r in Sheet.read(results / "tables/tableS1_ade20k.json").sources if "ade20k/mae-vitb/epoch0008" in r]
+    assert row.count("ade20k/mae-vitb/epoch0008") == 1
+    body = text.split('<tbody id="ade20k/mae-vitb/epoch0008">')[1].split("</tbody>")[0]
+    folder = "ade20k/mae-vitb/seed0/epoch0008"
+    assert f'<a href="{folder}/metrics.json">metrics</a>' in body
+    assert "python -m mto" not in body  # no job.json is there
+
+
+def test_a_step_has_its_log_and_its_command_where_they_are(complete, tmp_path):
+    study, whole = complete
+    results = tmp_path / "results" / "demo"
+    step = Step("finetune", "mae-vitb", 0, 8)
+    shutil.copytree(whole / step.folder, results / step.folder)
+    (results / step.folder / "job.json").write_text("{}")
+    log = tmp_path / "logs/demo" / f"{step.folder}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("trained\n")
+    read = rendered(study, results, results / "report.html")
+    assert f"../../logs/demo/{step.folder}.log" in read.addresses
+    assert f"{step.folder}/job.json" in read.addresses
+    assert f"python -m mto finetune --job {results}/{step.folder}/job.json --out DIR" in read.words()
+    away = rendered(study, results, tmp_path / "elsewhere.html")
+    assert f"results/demo/{step.folder}/job.json" in away.addresses
 
 
 def test_downloads_are_the_files(complete):
@@ -239,12 +278,15 @@ def test_the_command_makes_what_is_missing_and_takes_the_seeds_it_finds(tmp_path
     assert "training curves" in capsys.readouterr().err
 
 
-def test_the_workflow_s_job_gives_the_same_page(complete, tmp_path):
+def test_the_workflow_s_job_gives_the_same_page(complete):
     study, results = complete
     job = json.dumps(page.job(study), sort_keys=True, separators=(",", ":"))
     assert len(job) < 64_000  # one argument of a command line: 128 KiB
-    main(["page", "--results", str(results), "--out", str(tmp_path / "page.html"), "--job", job])
-    assert (tmp_path / "page.html").read_bytes() == (results / "report.html").read_bytes()
+    again = results / "again.html"  # beside the other, as its links to files are relative
+    main(["page", "--results", str(results), "--out", str(again), "--job", job])
+    text = again.read_bytes()
+    again.unlink()
+    assert text == (results / "report.html").read_bytes()
 
 
 def test_the_paper_s_job_fits_on_a_command_line():

@@ -11,6 +11,7 @@ from mto.report.labels import baseline_name
 from mto.report.metrics import Report, mean, std
 from mto.report.rauc import gains, rauc
 from mto.report.sheet import UNKNOWN, Column, Sheet, spread
+from mto.report.sources import Sourced
 from mto.report.verdict import Verdict
 
 FLAT = "† The baseline gains nothing over these epochs: the ratio of Eq. 6 is undefined (—) or meaningless."
@@ -49,16 +50,30 @@ class Comparison:
     def measured(self, cell: Cell, best: str | None = None) -> list[str]:
         """Texts `ours, paper, Δ, elsewhere` of one cell; `ours` is the last epoch, and after it the metric `best`."""
         epoch = self.report.paper_epoch(cell.epoch)
-        texts = self.quantity(cell.run, cell.metric, self.report.values(cell), f"{cell.metric}@{epoch}", cell.epoch)
+        source = self.report.place(cell).value
+        column = f"{cell.metric}@{epoch}"
+        texts = self.quantity(cell.run, cell.metric, self.report.values(cell), column, cell.epoch, source=source)
         if best:
             values = self.report.values(cell._replace(metric=best))
-            texts[1:1] = self.quantity(cell.run, best, values, None, cell.epoch)[:1]
+            texts[1:1] = self.quantity(cell.run, best, values, None, cell.epoch, source=source)[:1]
         return [*texts, self._elsewhere(cell, epoch)]
 
     def quantity(
-        self, run: str, metric: str, values: list[float], column: str | None, epoch: int | None = None, digits: int = 2
+        self,
+        run: str,
+        metric: str,
+        values: list[float],
+        column: str | None,
+        epoch: int | None = None,
+        digits: int = 2,
+        source: str = "",
     ) -> list[str]:
-        """Texts `ours, paper, Δ` of a quantity with one value a seed; `column` is its name in the paper's CSV."""
+        """Texts `ours, paper, Δ` of a quantity with one value a seed.
+
+        Args:
+            column: its name in the paper's CSV.
+            source: where ours comes from (`mto.report.sources`).
+        """
         theirs = self.printed.get((run, column)) if column else None
         ours = mean(values) if values else math.nan
         delta = ours - float(theirs) if theirs and self.report.is_paper_scale and math.isfinite(ours) else None
@@ -77,9 +92,10 @@ class Comparison:
                 "delta": _rounded(delta),
             }
         )
-        shown = [spread(values, digits), theirs or UNKNOWN]
+        shown: list[str] = [Sourced(spread(values, digits), source), theirs or UNKNOWN]
         if self.report.is_paper_scale:
-            shown.append(UNKNOWN if delta is None else f"{delta:+.{digits}f}".replace("-", "−"))
+            signed = UNKNOWN if delta is None else f"{delta:+.{digits}f}".replace("-", "−")
+            shown.append(UNKNOWN if delta is None else Sourced(signed, source))
         return shown
 
     def scratch(self, baseline: str) -> list[Cell]:
@@ -126,7 +142,8 @@ class Comparison:
         """
         pairs = self.report.curves(plain, run)
         metric = f"rauc_{window[0]}_{window[1]}" + (f"_from_{level}" if level else "")
-        texts = self.quantity(run, metric, [rauc(base, mto, window, level) for base, mto in pairs], column)
+        ratios = [rauc(base, mto, window, level) for base, mto in pairs]
+        texts = self.quantity(run, metric, ratios, column, source=self._curves(run))
         if any(gains(base, mto, window, level)[0] <= 0 for base, mto in pairs):
             texts[0] += "†"
             self._note(FLAT)
@@ -142,11 +159,19 @@ class Comparison:
         }
         theirs = printed.load("fig4_epochs")
         self.printed = self.printed | {(run, "saved_percent"): theirs.get((run, "saved_percent"), "")}
-        texts = [self.quantity(run, name, list(map(of, verdict.savings)), name, digits=1) for name, of in ours.items()]
+        place = self._curves(run)
+        texts = [
+            self.quantity(run, name, list(map(of, verdict.savings)), name, digits=1, source=place)
+            for name, of in ours.items()
+        ]
         shown = [verdict.to_match, verdict.saved, verdict.percent]
         if verdict.kind == "open" and not verdict.savings:
             shown = [texts[0][0]] * 3
-        return [*shown, *texts[-1][1:]]
+        return [*(Sourced(text, place) for text in shown), *texts[-1][1:]]
+
+    def _curves(self, run: str) -> str:
+        """Where the steps of a run's curve are listed, and those of its baseline's."""
+        return self.report.place(next(cell for cell in self.report.cells if cell.run == run)).curves
 
     def close(self, cells: Iterable[Cell]) -> list[str]:
         """Texts `seeds, GPU-hours` of a row made of these cells."""
@@ -155,7 +180,8 @@ class Comparison:
         asked = len(self.report.seeds)
         hours = self.report.gpu_hours(cells)
         self.quantity(cells[-1].run, "gpu_hours", [] if hours is None else [hours], None)
-        return [str(asked) if there == asked else f"{there} of {asked}", UNKNOWN if hours is None else f"{hours:,.1f}"]
+        spent = UNKNOWN if hours is None else Sourced(f"{hours:,.1f}", self.report.place(cells[-1]).network)
+        return [str(asked) if there == asked else f"{there} of {asked}", spent]
 
     def done(self) -> Sheet:
         """The sheet, with a last note on what is missing."""

@@ -17,6 +17,7 @@ from typing import Any
 from mto.errors import UserError
 from mto.files import replacing
 from mto.names import BACKBONES, STAGES, Cell, Run, Step
+from mto.report import sources
 from mto.report.affinity import MEASURED, affinity_of
 
 COLUMNS = (
@@ -219,6 +220,10 @@ class Report:
     def starts_at(self, run: str) -> int:
         """The epoch at which MTO is switched on in a run; 0: the first."""
         return self.job.get("starts_at", {}).get(run, 0)
+
+    def place(self, cell: Cell) -> sources.Place:
+        """Where the report lists the steps behind a cell."""
+        return sources.of(self.measured(cell, seed=0))
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return self.results / self.measured(cell, seed).folder

@@ -6,6 +6,7 @@ from mto.names import BASELINES, Cell, Run
 from mto.report.labels import baseline_name
 from mto.report.metrics import Report, mean, std
 from mto.report.sheet import UNKNOWN, Column, Sheet, spread
+from mto.report.sources import Sourced
 
 
 def table_presets(report: Report) -> Sheet:
@@ -26,8 +27,9 @@ def table_presets(report: Report) -> Sheet:
         cells += [Cell("pretrain", run, epoch, sign) for sign in signs if epoch]
         preset = (parsed.preset or report.plan["default"]) if parsed.terms else "without" if epoch else "from scratch"
         values = [report.values(cell) for cell in cells]
-        texts = [
-            spread(found, digits=2 if cell.metric == "top1" else 3) for cell, found in zip(cells, values, strict=True)
+        texts: list[str] = [
+            Sourced(spread(found, digits=2 if cell.metric == "top1" else 3), report.place(cell).value)
+            for cell, found in zip(cells, values, strict=True)
         ]
         texts += [] if epoch else [UNKNOWN] * len(signs)
         seeds = min(map(len, values))

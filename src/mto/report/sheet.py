@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mto.errors import UserError
 from mto.files import replacing
 from mto.report.metrics import mean, std, write_csv
+from mto.report.sources import source
 
 UNKNOWN = "—"
 MISSING = "missing"  # a value of ours that no job has made yet
@@ -61,6 +62,7 @@ class Sheet:
         title: the caption, without the scale.
         scale_line: which scale, and how far comparable; part of the caption.
         rows: texts as shown, one a column.
+        sources: where the numbers of the rows come from (`mto.report.sources`), one a text, of a sheet that was read.
         notes: sentences below the table.
         records: what is behind it, one a value, keys `fields`.
         fields: the columns of the CSV.
@@ -75,6 +77,7 @@ class Sheet:
     notes: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     fields: tuple[str, ...] = RECORD
+    sources: list[list[str]] = field(default_factory=list)
 
     def write(self, out: Path) -> None:
         """Write <name>.csv, .md, .tex and .json into `out`, each by atomic rename."""
@@ -87,6 +90,7 @@ class Sheet:
         """The sheet as shown, without its records, for a page that lays it out anew; `read` gives it back."""
         shown = {**asdict(self), "columns": [column._asdict() for column in self.columns]}
         del shown["records"]
+        shown["sources"] = [[source(text) for text in row] for row in self.rows]
         return json.dumps(shown, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod

@@ -157,7 +157,9 @@ def table_knn(report: Report) -> Sheet:
     ]
     for run, epoch in report.rows:
         cell = Cell(table.task, run, epoch, "top1")
-        texts = [table.quantity(run, name, report.values(cell._replace(metric=name)), None, epoch)[0] for name in KNN]
+        values = {name: report.values(cell._replace(metric=name)) for name in KNN}
+        source = report.place(cell).value
+        texts = [table.quantity(run, name, found, None, epoch, source=source)[0] for name, found in values.items()]
         mark = "✓" if Run.parse(run).terms else "" if epoch else SCRATCH
         table.sheet.rows.append([baseline_name(run), mark, report.epoch(epoch), *texts, *table.close([cell])])
     return table.done()

@@ -2,6 +2,8 @@
 
 findings.py    what is finished, what it took, and the headline: does MTO save epochs here
 histories.py   the training curves of every run, thinned; charts.py draws them as inline SVG
+measured.py    the paper's claims that these runs can answer, each with a verdict and its steps
+steps.py       every finished step with its files, log and command: where a table's number leads to
 choices.py     what is chosen where the paper is silent, and why
 render.py      all of it, with the tables and figures, into page.html (style.css, equations.html)
 

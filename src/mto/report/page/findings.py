@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mto.names import STAGES, Run, Step
-from mto.report import metrics
+from mto.report import metrics, sources
 from mto.report.labels import baseline_name, full_name
 from mto.report.rauc import Curve
 from mto.report.sheet import UNKNOWN, spread
@@ -36,7 +36,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether MTO saves epochs for one baseline; texts as shown, "—" where nothing is measured."""
+    """Whether MTO saves epochs for one baseline; texts as shown, "—" where nothing is measured.
+
+    Attributes:
+        places: where the steps are listed (`mto.report.sources`) of the two curves, of `plain` and of `mto`.
+        share: of the epochs, needed: the mean over seeds; None where one does not reach.
+        bound: reached at the first checkpoint already, so that the share is an upper bound.
+    """
 
     baseline: str
     verdict: Kind
@@ -45,11 +51,12 @@ class Answer:
     final: int
     plain: str
     mto: str
+    places: tuple[str, str, str]
     to_match: str
     saved: str
     percent: str
-    share: float | None  # of the epochs, needed: the mean over seeds; None where one does not reach
-    bound: bool  # reached at the first checkpoint already, so that the share is an upper bound
+    share: float | None
+    bound: bool
 
 
 class Findings:
@@ -107,7 +114,7 @@ class Findings:
             gpu_hours=sum(p.get("gpu_hours") or 0.0 for p in done),
             wall_hours=sum(p.get("wall_seconds") or 0.0 for p in done) / 3600,
             images_per_second=rate,
-            devices=", ".join(listed(_device(p) for p in done)),
+            devices=", ".join(listed(device_of(p) for p in done)),
         )
 
     def _provenance(self, step: Step) -> dict[str, Any]:
@@ -119,7 +126,7 @@ class Findings:
 
     @cached_property
     def devices(self) -> list[str]:
-        return listed(_device(self._provenance(step)) for step in self.records)
+        return listed(device_of(self._provenance(step)) for step in self.records)
 
     @cached_property
     def eager(self) -> list[str]:
@@ -136,22 +143,6 @@ class Findings:
                 found.setdefault(package, []).append(version)
         return {package: ", ".join(listed(versions)) for package, versions in sorted(found.items())}
 
-    def provenance_rows(self) -> list[list[str]]:
-        """One row a finished step: task, run, seed, epoch, commit, device, wall seconds, GPU-hours."""
-        order = {stage: number for number, stage in enumerate(STAGES)}
-        rows = []
-        for step in sorted(self.records, key=lambda step: (order[step.task], step[1:])):
-            given = self._provenance(step)
-            wall, hours = given.get("wall_seconds"), given.get("gpu_hours")
-            rows.append(
-                [
-                    *(STAGES[step.task].title, full_name(step.run), str(step.seed), str(step.epoch)),
-                    *(short(given.get("commit") or "unknown"), _device(given)),
-                    *("" if wall is None else f"{wall:.0f}", "" if hours is None else f"{hours:.2f}"),
-                ]
-            )
-        return rows
-
     # ----------------------------------------------------------------------------------------------- the headline
     @cached_property
     def answers(self) -> list[Answer]:
@@ -164,9 +155,10 @@ class Findings:
         run = Run.parse(plain).with_mto.name
         final = max(epoch for _, name, epoch in self.job["cells"][CURVES] if name == plain)
         seeds = self.job["seeds"]
-        curves = [Measured(self._curve(plain, s), self._curve(run, s), self._top1(plain, s, 0)) for s in seeds]
+        curves = [Measured(self.curve(plain, s), self.curve(run, s), self._top1(plain, s, 0)) for s in seeds]
         verdict = judge(curves, final)
         ended = [seed.mto[final] for seed in verdict.seeds if final in seed.mto]
+        without, with_mto = (sources.of(Step("finetune", name, seeds[0], final)) for name in (plain, run))
         return Answer(
             baseline=baseline_name(plain),
             verdict=verdict.kind,
@@ -175,6 +167,7 @@ class Findings:
             final=final,
             plain=spread([seed.base[final] for seed in verdict.seeds]) if verdict.seeds else UNKNOWN,
             mto=spread(ended) if ended and len(ended) == len(verdict.seeds) else UNKNOWN,
+            places=(without.curves, without.value, with_mto.value),
             to_match=verdict.to_match,
             saved=verdict.saved,
             percent=verdict.percent,
@@ -182,9 +175,9 @@ class Findings:
             bound=verdict.bound,
         )
 
-    def _curve(self, run: str, seed: int) -> Curve:
+    def curve(self, run: str, seed: int) -> Curve:
         """Epoch to fine-tuning top-1, over the checkpoints of Figure 4 that are measured."""
-        cells = self.job["cells"][CURVES]
+        cells = self.job["cells"].get(CURVES, [])
         epochs = [epoch for task, name, epoch in cells if (task, name) == ("finetune", run) and epoch]
         values = {epoch: self._top1(run, seed, epoch) for epoch in epochs}
         return {epoch: value for epoch, value in values.items() if value is not None}
@@ -253,7 +246,8 @@ class Findings:
         return f"± is the sample standard deviation over the seeds that are finished, of {seeds} planned."
 
 
-def _device(provenance: dict[str, Any]) -> str:
+def device_of(provenance: dict[str, Any]) -> str:
+    """What a step ran on, in words."""
     gpus, device = provenance.get("gpus") or 0, provenance.get("device") or "unknown"
     return f"{gpus} × {device}" if gpus else f"{device} (no GPU)"
 

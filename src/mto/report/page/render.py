@@ -14,11 +14,12 @@ from typing import Any
 
 from mto.config.study_plan import REPORTS, About
 from mto.files import replacing
-from mto.names import BASELINES, Run, Step
+from mto.names import BASELINES, STAGES, Run, Step
+from mto.report import sources
 from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN
 from mto.report.labels import baseline_name, full_name, stream_name
 from mto.report.metrics import NOT_THERE
-from mto.report.page import choices, histories
+from mto.report.page import choices, histories, measured, steps
 from mto.report.page.charts import Line, Scale, draw
 from mto.report.page.findings import Findings, describe, short
 from mto.report.page.histories import History
@@ -30,6 +31,9 @@ WORDS = {"csv": "CSV", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF"}
 #: Texts of a table's cells that the style sheet knows.
 LOOKS = {HOLDS: "yes", NOT_FOLLOWING: "mixed", CONTRADICTED: "no", OPEN: "open", MISSING: "lacking"}
 
+
+#: What the page calls a verdict on our own runs.
+SAID = {"yes": "Yes", "no": "No", "mixed": "Mixed", "void": "No answer:", "open": "Open"}
 
 #: What a name is, where no sheet says it: the figures, and the tables that are not made yet.
 ABOUT = REPORTS | {AUDIT: About("Audit", "The paper's checkable claims, each with its arithmetic and a verdict")}
@@ -49,6 +53,7 @@ class Item:
     Attributes:
         sheet: of a table that is there.
         image: (data URI, width, height in pixels) of a figure that is there.
+        drawn: of a figure, what its curves are called and where their steps are listed.
         missing: the steps that it still needs.
         problem: why it could not be made, where that was tried.
     """
@@ -59,6 +64,7 @@ class Item:
     problem: str = ""
     sheet: Sheet | None = None
     image: tuple[str, int, int] | None = None
+    drawn: tuple[tuple[str, str], ...] = ()
     downloads: tuple[Download, ...] = ()
 
     @property
@@ -84,6 +90,7 @@ class Trained:
     name: str
     note: str
     panels: list[Panel]
+    place: str
 
 
 def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, str] | None = None) -> str:
@@ -109,6 +116,7 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
         _figure(found, name, problems.get(name, "")) for name in _names(job["figures"], results / "figures", ".png")
     ]
     groups = _groups(found, trained)
+    networks = steps.listed(found, out)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mto.report", "page"),
         autoescape=True,
@@ -117,7 +125,7 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["spans"] = _spans
-    environment.globals |= {"LOOKS": LOOKS, "verdicts": _verdicts}
+    environment.globals |= {"LOOKS": LOOKS, "SAID": SAID, "verdicts": _verdicts}
     text = environment.get_template("page.html").render(
         job=job,
         found=found,
@@ -131,6 +139,9 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
         presets=choices.presets(job["mto"]),
         choices=choices.listed(job["mto"]),
         disagreeing=choices.disagreeing(job["mto"], results),
+        claims=measured.claims(found),
+        networks=networks,
+        places=steps.places(networks),
         results=[_download(results / "results.csv")] if (results / "results.csv").exists() else [],
     )
     with replacing(out) as partial:
@@ -203,7 +214,16 @@ def _figure(found: Findings, name: str, problem: str) -> Item:
         missing=[describe(step) for step in found.missing(name)],
         problem=problem,
         image=image,
+        drawn=_drawn(found, name),
         downloads=(_download(pdf),) if image and pdf.exists() else (),
+    )
+
+
+def _drawn(found: Findings, name: str) -> tuple[tuple[str, str], ...]:
+    """The curves of a figure, as the list of steps has them."""
+    done = [step for step in found.steps(name) if step in found.records]
+    return tuple(
+        {sources.of(step).curves: f"{STAGES[step.task].title} of {baseline_name(step.run)}" for step in done}.items()
     )
 
 
@@ -266,7 +286,8 @@ def _trained(found: Findings, history: History, loss: Scale) -> Trained:
         panels.append(Panel("MTO's terms" + (", log scale" if scale.log else ""), svg))
     panels += _signs(history, name, epochs, marks)
     identity = f"{history.run}-seed{history.seed}"
-    return Trained(identity, name, _note(history, epochs), panels)
+    place = sources.of(Step("pretrain", history.run, history.seed, 0)).curves
+    return Trained(identity, name, _note(history, epochs), panels, place)
 
 
 def _signs(history: History, name: str, epochs: int, marks: list[int]) -> list[Panel]:
