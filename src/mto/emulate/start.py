@@ -113,6 +113,7 @@ def _prepare_torch(card: Card) -> None:
         _values = Values()
         _values.__enter__()
     else:
-        from mto.emulate import convolutions
+        from mto.emulate import convolutions, selections
 
         convolutions.install()
+        selections.install()
