@@ -7,9 +7,12 @@ python -m mto plan --config '{"scale": "paper", "plan": {"card": "h100"}}'
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mto.bench.work import Work
+from mto.config.job import Job
 from mto.config.models import Config
 from mto.config.reading import load
 from mto.cost import fits, table
@@ -41,11 +44,17 @@ def main(argv: list[str] | None = None) -> None:
     plan(study).show(args.out or Path(study.results))
 
 
-def plan(study: Study) -> Plan:
-    """The plan on `plan.card`, and what the stages and the whole take on every card of config.yaml."""
-    from mto.bench.counting import count
+def plan(study: Study, count: Callable[[Job], Work] | None = None) -> Plan:
+    """The plan on `plan.card`, and what the stages and the whole take on every card of config.yaml.
 
-    counted, price = once(count), study.config.plan.cards
+    Args:
+        count: of a job; `mto.bench.counting.count` by default, with each work counted once.
+    """
+    if count is None:
+        from mto.bench import counting
+
+        count = once(counting.count)
+    counted, price = count, study.config.plan.cards
     measured = Measured(study, study.config.plan.card)
     costs = estimate(study, measured, counted)
     rows = [row(part, costs, study.config.plan.gpus, price[measured.card].price_per_gpu_hour) for part in parts(study)]
@@ -71,15 +80,19 @@ class Plan(NamedTuple):
     cards: dict[str, list[dict[str, Any]]]
     foreign: set[str]
 
-    def show(self, out: Path) -> None:
-        """Print the plan, and write plan.csv and plan.md."""
-        from mto.report.metrics import write_csv
-
+    def text(self) -> str:
+        """Returns plan.md."""
         config = self.study.config
         about = config.plan, config.scale, self.foreign, copy_bytes(config)
         shown = table.markdown(self.rows, self.pilot, self.cards, self.costs.values(), *about)
         shown += images_told(config)
-        shown += "".join(f"{line}\n" for line in fits.told(Path(self.study.results)))
+        return shown + "".join(f"{line}\n" for line in fits.told(Path(self.study.results)))
+
+    def show(self, out: Path) -> None:
+        """Print the plan, and write plan.csv and plan.md."""
+        from mto.report.metrics import write_csv
+
+        shown = self.text()
         print(shown)
         write_csv(out / "plan.csv", self.rows[0], [{k: _rounded(v) for k, v in row.items()} for row in self.rows])
         (out / "plan.md").write_text(shown, encoding="utf-8")
