@@ -266,6 +266,8 @@ def main() -> None:
     parser.add_argument("--plan", nargs="+", choices=[*PLANS, "tuned"], default=[*PLANS, "tuned"])
     parser.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--data", nargs="+", choices=("fashion", "photographs"), default=["fashion", "photographs"])
     parser.add_argument("--seeds", nargs="+", type=int, help="only these; by default all of a plan's")
     parser.add_argument("--fashion-mnist", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--photographs", type=Path, default=Path("photographs.npz"))
@@ -280,6 +282,7 @@ def main() -> None:
     plans = PLANS | {"tuned": lambda: tuned([args.out, *args.done])}
     runs = list(dict.fromkeys(run for plan in args.plan for run in plans[plan]()))
     runs = [run for run in runs if run.width in args.widths and run.method in args.methods]
+    runs = [run for run in runs if run.arm in args.arms and run.data in args.data]
     runs = [run for run in runs if not args.seeds or run.seed in args.seeds]
     part, parts = map(int, args.part.split("/"))
     done = finished([args.out, *args.done])
