@@ -22,7 +22,7 @@ from mto_search_measures import effective_rank, knn, ridge
 from torch import Tensor, nn
 from width_study_arms import ARMS, SHARES, Arm
 
-from mto.losses.balance import gradient_square
+from mto.losses.balance import gradient_norms, log_of
 from mto.losses.diagnostics import collapse
 
 #: Steps at which the shares are measured; the last is the end of the longest run.
@@ -154,7 +154,7 @@ class Trial:
                 group["lr"] = peak * rate(step, run.steps)
             images = pixels(self.data.pretrain[order[step * BATCH : (step + 1) * BATCH]], self.data, generator)
             mask = self.masks(BATCH, generator)
-            out = self.forward(images, mask, generator, min(1.0, 4 * (step + 1) / run.steps))
+            out = self.forward(images, mask, generator, self.feature_weight(step))
             loss, hidden = out["loss"], out["hidden"]
             if step >= run.starts_at and arm.names:
                 terms = arm.terms(hidden, mask, self.sampler.num_masked)
@@ -172,6 +172,10 @@ class Trial:
                 network.update_teacher(self.teacher, network.teacher_momentum(step, run.steps, 0, 1))
         return {"finished_steps": step + 1, **looks}
 
+    def feature_weight(self, step: int) -> float:
+        """BootMAE's weight of its features' loss, warmed up in a quarter of the run."""
+        return min(1.0, 4 * (step + 1) / self.run.steps)
+
     def look(self, looks: dict[str, list[float]], step: int) -> None:
         """Each term's weighted gradient over the method's, on images that no step is taken on and no weight set by.
 
@@ -181,7 +185,7 @@ class Trial:
         images, mask = pixels(self.data.labelled[0][: 2 * BATCH], self.data), self.masks(2 * BATCH, generator)
         trial = copy.copy(self)  # batch norms keep count of what they see
         trial.network, trial.teacher = copy.deepcopy((self.network, self.teacher))
-        out = trial.forward(images, mask, generator)
+        out = trial.forward(images, mask, generator, self.feature_weight(step))
         hidden, parameters = out["hidden"], [p for p in trial.network.parameters() if p.requires_grad]
         terms = self.arm.terms(hidden, mask, self.sampler.num_masked)
         looks["look"].append(step)
@@ -191,9 +195,10 @@ class Trial:
         ):
             if not tensors:
                 continue
-            base = gradient_square(out["loss"], tensors)
+            norms = gradient_norms if place == "x0" else whole_norm
+            base = log_of(norms(out["loss"], tensors).detach())
             for name, value in terms.items():
-                share = float(self.arm.weight(name) * (gradient_square(value, tensors) / base).sqrt())
+                share = float(self.arm.weight(name) * (log_of(norms(value, tensors).detach()) - base).mean().exp())
                 looks.setdefault(f"share_{place}_{name}", []).append(share)
 
     @torch.no_grad()
@@ -228,6 +233,12 @@ class Trial:
                 tokens = network.encoder.forward_features(x)
             pooled.append(tokens[:, 1:].mean(1))
         return torch.cat(pooled)
+
+
+def whole_norm(loss: Tensor, tensors: list[Tensor]) -> Tensor:
+    """The norm (1,) of a loss's gradient at all of the tensors; 0 where it depends on none."""
+    found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
+    return torch.stack([loss.new_zeros(()), *(g.square().sum() for g in found if g is not None)]).sum().sqrt()[None]
 
 
 #: What a row says beside its run: the commit, what came out, and the shares at each look.

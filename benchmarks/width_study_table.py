@@ -73,6 +73,7 @@ def strength(rows: list[Row]) -> None:
                 float(share) / SHARE
                 for r in rows
                 if (r["arm"], r["method"], r["width"], r["starts_at"]) == ("balanced", method, str(width), "0")
+                and (r["data"], r["seed"]) == ("photographs", str(REPORTED[0]))
                 for name in SHARES
                 for share in r[f"share_x0_{name}"].split()
             ]
