@@ -37,6 +37,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket={root}/munge/socket,cred_expire=5
 StateSaveLocation={root}/state
+FirstJobId={first}
 SlurmdSpoolDir={root}/spool.%n
 SlurmctldPidFile={root}/slurmctld.pid
 SlurmdPidFile={root}/slurmd.%n.pid
@@ -122,8 +123,8 @@ class Cluster:
         self.kill("slurmctld", signal.SIGKILL)
         shutil.rmtree(self.root / "state")
         (self.root / "state").mkdir()
-        with (self.root / "slurm.conf").open("a") as file:
-            file.write(f"FirstJobId={latest + 1000}\n")
+        file = self.root / "slurm.conf"
+        file.write_text(re.sub("FirstJobId=.*", f"FirstJobId={latest + 1000}", file.read_text()))
         self.start_controller()
 
     @contextmanager
@@ -225,9 +226,10 @@ class Cluster:
     def _configure(self) -> None:
         host = socket.gethostname().split(".")[0]
         ports = free_ports(1 + len(NODES))
-        lines = [
-            CONFIG.format(host=host, root=self.root, ports=ports, proctrack=self.proctrack, killwait=self.killwait)
-        ]
+        # Nodes of all clusters have the same names, and so their jobs' control groups: ids are to tell them apart.
+        first = 1 + 10_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        names = {"host": host, "root": self.root, "ports": ports, "first": first}
+        lines = [CONFIG.format(**names, proctrack=self.proctrack, killwait=self.killwait)]
         for node, port in zip(NODES, ports[1:], strict=True):
             lines.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} Boards=1 "
