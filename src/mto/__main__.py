@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -131,6 +133,21 @@ def _positive(text: str) -> int:
     return value
 
 
+def _tool(argv: Sequence[str]) -> int:
+    """Runs a tool; where the reader of its output has left, as `head` does, it ends as quietly as other programs."""
+    try:
+        status = import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        written = select.poll()
+        written.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in written.poll(0)):
+            raise  # it was another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
+        return 128 + signal.SIGPIPE
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, and turn a user's mistake into one line and exit code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -145,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv and (argv[0] in TASKS or argv[0] == "report") and (status := preloaded.ask(argv)) is not None:
             return status
         if argv and argv[0] in TOOLS:
-            return import_module(TOOLS[argv[0]]).main(argv[1:]) or 0
+            return _tool(argv)
         arguments = parse(argv)
         return _run(arguments, argv, began)
     except Superseded as event:

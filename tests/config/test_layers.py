@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +321,13 @@ def test_the_examples_of_the_documentation_are_whole() -> None:
     for block in blocks:
         written = yaml.safe_load(block)
         Study(load(written, scale=written.get("scale", "mini")))
+
+
+def test_a_tool_ends_quietly_when_its_reader_has_left():
+    """As in `python -m mto config show … | head -1`: no traceback, and the exit code of a program that got SIGPIPE."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mto", "config", "show", "--run", "mae-vitb", "--scale", "mini"]
+    with os.fdopen(write, "w") as gone:
+        ended = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (141, "")
