@@ -12,6 +12,7 @@ include: "rules/common.smk"
 
 
 study, source = read_study()
+needs = Needs(study, slurm_logs)
 prepare_shell()
 hear_slurm()
 
@@ -33,12 +34,7 @@ include: "rules/plan.smk"
 
 
 onstart:
-    require_datasets()
-    require_trackers()
-    require_gpus()
-    start_forced_jobs_over()
-    require_cluster()
-    start_preloaded()
+    look_before_the_first_job()
 
 
 # ------------------------------------------------------------------------------------------------------------ targets
@@ -73,6 +69,6 @@ for _target, _done in targets().items():
         name:
             _target
         input:
-            measured(_target),
+            needs.measured(_target),
         message:
             _done

@@ -18,11 +18,11 @@ rule heterogeneity:
         "<logs>/heterogeneity/<step>.log",
     conda:
         "../envs/mto.yaml"
-    threads: hardware("heterogeneity")["cpus_per_task"]
+    threads: needs.hardware("heterogeneity")["cpus_per_task"]
     resources:
-        **hardware("heterogeneity"),
+        **needs.hardware("heterogeneity"),
     params:
-        job=job("heterogeneity"),
+        job=needs.job("heterogeneity"),
         out=subpath(output.metrics, parent=True),
     message:
         "Heterogeneity of {wildcards.run} at epoch {wildcards.epoch}, seed {wildcards.seed}"

@@ -14,12 +14,12 @@ rule dataset:
         "<logs>/data/{dataset}.log",
     conda:
         "../envs/mto.yaml"
-    threads: hardware("dataset")["cpus_per_task"]
+    threads: needs.hardware("dataset")["cpus_per_task"]
     resources:
-        **hardware("dataset"),
-        verify=level_of,
+        **needs.hardware("dataset"),
+        verify=needs.level_of,
     params:
-        job=dataset_job,
+        job=needs.dataset_job,
         out=subpath(output[0], parent=True),
     message:
         "Dataset {wildcards.dataset}: made, or looked over"

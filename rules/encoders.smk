@@ -15,19 +15,19 @@ for _stage in measuring_encoders():
             STAGES[_stage].rule
         input:
             data=f"<results>/data/{STAGES[_stage].dataset}/manifest.json",
-            encoder=encoder_of,
+            encoder=needs.encoder_of,
         output:
             **made_by(_stage),
         log:
             f"<logs>/{_stage}/<step>.log",
         conda:
             "../envs/mto.yaml"
-        threads: hardware(_stage)["cpus_per_task"]
+        threads: needs.hardware(_stage)["cpus_per_task"]
         resources:
-            **hardware(_stage),
+            **needs.hardware(_stage),
             stage=_stage,
         params:
-            job=job(_stage),
+            job=needs.job(_stage),
             out=subpath(output.metrics, parent=True),
         message:
             STAGES[_stage].does

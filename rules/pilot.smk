@@ -16,12 +16,12 @@ rule pretrain_pilot:
         "<logs>/pilot/<step>.log",
     conda:
         "../envs/mto.yaml"
-    threads: hardware("pretrain")["cpus_per_task"]
+    threads: needs.hardware("pretrain")["cpus_per_task"]
     resources:
-        **hardware("pretrain"),
-        **watch(),
+        **needs.hardware("pretrain"),
+        **needs.watch(),
     params:
-        job=pilot_job,
+        job=needs.pilot_job,
         out=subpath(output.metrics, parent=True),
     message:
         "Pilot of {wildcards.run}: up to epoch {wildcards.epoch}, seed {wildcards.seed}"

@@ -14,9 +14,9 @@ rule preflight_stage:
         stage="|".join(TRAINED),
     conda:
         "../envs/mto.yaml"
-    threads: hardware_of_stage()["cpus_per_task"]
+    threads: needs.hardware_of_stage()["cpus_per_task"]
     resources:
-        **hardware_of_stage(),
+        **needs.hardware_of_stage(),
     params:
         job=preflight_job,
     message:
@@ -30,7 +30,7 @@ rule preflight_stage:
 
 rule preflight:
     input:
-        preflights,
+        needs.preflights,
     log:
         "<logs>/preflight/preflight.log",
     localrule: True

@@ -10,8 +10,8 @@ Makes: <results>/pretrain/<step>/ encoder.safetensors (timm's key names), state.
 
 rule pretrain_segment:
     input:
-        data=pretraining_data,
-        state=previous_state,
+        data=needs.pretraining_data,
+        state=needs.previous_state,
     output:
         encoder="<results>/pretrain/<step>/encoder.safetensors",
         state="<results>/pretrain/<step>/state.pth",
@@ -21,13 +21,13 @@ rule pretrain_segment:
         "<logs>/pretrain/<step>.log",
     conda:
         "../envs/mto.yaml"
-    threads: hardware("pretrain")["cpus_per_task"]
+    threads: needs.hardware("pretrain")["cpus_per_task"]
     resources:
-        **hardware("pretrain"),
-        **watch(),
-        state=pruning,
+        **needs.hardware("pretrain"),
+        **needs.watch(),
+        state=needs.pruning,
     params:
-        job=job("pretrain"),
+        job=needs.job("pretrain"),
         out=subpath(output.metrics, parent=True),
     message:
         "Pre-training {wildcards.run} up to epoch {wildcards.epoch}, seed {wildcards.seed}"

@@ -9,7 +9,7 @@ Makes: <results>/results.csv, <results>/tables/<name>.{csv,md,tex,json}, <result
 
 rule results:
     input:
-        metrics_of(study.segments() + study.steps()),
+        needs.metrics_of(study.segments() + study.steps()),
     output:
         "<results>/results.csv",
     log:
@@ -18,7 +18,7 @@ rule results:
     conda:
         "../envs/mto.yaml"
     params:
-        job=results_job(),
+        job=canonical(report_jobs.results_job(study)),
         results=subpath(output[0], parent=True),
     message:
         "Every measured value, as {output}"
@@ -28,7 +28,7 @@ rule results:
 
 rule table:
     input:
-        cells_of,
+        needs.cells_of,
     output:
         multiext("<results>/tables/{name}", ".csv", ".md", ".tex", ".json"),
     log:
@@ -50,7 +50,7 @@ rule table:
 
 rule figure:
     input:
-        cells_of,
+        needs.cells_of,
     output:
         multiext("<results>/figures/{name}", ".png", ".pdf"),
     log:
@@ -83,7 +83,7 @@ rule report:
     conda:
         "../envs/mto.yaml"
     params:
-        job=page_job(),
+        job=canonical(page.job(study)),
         results=subpath(output[0], parent=True),
     message:
         "The report, as {output}"
