@@ -127,6 +127,5 @@ def test_the_study_s_commands_say_what_they_lack(empty: Path, tmp_path: Path) ->
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert ran.stderr.strip() == (
-        "mto: error: pydantic is not installed; "
-        "the study needs more than torch: pip install 'mto[study]', or make setup"
+        "mto: error: yaml is not installed; the study needs more than torch: pip install 'mto[study]', or make setup"
     )

@@ -76,7 +76,7 @@ def test_memory_on_a_cpu_is_what_the_backward_pass_keeps():
 
 def prepared(study, stage="pretrain-mto", **keys):
     bench = run.Bench(torch.device("cpu"), 1, "fp32", compile=False)
-    return bench, bench.prepare(job_of(study, stage, "mae").model_copy(update=keys), 4)
+    return bench, bench.prepare(job_of(study, stage, "mae").changed(**keys), 4)
 
 
 def test_a_model_that_waits_beside_another_is_not_in_its_memory(study, monkeypatch):

@@ -35,7 +35,7 @@ def paper() -> Study:
 
 def of_runs(study: Study, *runs: str) -> PreflightJob:
     job = preflight.job(study, "pretrain")
-    return job.model_copy(update={"jobs": [each for each in job.jobs if each["run"] in runs]})
+    return job.changed(jobs=[each for each in job.jobs if each["run"] in runs])
 
 
 def test_real_steps_are_measured(demo, tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_segment_trains_its_epochs_and_a_fine_tuning_evaluates_too(study):
     assert segment == (100 * steps * 4096, 0, 100 * steps)
     fine = amount(plan.job(FINE), 0, size_of(plan.config, "finetune"))
     assert fine == (100 * (1_281_167 // 1024) * 1024, 25 * 50_000, 100 * (1_281_167 // 1024))
-    assert evaluations(plan.job(FINE).model_copy(update={"epochs": 90, "eval_interval": 4})) == 23  # the last is one
+    assert evaluations(plan.job(FINE).changed(epochs=90, eval_interval=4)) == 23  # the last is one
     coco = amount(plan.job(Step("coco", "mae-vitb", 0, 800)), 0, size_of(plan.config, "coco"))
     assert coco == (25 * (117_266 // 64) * 64, 5000, 25 * (117_266 // 64))
 

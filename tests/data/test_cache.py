@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from mto.config.models import Cache as CacheSettings
+from mto.config.parts import Cache as CacheSettings
 from mto.data import cache, listing
 from mto.data.bad_files import VARIABLE
 from mto.data.cache import Cache, build

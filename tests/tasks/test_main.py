@@ -205,7 +205,7 @@ lean()
 import torch, mto.tasks.pretrain, mto.tasks.finetune, mto.tasks.linear
 loaded = set(sys.modules)
 absent = ("torch.distributed.fsdp", "pandas", "mmdet", "tensorboard", "matplotlib.figure", "huggingface_hub.hf_api")
-for name in ("torch._dynamo.symbolic_convert", "sympy", *absent):
+for name in ("torch._dynamo.symbolic_convert", "sympy", "pydantic", *absent):
     assert name not in loaded, name
 from mto.data.imagenet import build_loader
 layer = torch.nn.Linear(2, 2)

@@ -127,7 +127,7 @@ def knn_job(root: Path, baseline: str, **feature: Any) -> dict[str, Any]:
 def heterogeneity_job(root: Path, baseline: str) -> dict[str, Any]:
     job = pretrain_job(root, baseline)
     return {
-        **{key: value for key, value in job.items() if key in (*Job.model_fields, "method", "mask")},
+        **{key: value for key, value in job.items() if key in (*Job.keys, "method", "mask")},
         "task": "heterogeneity",
         "data": {"root": str(root), **PIXELS, "eval": EVAL},
         "images": 5,

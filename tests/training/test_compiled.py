@@ -12,7 +12,8 @@ from torch import Tensor
 
 import formula
 from mto import MaskedTokenOptimization
-from mto.config.recipe import FinetuneAugment
+from mto.config.parts import FinetuneAugment
+from mto.config.typed import parse
 from mto.methods import MAE, BootMAE, ConMIM, SimMIM
 from mto.methods.encoder import build_classifier, build_encoder
 from mto.methods.memory import spare
@@ -108,7 +109,7 @@ def test_the_real_compiler_agrees_with_eager(method: str, terms: str) -> None:
 def classifier(kind: str) -> FineTuned | LinearProbe:
     torch.manual_seed(0)
     if kind == "finetune":
-        augment = FinetuneAugment.model_validate(AUGMENT | MIXING | {"smoothing": 0.1, "rand_augment": None})
+        augment = parse(FinetuneAugment, AUGMENT | MIXING | {"smoothing": 0.1, "rand_augment": None})
         net = build_classifier("simmim", num_classes=5, **SIZE, drop_path=0.0, init_values=0.1)
         return FineTuned(net, num_classes=5, augment=augment)
     encoder = build_encoder("mae", **SIZE)

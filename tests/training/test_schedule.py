@@ -5,6 +5,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 
 from mto.config.job import Rates
+from mto.config.typed import parse
 from mto.training.schedule import Schedule
 
 MAE = Schedule("cosine", total=800, warmup=40, scale_min_lr=True)
@@ -115,5 +116,5 @@ def test_from_job():
         "warmup_prefix": True,
         "scale_min_lr": True,
     }
-    assert Schedule.from_job(Rates.model_validate(job), 800) == MAE
-    assert Schedule.from_job(Rates.model_validate(job | {"warmup_epochs": 0.5}), 8).lr(0.25, 1.0) == pytest.approx(0.5)
+    assert Schedule.from_job(parse(Rates, job), 800) == MAE
+    assert Schedule.from_job(parse(Rates, job | {"warmup_epochs": 0.5}), 8).lr(0.25, 1.0) == pytest.approx(0.5)

@@ -23,6 +23,7 @@ from mto.bench.cases import STAGES
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained
 from mto.bench.workloads import job_of
 from mto.config.job import LoggedJob, Mto, PretrainJob
+from mto.config.typed import parse
 from mto.emulate import start
 from mto.methods.memory import spare
 from mto.names import Memory
@@ -81,8 +82,8 @@ def _variants(study: Study, stage: str, job: LoggedJob, presets: Sequence[str]) 
         return
     assert isinstance(job, PretrainJob)
     for preset in presets:
-        mto = Mto.model_validate({"terms": job.mto.terms, **study.config.mto.presets[preset].model_dump()})
-        yield preset, job.model_copy(update={"mto": mto})
+        mto = parse(Mto, {"terms": job.mto.terms, **study.config.mto.presets[preset].model_dump()})
+        yield preset, job.changed(mto=mto)
 
 
 def sizes(job: PretrainJob) -> tuple[int, ...]:

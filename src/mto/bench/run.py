@@ -107,7 +107,7 @@ class Bench:
     def prepare(self, job: LoggedJob, images: int) -> Trained:
         """A job's workload on the device, and its training step."""
         if self.precision:
-            job = job.model_copy(update={"precision": self.precision})
+            job = job.changed(precision=self.precision)
         work = build(job, images)
         model = work.model.to(self.device)
         spare(model, self.memory)
@@ -162,7 +162,7 @@ class Bench:
 
         def loader(which: str) -> DataLoader:
             # Another order each time: files that were read a moment ago are in the memory of the machine.
-            job = work.job.model_copy(update={"seed": seed_of(work.job.seed, work.job.task, work.job.run, which)})
+            job = work.job.changed(seed=seed_of(work.job.seed, work.job.task, work.job.run, which))
             return loading.loader_of(job, folder, work.images, workers, pin_memory=self.on_gpu)
 
         if "data" in what:

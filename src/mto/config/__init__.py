@@ -6,7 +6,19 @@ the paper by values alone, and the user has the last word (`layers`). Nothing he
 every cluster job parses again, uses it.
 """
 
-from mto.config.models import Config
-from mto.config.reading import load
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mto.config.models import Config
+    from mto.config.reading import load
 
 __all__ = ["Config", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the models on first use: a task reads its typed job alone, and pydantic would be half of its start."""
+    if name in __all__:
+        from mto.config import models, reading
+
+        return {"Config": models.Config, "load": reading.load}[name]
+    raise AttributeError(f"module 'mto.config' has no attribute '{name}'")

@@ -85,7 +85,7 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
     depth = config.backbones[backbone].depth  # type: ignore[index]
     yield from _mask(name, recipe.mask, config.img_size, config.patch_size)
     yield from _layers(config, recipe, backbone, depth)
-    layers = getattr(recipe.method, "decoder_depth", depth)  # type: ignore[attr-defined]
+    layers = getattr(recipe.method, "decoder_depth", None) or depth  # type: ignore[attr-defined]
     for preset_name, preset in config.mto.presets.items():
         looked_at = preset.sparsity_layers
         if looked_at != "all" and any(not -layers <= layer <= layers for layer in looked_at):

@@ -1,23 +1,24 @@
-"""The kinds of values in config.yaml, and the strict model that its blocks are."""
+"""The kinds of values in config.yaml and in jobs."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
+from mto.config.typed import Checked
 from mto.names import BACKBONES, BASELINES, TERMS, TRACKERS
 
 #: No rate, weight or length of a recipe comes near it: what is above is a slip, and overflows somewhere in training.
 MOST = 1e6
-Unit = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, le=MOST)]
-NonNegative = Annotated[float, Field(ge=0, le=MOST)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's legacy generator takes no more
-Share = Annotated[float, Field(ge=0, lt=1)]
-Epoch = Annotated[int, Field(ge=1)]
+Unit = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0), Le(MOST)]
+NonNegative = Annotated[float, Ge(0), Le(MOST)]
+Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]  # NumPy's legacy generator takes no more
+Share = Annotated[float, Ge(0), Lt(1)]
+Epoch = Annotated[int, Ge(1)]
 if TYPE_CHECKING:
     Term: TypeAlias = str
     Baseline: TypeAlias = str
@@ -48,19 +49,11 @@ def ordered(values: list[float]) -> list[float]:
     return values
 
 
-Epochs = Annotated[list[Epoch], Field(min_length=1), AfterValidator(rising)]
-Window = Annotated[list[Epoch], Field(min_length=2, max_length=2), AfterValidator(rising)]
-SomeBaselines = Annotated[list[Baseline], Field(min_length=1)]
-Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(ordered)]
-Areas = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(ordered)]
-Taps = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4), AfterValidator(rising)]
-
-
-class Model(BaseModel):
-    """A block of config.yaml: immutable, closed to unknown keys, to .inf and .nan, to `true` or "3" for a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    def written(self) -> dict[str, Any]:
-        """Returns the keys that were given, and no default."""
-        return self.model_dump(exclude_unset=True)
+Epochs = Annotated[list[Epoch], MinLen(1), Checked(rising)]
+Window = Annotated[list[Epoch], Len(2, 2), Checked(rising)]
+SomeBaselines = Annotated[list[Baseline], MinLen(1)]
+Range = Annotated[list[Positive], Len(2, 2), Checked(ordered)]
+Areas = Annotated[list[Annotated[float, Gt(0), Le(1)]], Len(2, 2), Checked(ordered)]
+Taps = Annotated[list[Annotated[int, Ge(0)]], Len(4, 4), Checked(rising)]
+#: The share of each class's training images whose labels are used; see mto.data.labels.
+Labels = Annotated[float, Gt(0), Le(1)]

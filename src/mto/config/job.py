@@ -2,32 +2,42 @@
 
 A job's identity is its JSON, with exactly the keys that it was given (`Job.plain`): a key that has a default may be
 left out, so that a job that was finished before there was such a key stays what it was. What is the same in a job as in
-the settings has the settings' own model.
+the settings is a part that both have (`mto.config.parts`). A task's start reads this: there is no pydantic here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from functools import cache
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
+from annotated_types import Ge, Gt, Le, Len, MinLen
 
-from mto.config.classes import Classes
-from mto.config.fields import Areas, Count, Model, NonNegative, Positive, Range, Seed, Share, Taps, Unit
-from mto.config.models import Cache, Config, Evaluation, Make, Neighbours, Preset, Variant
-from mto.config.recipe import (
+from mto.config.fields import Areas, Count, Labels, NonNegative, Positive, Range, Seed, Share, Taps, Unit
+from mto.config.parts import (
     Backbone,
+    Balance,
+    Cache,
     Detector,
+    Evaluation,
     FinetuneAugment,
-    Labels,
+    Make,
     Mask,
+    Neighbours,
     Schedule,
     TeacherView,
     TransferSchedule,
     UperHead,
+    Variant,
+    hint,
 )
+from mto.config.typed import Part, build, parse
 from mto.errors import UserError
+from mto.losses.switches import SWITCHES
 from mto.names import BASELINES, STAGES
+
+#: The class folders that are looked at, sorted.
+Classes = Annotated[list[str], MinLen(2)]
 
 
 # --------------------------------------------------------------------------------------------------- parts of several
@@ -49,46 +59,47 @@ class Encoder(Network):
 class Method(Network):
     """A method's name and the arguments of its class: the sizes, and the settings that its baseline declares."""
 
-    model_config = ConfigDict(extra="allow")
+    REST = "settings"
 
     name: str
+    settings: dict[str, Any]
 
-    @model_validator(mode="after")
-    def _has_its_settings(self) -> Self:
-        given, known = set(self.model_extra or ()), set(BASELINES[self.name].settings)
-        if given - known:
-            raise ValueError(f"{self.name} has no setting {', '.join(sorted(given - known))}")
-        return self
+    def check(self) -> None:
+        super().check()
+        if unknown := sorted(self.settings.keys() - BASELINES[self.name].settings.keys()):
+            raise ValueError(f"{self.name} has no setting {', '.join(unknown)}")
 
 
 #: A run without MTO has no switches.
-_SWITCHES: dict[str, Any] = {name: (field.annotation | None, None) for name, field in Preset.model_fields.items()}  # type: ignore[operator]
-_Switches: Any = create_model("_Switches", __base__=Model, **_SWITCHES)
+_SWITCHES: dict[str, Any] = {name: hint(switch) | None for name, switch in SWITCHES.items()}
+_Switches: Any = build("_Switches", Part, _SWITCHES, dict.fromkeys(_SWITCHES))
 
 
 class Mto(_Switches):  # type: ignore[misc]
     """The arguments of `mto.MaskedTokenOptimization`."""
 
+    balance: Balance | None = None
+    starts_at: Annotated[int, Ge(0)] | None = None
     terms: list[str]
 
 
-class Optim(Model):
+class Optim(Part):
     """An optimiser; a stage names what its recipe sets."""
 
     batch_size: Count
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # of base and batch: no setting bounds it
+    lr: Annotated[float, Gt(0)]  # of base and batch: no setting bounds it
     weight_decay: NonNegative
     kind: Literal["adamw", "lars"] = "adamw"
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.9, 0.999])
+    betas: Annotated[list[Share], Len(2, 2)] = [0.9, 0.999]  # noqa: RUF012 (frozen)
     eps: Positive = 1e-8
     momentum: Unit = 0.9
     clip_grad: Positive | None = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    no_decay: list[str] = Field(default=[])
+    layer_decay: Annotated[float, Gt(0), Le(1)] | None = None
+    no_decay: list[str] = []  # noqa: RUF012 (frozen)
 
 
 #: A number that is written as it was given: these defaults are whole numbers in jobs that are finished.
-AsGiven = Annotated[int, Field(ge=0)] | NonNegative
+AsGiven = Annotated[int, Ge(0)] | NonNegative
 
 
 class Rates(Schedule):
@@ -99,14 +110,14 @@ class Rates(Schedule):
     min_lr: AsGiven = 0
 
 
-class Data(Model):
+class Data(Part):
     """The images: how many classes and which, the pixels' mean and deviation; and where they lie, in no identity.
 
     `cache` is the shorter side of the cached images that are trained on, `decode` where they are decoded, `labels` the
     share of the labels that is used. `listing` and `cache_folder` are of the dataset's job.
     """
 
-    num_classes: Annotated[int, Field(ge=1)]
+    num_classes: Count
     mean: list[float]
     std: list[float]
     classes: Classes | None = None
@@ -148,7 +159,7 @@ class EvaluatedData(Data):
 
 
 # --------------------------------------------------------------------------------------------------------- the stages'
-class Job(Model):
+class Job(Part):
     """What the jobs of all stages have: which step it is, and what it reads; an encoder of one's own has no epoch."""
 
     task: str
@@ -158,7 +169,7 @@ class Job(Model):
     baseline: str
     backbone: str
     seed: Seed
-    epoch: Annotated[int, Field(ge=0)] | None
+    epoch: Annotated[int, Ge(0)] | None
     precision: Literal["fp32", "bf16", "fp16"]
     code_version: Count
     data: Data
@@ -174,7 +185,7 @@ class Job(Model):
 
     def reading(self, **place: Any) -> Self:
         """Returns the same job on data with other values, such as ``root``, ``listing`` or ``cache_folder``."""
-        return self.model_copy(update={"data": self.data.model_copy(update=place)})
+        return self.changed(data=self.data.changed(**place))
 
 
 class LoggedJob(Job):
@@ -187,7 +198,7 @@ class LoggedJob(Job):
 class PretrainJob(LoggedJob):
     """Pre-training up to `epoch`, of a schedule of `epochs`."""
 
-    epoch: Annotated[int, Field(ge=0)]
+    epoch: Annotated[int, Ge(0)]
     epochs: Count
     method: Method
     mask: Mask
@@ -248,7 +259,7 @@ class FinetuneJob(ClassifierJob):
     ema_decay: Share | None
 
 
-class Probe(Model):
+class Probe(Part):
     """Which feature a probe reads: `mto.config.recipe.Probe`, with its layers by number."""
 
     feature: Literal["cls", "mean", "cls_mean"]
@@ -265,7 +276,7 @@ class LinearJob(ClassifierJob):
     probe: Probe
 
 
-class Feature(Model):
+class Feature(Part):
     """The feature of an encoder that is compared as it is."""
 
     pool: Literal["cls", "mean", "cls_mean"]
@@ -311,12 +322,12 @@ class CocoJob(DenseJob):
     epochs: Count
     image_size: Count
     window_size: Count
-    global_blocks: list[Annotated[int, Field(ge=0)]]
+    global_blocks: list[Annotated[int, Ge(0)]]
     position: Literal["row_first", "own", "resized"]
     detector: Detector
 
 
-#: The jobs of the stages; a stage without a model here evaluates, and has the settings of its name (`_evaluated`).
+#: The jobs of the stages; a stage without one here evaluates, and has the settings of its name (`kind_of`).
 JOBS: dict[str, type[Job]] = {
     "pretrain": PretrainJob,
     "finetune": FinetuneJob,
@@ -328,17 +339,24 @@ JOBS: dict[str, type[Job]] = {
 }
 
 
-def _evaluated(stage: str) -> type[Job]:
-    """Returns the model of the jobs of a stage that trains nothing."""
+@cache
+def kind_of(stage: str) -> type[Job]:
+    """Returns the jobs of a stage; of one that is not named above, what evaluates, with the settings of its name."""
+    if stage in JOBS:
+        return JOBS[stage]
+    from mto.config.models import Config
+
     settings: Any = Config.model_fields[stage].annotation
-    return create_model(f"{stage.capitalize()}Job", __base__=(EvaluatedJob, settings))
-
-
-JOBS |= {stage: _evaluated(stage) for stage in STAGES if stage not in JOBS}
+    fields = settings.model_fields.items()
+    keys = {
+        name: Annotated[(key.annotation, *key.metadata)] if key.metadata else key.annotation for name, key in fields
+    }
+    defaults = {name: key.default for name, key in fields if not key.is_required()}
+    return build(f"{stage.capitalize()}Job", EvaluatedJob, keys, defaults)
 
 
 # -------------------------------------------------------------------------------------------------------- the dataset's
-class DataJob(Model):
+class DataJob(Part):
     """The job of a dataset: makes it where `make` says how, else looks over the one at `root`."""
 
     task: Literal["data"]
@@ -356,17 +374,17 @@ class DataJob(Model):
         return self.written()
 
 
-class Photographs(Model):
+class Photographs(Part):
     """The images that a preflight measures with, or how large it makes some up."""
 
     root: str
     num_classes: Count
     classes: Classes | None = None
     convert: str | None = None
-    side: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    side: Annotated[list[Count], Len(2, 2)]
 
 
-class PreflightJob(Model):
+class PreflightJob(Part):
     """The job that measures a stage: its own `jobs`, as JSON has them."""
 
     task: Literal["preflight"]
@@ -381,9 +399,6 @@ class PreflightJob(Model):
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-J = TypeVar("J", bound=Model)
-
-
 def read(job: Mapping[str, Any]) -> Job:
     """Returns the job of a stage.
 
@@ -394,36 +409,13 @@ def read(job: Mapping[str, Any]) -> Job:
         UserError: it lacks a key, has one that it should not, or a value of another kind.
     """
     task = job.get("task")
-    if task not in JOBS:
-        raise UserError(f"--job: of no stage: task is {task!r} (known: {', '.join(JOBS)})")
-    return parse(JOBS[task], job)
-
-
-def parse(kind: type[J], job: Mapping[str, Any]) -> J:
-    """Returns a job of that kind.
-
-    Raises:
-        UserError: as of `read`.
-    """
-    try:
-        return kind.model_validate(dict(job))
-    except ValidationError as error:
-        found = error.errors()
-    lacking = [_place(each) for each in found if each["type"] == "missing"]
-    if lacking:
-        raise UserError(f"--job: lacks {', '.join(lacking)}; a job.json beside a task's outputs is whole")
-    if unknown := [_place(each) for each in found if each["type"] == "extra_forbidden"]:
-        raise UserError(f"--job: unknown: {', '.join(unknown)}; is it a job of another version?")
-    first = found[0]
-    raise UserError(f"--job: {_place(first)}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}")
-
-
-def _place(problem: Any) -> str:
-    return ".".join(map(str, problem["loc"]))
+    if task not in STAGES:
+        raise UserError(f"--job: of no stage: task is {task!r} (known: {', '.join(STAGES)})")
+    return parse(kind_of(task), job)
 
 
 def in_order(node: Any) -> Any:
-    """Mappings sorted by key, tuples as lists: what JSON gives back, so that a job equals itself read from a file."""
+    """Returns mappings sorted by key, tuples as lists: what JSON gives back, so that a job equals itself in a file."""
     if isinstance(node, dict):
         return {key: in_order(node[key]) for key in sorted(node)}
     return [in_order(item) for item in node] if isinstance(node, list | tuple) else node

@@ -17,34 +17,20 @@ from pydantic import (
     model_validator,
 )
 
-from mto.config import fields
+from mto.config import fields, parts
 from mto.config.classes import Classes
-from mto.config.fields import Count, Model, NonNegative, Positive, Seed, SomeBaselines, different
+from mto.config.fields import Count, Seed, SomeBaselines, different
 from mto.config.layers import merge
+from mto.config.model import Model, settings
 from mto.config.prices import Plan
 from mto.config.recipe import Backbone, BaselineConfig, Baselines
 from mto.config.study_plan import StudyPlan
-from mto.losses.switches import LAYERS, POSITIVE, SWITCHES, WEIGHT
+from mto.losses.switches import SWITCHES
 from mto.names import PRESET, STAGES, Memory, Stage
 
-
 # --------------------------------------------------------------------------------------------------------------- MTO
-class Balance(Model):
-    """How a preset's weights are measured where they are shares: the arguments of `mto.losses.balance.Balance`."""
-
-    interval: Count
-    dense: Annotated[int, Field(ge=0)]
-    images: Count
-    memory: Annotated[float, Field(ge=0, lt=1)]
-    largest: Positive
-
-
-_KINDS: dict[Any, Any] = {
-    POSITIVE: Positive,
-    WEIGHT: NonNegative,
-    LAYERS: Annotated[list[int], Field(min_length=1)] | Literal["all"],
-}
-_FIELDS: Any = {name: (_KINDS.get(switch.kind, switch.kind), ...) for name, switch in SWITCHES.items()}
+Balance: Any = settings(parts.Balance)
+_FIELDS: Any = {name: (parts.hint(switch), ...) for name, switch in SWITCHES.items()}
 _Switches: Any = create_model("Switches", __base__=Model, **_FIELDS)
 
 
@@ -172,25 +158,11 @@ _KEYS: dict[str, Any] = {name: _hardware(stage) for name, stage in STAGES.items(
 AllResources: Any = create_model("AllResources", __base__=_AllResources, **_KEYS, dataset=(Resources, ...))
 
 
-class Neighbours(Model):
-    """The vote of the nearest training images; see mto.tasks.knn. DINO:eval_knn.py:31-35 has these values."""
-
-    neighbours: Count = 20
-    temperature: Positive = 0.07
-
-
-class Make(Model):
-    """A small dataset that is made: of scikit-learn's digits, or of Fashion-MNIST's four files.
-
-    `files` is the folder that holds those, as torchvision or Debian's dataset-fashion-mnist leave them.
-    """
-
-    of: Literal["digits", "fashion_mnist"]
-    files: str | None = None
-    size: Count
-    train: Count
-    val: Count
-    seed: Seed = 0
+Neighbours: Any = settings(parts.Neighbours)
+Make: Any = settings(parts.Make)
+Cache: Any = settings(parts.Cache)
+Evaluation: Any = settings(parts.Evaluation)
+Variant: Any = settings(parts.Variant)
 
 
 class Dataset(Model):
@@ -209,13 +181,6 @@ class Dataset(Model):
     verify: Literal["fast", "full"]
     bad_files: Literal["stop", "skip"]
     bad_files_limit: Count
-
-
-class Cache(Model):
-    """Training images as bytes, shrunk to `side` pixels at their shorter side; `folder`: null, beside the manifest."""
-
-    side: Annotated[int, Field(ge=8)]
-    folder: Annotated[str, Field(min_length=1)] | None = None
 
 
 class ImageNet(Dataset):
@@ -252,23 +217,6 @@ class Datasets(Model):
     imagenet: ImageNet
     ade20k: Dataset
     coco: Dataset
-
-
-class Evaluation(Model):
-    """Shorter side resized, then a centre crop."""
-
-    resize: Count
-    crop: Count
-    interpolation: Literal["bilinear", "bicubic"]
-
-
-class Variant(Model):
-    """An affinity for Eq. 2: four of the switches of `mto`."""
-
-    position: Literal["pre", "post"]
-    affinity: Literal["dot", "scaled", "cosine"]
-    tokens: Literal["raw", "layernorm", "l2"]
-    temperature: Positive | None = None
 
 
 class Analysis(Model):

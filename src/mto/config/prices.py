@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from mto.config.fields import Count, Model, NonNegative, Positive
+from mto.config.fields import Count, NonNegative, Positive
+from mto.config.model import Model
 from mto.names import BASELINES, STAGES
 
 #: What a core reads for: each baseline's pre-training, and each stage that has a rate of its own.

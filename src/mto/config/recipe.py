@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
-from mto.config import fields
-from mto.config.fields import Areas, Count, Model, NonNegative, Positive, Range, Share, Taps, Unit, rising
+from mto.config import fields, parts
+from mto.config.fields import Count, Labels, NonNegative, Positive, Range, Share, Taps, Unit
+from mto.config.model import Model, settings
 from mto.names import BASELINES
 
-
-class Backbone(Model):
-    """A vision transformer's size, in timm's names."""
-
-    embed_dim: Count
-    depth: Count
-    num_heads: Count
-    mlp_ratio: Positive
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Backbone:
-        if self.embed_dim % self.num_heads or self.embed_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads} and of 4")
-        return self
+Backbone: Any = settings(parts.Backbone)
+Schedule: Any = settings(parts.Schedule)
+Mask: Any = settings(parts.Mask)
+TransferSchedule: Any = settings(parts.TransferSchedule)
+UperHead: Any = settings(parts.UperHead)
+Detector: Any = settings(parts.Detector)
+FinetuneAugment: Any = settings(parts.FinetuneAugment)
+TeacherView: Any = settings(parts.TeacherView)
+_Augment: Any = settings(parts.Augment)
 
 
 class LearningRate(Model):
@@ -39,28 +34,6 @@ class LearningRate(Model):
         return self.base * batch_size / self.per if self.per else self.base
 
 
-class Schedule(Model):
-    """The learning rate over training, in epochs of the stage (iterations for ADE20K and COCO's warm-up)."""
-
-    kind: Literal["cosine", "multistep", "poly"]
-    warmup_epochs: NonNegative = 0
-    warmup_lr: NonNegative = 0
-    min_lr: NonNegative = 0
-    milestones: Annotated[list[NonNegative], AfterValidator(rising)] = Field(default=[])
-    gamma: Positive = 0.1
-    warmup_prefix: bool = True
-    warmup_inclusive: bool = False
-    scale_min_lr: bool = False
-    total_epochs: Count | None = None
-    by_epoch: bool = False
-
-    @model_validator(mode="after")
-    def _milestones(self) -> Schedule:
-        if self.kind == "multistep" and not self.milestones:
-            raise ValueError("kind multistep needs milestones: without one the rate never falls")
-        return self
-
-
 class Pixels(Model):
     """Per-channel normalisation of RGB in [0, 1]."""
 
@@ -68,66 +41,15 @@ class Pixels(Model):
     std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
-class Mask(Model):
-    """How masks are drawn; see mto.methods.masking."""
-
-    sampler: Literal["random", "cells", "block", "block_random"]
-    ratio: Annotated[float, Field(gt=0, lt=1)]
-    cell_size: Count | None = None
-    block_patches: Count | None = None
-    min_block: Count | None = None
-    max_block: Count | None = None
-
-
-def rand_augment(text: str) -> str:
-    """Checks timm's words: magnitude, its deviation and bound, layers, probability, rising severity, weighted choice.
-
-    timm passes over what it does not know (`rand-foo` is magnitude 10).
-    """
-    words = r"m\d+|mstd\d+(\.\d+)?|mmax\d+|n[1-9]\d*|p(0(\.\d+)?|1(\.0+)?)|inc[01]|t(weights|3aw?)"
-    if not re.fullmatch(rf"rand(-({words}))+", text) or not re.search(r"-m\d", text):
-        raise ValueError(f"must be timm's, such as rand-m9-mstd0.5-inc1, not {text!r}")
-    return text
-
-
 #: The parameters that weight decay would reach, but for weights: named whole, or by their last part.
 Spared = Literal["cls_token", "mask_token", "pos_embed", "relative_position_bias_table"]
 
 
-class TeacherView(Model):
-    """ConMIM's colour change of the teacher's view (ConMIM:datasets.py:22-54)."""
-
-    jitter: Annotated[list[NonNegative], Field(min_length=4, max_length=4)]
-    jitter_prob: Unit
-    gray_prob: Unit
-    blur_prob: Unit
-    solarize_prob: Unit
-
-
-class Augment(Model):
-    """Random resized crop and horizontal flip."""
-
-    crop_scale: Areas
-    interpolation: Literal["bilinear", "bicubic"]
-    hflip: Unit
-
-
-class PretrainAugment(Augment):
+class PretrainAugment(_Augment):  # type: ignore[misc]
     teacher: TeacherView | None = None
 
 
-class FinetuneAugment(Augment):
-    color_jitter: NonNegative | None
-    rand_augment: Annotated[str, AfterValidator(rand_augment)] | None
-    reprob: Unit
-    mixup: NonNegative
-    cutmix: NonNegative
-    mixup_prob: Unit
-    mixup_switch_prob: Unit
-    smoothing: Unit
-
-
-class LinearAugment(Augment):
+class LinearAugment(_Augment):  # type: ignore[misc]
     crop: Literal["no_retry", "torchvision"]
 
 
@@ -140,10 +62,6 @@ class Pretrain(Model):
     clip_grad: Positive | None
     no_decay: list[Spared]
     schedule: Schedule
-
-
-#: The share of each class's training images whose labels are used; see mto.data.labels.
-Labels = Annotated[float, Field(gt=0, le=1)]
 
 
 class Finetune(Model):
@@ -184,16 +102,6 @@ class Linear(Model):
     augment: LinearAugment
 
 
-class TransferSchedule(Model):
-    """Learning rate of the dense tasks, per iteration."""
-
-    kind: Literal["poly", "cosine"]
-    warmup_iterations: Annotated[int, Field(ge=0)]
-    warmup_ratio: Unit
-    min_lr: NonNegative
-    power: Positive = 1.0
-
-
 class TransferStage(Model):
     """What UPerNet and Mask R-CNN share."""
 
@@ -205,16 +113,6 @@ class TransferStage(Model):
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     drop_path: Share
     schedule: TransferSchedule
-
-
-class UperHead(Model):
-    """UPerNet's decode head and its auxiliary FCN."""
-
-    channels: Count
-    pool_scales: list[Count]
-    dropout: Unit
-    aux_channels: Count
-    aux_weight: NonNegative
 
 
 class Ade20k(TransferStage):
@@ -238,24 +136,6 @@ class Ade20k(TransferStage):
                 f"slide_stride {self.slide_stride} leaves gaps between windows of crop_size {self.crop_size}"
             )
         return self
-
-
-class Detector(Model):
-    """Mask R-CNN's sizes and sampling."""
-
-    channels: Count
-    fc_channels: Count
-    rpn_convs: Count
-    box_convs: Count
-    mask_convs: Count
-    anchor_scale: Count
-    roi_sampling_ratio: Annotated[int, Field(ge=0)]
-    rpn_samples: Count
-    roi_samples: Count
-    proposals_before_nms_train: Count
-    proposals_train: Count
-    proposals_before_nms_test: Count
-    proposals_test: Count
 
 
 class Coco(TransferStage):

@@ -11,7 +11,8 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mto.config.fields import Baseline, Count, Epoch, Epochs, Model, SomeBaselines, Term, Window, rising
+from mto.config.fields import Baseline, Count, Epoch, Epochs, SomeBaselines, Term, Window, rising
+from mto.config.model import Model
 from mto.errors import UserError
 from mto.names import TERMS, Cell, Run
 

@@ -157,7 +157,7 @@ def without_mto(job: Job) -> Job | None:
     """The same pre-training without MTO; None for what has none."""
     if not isinstance(job, PretrainJob) or not job.mto.terms:
         return None
-    return job.model_copy(update={"mto": Mto(terms=[])})
+    return job.changed(mto=Mto(terms=[]))
 
 
 def loading_rates(config: Config, job: Job) -> tuple[float, float]:

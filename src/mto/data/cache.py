@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mto.config.models import Cache as CacheSettings
+from mto.config.parts import Cache as CacheSettings
 from mto.data.bad_files import limits
 from mto.data.forms.form import File, Member, Piece
 from mto.data.images import decode, size_of

@@ -31,7 +31,7 @@ from mto.config.job import (
     PretrainJob,
     ProbedData,
 )
-from mto.config.recipe import FinetuneAugment
+from mto.config.parts import FinetuneAugment
 from mto.data.device.colours import TeacherColours
 from mto.data.device.encoded import Cut, Jpeg
 from mto.data.device.moves import View, on_views

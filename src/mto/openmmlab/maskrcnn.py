@@ -28,7 +28,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from mto.config.job import CocoJob
-from mto.config.recipe import Detector as Sizes
+from mto.config.parts import Detector as Sizes
 from mto.data import coco
 from mto.errors import UserError
 from mto.openmmlab.annotations import Annotations, LoadMasks

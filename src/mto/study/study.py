@@ -288,7 +288,7 @@ class Study:
             raise UserError(f"config.yaml: pilot.epochs is {self.config.pilot.epochs}, not {epoch}")
         job = cast(PretrainJob, self._job(Step("pretrain", run, seed, epoch)))
         acting = {name: value for name, value in job.mto.written().items() if name != "starts_at"}
-        return job.model_copy(update={"mto": Mto.model_validate(acting)})
+        return job.changed(mto=parse(Mto, acting))
 
     def pilot_report_job(self) -> dict[str, Any]:
         """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = place_of(source.root, getattr(source, "convert", None))
         if name == "ade20k" and is_parquet(name, root):  # its job writes the files that are read
             root = Path(study.results, "data", name)
-        job = study.data_job(name).model_copy(update={"root": str(root)})
+        job = study.data_job(name).changed(root=str(root))
         look_over(job, level=args.level or source.verify, workers=args.workers, made=source.make is not None)
 
 
@@ -106,13 +106,11 @@ def check(job: DataJob, out: Path, *, level: Level = "fast", workers: int = 1) -
         UserError: it is missing, incomplete or damaged; with the files' names.
     """
     root = _copied(job, out, workers)
-    found = look_over(
-        job.model_copy(update={"root": str(root)}), level=level, workers=workers, listed=out / listing.NAME
-    )
+    found = look_over(job.changed(root=str(root)), level=level, workers=workers, listed=out / listing.NAME)
     if str(root) != job.root:
         found["root"] = str(root)
     if job.dataset == "imagenet":
-        _cache(job.model_copy(update={"root": str(root)}), out, workers)
+        _cache(job.changed(root=str(root)), out, workers)
     _write_manifest(job, out, found, None)
 
 

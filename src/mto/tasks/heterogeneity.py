@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mto.config.job import HeterogeneityJob
-from mto.config.models import Variant
+from mto.config.parts import Variant
 from mto.data.imagenet import PretrainDataset
 from mto.data.transforms import eval_transform
 from mto.errors import UserError

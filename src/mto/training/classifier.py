@@ -10,7 +10,7 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, distributed, nn
 
-from mto.config.recipe import FinetuneAugment
+from mto.config.parts import FinetuneAugment
 from mto.data.device.pixels import Pixels
 from mto.methods.base import average_
 from mto.methods.features import pooled

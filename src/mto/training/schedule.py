@@ -7,7 +7,7 @@ epochs for the classification stages, iterations for ADE20K; one optimiser step 
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mto.config.job import Rates
 
@@ -46,7 +46,8 @@ class Schedule:
     @classmethod
     def from_job(cls, schedule: Rates, total: float) -> "Schedule":
         """The ``schedule`` of a job, of length ``total``, in epochs."""
-        values = schedule.model_dump(exclude={"total_epochs", "warmup_epochs", "milestones"})
+        same = set(schedule.keys) - {"total_epochs", "warmup_epochs", "milestones"}
+        values: dict[str, Any] = {name: getattr(schedule, name) for name in same}
         return cls(total=total, warmup=schedule.warmup_epochs, milestones=tuple(schedule.milestones), **values)
 
     def lr(self, t: float, peak: float, multiplier: float = 1.0, tick: float = 0.0) -> float:

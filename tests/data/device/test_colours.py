@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import ColorJitter
 
-from mto.config.recipe import TeacherView
+from mto.config.parts import TeacherView
+from mto.config.typed import parse
 from mto.data.device import colours
 from mto.data.device.colours import NO_HUE, NUMBERS, TeacherColours, blurred, box_weights, by_place
 from mto.data.rng import seeded
@@ -19,7 +20,7 @@ def test_the_generators_go_on_where_the_official_code_leaves_them(teacher):
     photo = Image.new("RGB", (4, 4), (200, 40, 90))
     for jitter in (teacher["jitter"], [0.4, 0, 0.2, 0]):
         ours, official = (
-            TeacherColours(TeacherView.model_validate(teacher | {"jitter": jitter})),
+            TeacherColours(parse(TeacherView, teacher | {"jitter": jitter})),
             teacher_view(teacher | {"jitter": jitter}),
         )
         for key in range(200):
@@ -33,7 +34,7 @@ def test_the_generators_go_on_where_the_official_code_leaves_them(teacher):
 
 def test_the_jitters_order_and_factors_are_torchvisions(teacher):
     draw, jitter = (
-        TeacherColours(TeacherView.model_validate(teacher | {"jitter_prob": 1.0})),
+        TeacherColours(parse(TeacherView, teacher | {"jitter_prob": 1.0})),
         ColorJitter(*teacher["jitter"]),
     )
     orders = set()
@@ -54,7 +55,7 @@ def test_the_jitters_order_and_factors_are_torchvisions(teacher):
 
 def test_colours_come_as_often_and_as_strong_as_conmims(teacher):
     """ConMIM:datasets.py:22-54: jitter 0.8 of (0.4, 0.4, 0.2, 0.1), grey 0.2, blur 0.1, solarization 0.2."""
-    draw, count = TeacherColours(TeacherView.model_validate(teacher)), 3000
+    draw, count = TeacherColours(parse(TeacherView, teacher)), 3000
     with seeded(0):
         numbers = torch.stack([draw() for _ in range(count)])
     assert numbers.shape == (count, NUMBERS)
@@ -74,9 +75,7 @@ def test_colours_come_as_often_and_as_strong_as_conmims(teacher):
 
 def test_without_probabilities_nothing_is_changed(teacher):
     with seeded(0):
-        numbers = TeacherColours(
-            TeacherView.model_validate(dict.fromkeys(teacher, 0.0) | {"jitter": teacher["jitter"]})
-        )()
+        numbers = TeacherColours(parse(TeacherView, dict.fromkeys(teacher, 0.0) | {"jitter": teacher["jitter"]}))()
     assert numbers[colours.PLACE] == -1
     assert numbers[colours.GREY :].count_nonzero() == 0
 
@@ -97,9 +96,7 @@ def test_the_jittered_are_known_by_their_places(teacher):
     numbers[:, colours.PLACE] = torch.tensor([3, -1, 0, NO_HUE, 3, 1])
     assert [which.tolist() for which in by_place(numbers)] == [[2], [5], [], [0, 4], [3]]
     with seeded(0):
-        without_hue = TeacherColours(
-            TeacherView.model_validate(teacher | {"jitter": [0.4, 0.4, 0.2, 0], "jitter_prob": 1.0})
-        )()
+        without_hue = TeacherColours(parse(TeacherView, teacher | {"jitter": [0.4, 0.4, 0.2, 0], "jitter_prob": 1.0}))()
     assert without_hue[colours.PLACE] == NO_HUE
 
 

@@ -6,7 +6,8 @@ from timm.data.random_erasing import RandomErasing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fake_gpu import fake, on_fake_gpu
-from mto.config.recipe import TeacherView
+from mto.config.parts import TeacherView
+from mto.config.typed import parse
 from mto.data.device.colours import TeacherColours
 from mto.data.device.pixels import Pixels
 from mto.data.imagenet import collate
@@ -76,7 +77,7 @@ def test_it_stays_on_the_device_and_waits_for_nothing(what):
     pixels = on_fake_gpu(mode, Pixels(MEAN, STD))
     draws = {
         "erasing": Erasing(1.0, 16),
-        "colours": lambda: {"colours": TeacherColours(TeacherView.model_validate(TEACHER))()},
+        "colours": lambda: {"colours": TeacherColours(parse(TeacherView, TEACHER))()},
         "moves": lambda: {"moves": torch.rand(2, 9, dtype=torch.float64)},
     }[what]
     samples = [{"image": image, **draws()} for image in every_level(4)]

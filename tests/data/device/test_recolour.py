@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from mto.config.job import CroppedData
-from mto.config.recipe import TeacherView
+from mto.config.parts import TeacherView
+from mto.config.typed import parse
 from mto.data.device import recolour as room
 from mto.data.device.colours import (
     BRIGHTNESS,
@@ -150,7 +151,7 @@ def recoloured(images: Tensor, numbers: Tensor) -> Tensor:
 def test_a_teacher_view_is_pillows_of_the_same_draws(teacher, size, monkeypatch):
     monkeypatch.setattr(room, "AT_ONCE", 37)  # of 120: several parts, the last one smaller
     images = pictures(120, *size, seed=len(str(teacher)))
-    ours, official = TeacherColours(TeacherView.model_validate(teacher)), teacher_view(teacher)
+    ours, official = TeacherColours(parse(TeacherView, teacher)), teacher_view(teacher)
     colours, views = [], []
     for key, image in enumerate(images):
         with seeded("view", key):
@@ -168,8 +169,8 @@ def test_a_batch_of_the_loader_has_the_officials_views(monkeypatch):
     """From a photograph to what the training step gets: the student's crop, and the teacher's of the same draws."""
     data = PIXELS | {"crop_scale": [0.2, 1.0], "interpolation": "bicubic", "hflip": 0.5}
     transform, plain, official = (
-        PretrainTransform(CroppedData.model_validate(data | {"teacher": CONMIM}), 32),
-        PretrainTransform(CroppedData.model_validate(data), 32),
+        PretrainTransform(parse(CroppedData, data | {"teacher": CONMIM}), 32),
+        PretrainTransform(parse(CroppedData, data), 32),
         teacher_view(CONMIM),
     )
     samples, students, teachers = [], [], []

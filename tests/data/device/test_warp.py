@@ -9,6 +9,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 
 from mto.config.job import FinetunedData
+from mto.config.typed import parse
 from mto.data.device import warp as room
 from mto.data.device.moves import View, by_turns
 from mto.data.device.pixels import Pixels
@@ -97,7 +98,7 @@ def test_randaugment_is_timms_of_the_same_draws(augment, monkeypatch):
     monkeypatch.setattr(room, "AT_ONCE", 7)
     settings = AUGMENT | MIXING | {"crop_scale": [0.08, 1.0], "rand_augment": augment, "reprob": 0.25}
     evaluation = {"resize": 32, "crop": 32, "interpolation": "bicubic"}
-    data = FinetunedData.model_validate(PIXELS | {"mean": list(MEAN), "augment": settings, "eval": evaluation})
+    data = parse(FinetunedData, PIXELS | {"mean": list(MEAN), "augment": settings, "eval": evaluation})
     transform, pixels = FinetuneTransform(data, 32), Pixels(MEAN, STD)
     crop = CropAndFlip(data.augment, 32)
     crop.draw_box = RandomResizedCropAndInterpolation.get_params

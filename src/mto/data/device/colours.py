@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from mto.config.recipe import TeacherView
+from mto.config.parts import TeacherView
 
 #: torchvision's numbers of a jitter's four operations (`ColorJitter.get_params`).
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
