@@ -1,14 +1,16 @@
-"""The audit: worked by hand here, computed from the committed numbers there; a changed number changes its verdict."""
+"""The audit: worked by hand here, computed in `audited` from the printed numbers; another number, another verdict."""
 
 import re
 from pathlib import Path
 
+import audited
+import audited_supplement
 import pytest
 from made_up_results import CONFIG
 from test_tables import assert_balanced
 
 from mto.config.compare import differences
-from mto.report import audit, audit_supplement, printed
+from mto.report import audit, printed
 from mto.report.cli import main
 
 RECIPES = [list(row) for row in differences()]
@@ -77,16 +79,21 @@ def numbers():
     printed.elsewhere.cache_clear()
 
 
+def test_every_row_of_the_table_is_what_the_printed_numbers_give():
+    """`python tests/report/audited.py` writes the table anew."""
+    assert audit.claims() == audited.claims(RECIPES)
+
+
 @pytest.mark.parametrize(("begin", "verdict", "shown"), EXPECTED, ids=[f"{row[0]} {row[2]}" for row in EXPECTED])
 def test_verdicts(begin, verdict, shown):
-    (claim,) = [claim for claim in audit.claims(RECIPES) if claim.claim.startswith(begin)]
+    (claim,) = [claim for claim in audited.claims(RECIPES) if claim.claim.startswith(begin)]
     assert claim.verdict == verdict
     assert shown in claim.arithmetic
 
 
 def test_every_row_of_the_transfer_tables_is_judged():
     """Of ADE20K the paper says two things; of COCO one for each measure, and two of efficiency, which is no match."""
-    claims = audit.claims(RECIPES)
+    claims = audited.claims(RECIPES)
     of = {data: [c for c in claims if re.search(f"{data}[:,]", c.claim)] for data in ("ADE20K", "COCO")}
     assert {data: len(rows) for data, rows in of.items()} == {"ADE20K": 2 * 3, "COCO": 3 * 2 + 2}
     assert not [c for c in of["COCO"] if "match" in c.claim or c.verdict == "contradicted"]
@@ -113,12 +120,12 @@ def test_the_verdict_is_computed_from_the_numbers(numbers, monkeypatch, table, k
     original = numbers.load
     assert key in original(table)
     monkeypatch.setattr(numbers, "load", lambda name: original(name) | ({key: value} if name == table else {}))
-    (claim,) = [claim for claim in audit.claims(RECIPES) if claim.claim.startswith(begin)]
+    (claim,) = [claim for claim in audited.claims(RECIPES) if claim.claim.startswith(begin)]
     assert claim.verdict == verdict
 
 
 def test_equal_recipes_follow_the_baseline_where_it_has_published_one():
-    claims = [claim for claim in audit.claims([]) if "all configs" in claim.claim]
+    claims = [claim for claim in audited.claims([]) if "all configs" in claim.claim]
     assert [claim.verdict for claim in claims] == ["holds"] * 4 + ["cannot be checked"]
 
 
@@ -129,7 +136,7 @@ def test_only_what_a_settings_table_prints_can_differ_from_it():
         ["bootmae-vitb.pretrain.schedule.min_lr", 0.0, 1e-4],
         ["conmim-vitb.pretrain.schedule.min_lr", 0.0, 1e-5],
     ]
-    verdicts = {claim.claim.split(":")[0]: claim for claim in audit.claims(rows) if "all configs" in claim.claim}
+    verdicts = {claim.claim.split(":")[0]: claim for claim in audited.claims(rows) if "all configs" in claim.claim}
     assert verdicts["BootMAE ViT-B"].verdict == "holds"
     assert verdicts["ConMIM ViT-B"].arithmetic == "pretrain.schedule.min_lr 0 for 1e-05"
     assert verdicts["ConMIM ViT-B"].verdict == "contradicted"
@@ -142,7 +149,7 @@ def test_the_printed_settings_are_those_of_the_paper_map():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "`" in line and line[0] == "|"]
     for number, column in zip((3, 4, 5, 6), (2, 3, 4, 5), strict=True):
         keys = {row[1].strip("`").removeprefix("backbones.vitl.") for row in cells if row[column] != "—"}
-        printed_keys = {*audit_supplement.SETTINGS, *audit_supplement.MORE_SETTINGS.get(number, ())}
+        printed_keys = {*audited_supplement.SETTINGS, *audited_supplement.MORE_SETTINGS.get(number, ())}
         assert {key for key in keys if "/" not in key} == printed_keys
 
 
@@ -150,7 +157,7 @@ def test_the_table_is_written(tmp_path):
     main(["table", "audit", "--config", str(CONFIG), "--results", str(tmp_path), "--out", str(tmp_path)])
     lines = (tmp_path / "audit.csv").read_text().splitlines()
     assert lines[0] == "claim,where,arithmetic,verdict"
-    assert len(lines) == 1 + len(audit.claims(RECIPES))
+    assert len(lines) == 1 + len(audited.claims(RECIPES))
     assert_balanced((tmp_path / "audit.tex").read_text())
     markdown = (tmp_path / "audit.md").read_text()
-    assert markdown.count("\n| ") == 2 + len(audit.claims(RECIPES))
+    assert markdown.count("\n| ") == 2 + len(audited.claims(RECIPES))

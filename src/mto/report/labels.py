@@ -43,3 +43,13 @@ def affinity_name(variant: str) -> str:
     """`pre-cosine-raw-0.1` (a variant of heterogeneity.csv) in words, on two lines; other parts are temperatures."""
     position, *rest = (AFFINITIES.get(part) or f"τ = {part}" for part in variant.split("-"))
     return f"{', '.join(rest)}\n{position}" if rest else position
+
+
+def with_mto(name: str) -> str:
+    """Returns `mae-vitb-mto` of `mae-vitb`."""
+    return Run.parse(name).with_mto.name
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Returns `+0.3`, `−0.3`."""
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -33,20 +33,21 @@ def load(table: str) -> dict[tuple[str, str], str]:
     """
     if table in REPORTS and REPORTS[table].ours:
         return {}
-    return {(row["row"], row["column"]): row["value"] for row in _rows(table) if row["row"] != "unassigned"}
+    return {(row["row"], row["column"]): row["value"] for row in rows(table) if row["row"] != "unassigned"}
 
 
 def unassigned(table: str) -> list[dict[str, str]]:
     """The rows of a table whose place in it is not known."""
-    return [row for row in _rows(table) if row["row"] == "unassigned"]
+    return [row for row in rows(table) if row["row"] == "unassigned"]
 
 
 @cache
 def elsewhere() -> tuple[Reported, ...]:
     """Every number of elsewhere.csv."""
-    return tuple(Reported(epoch=int(row.pop("epoch")), **row) for row in _rows("elsewhere"))
+    return tuple(Reported(epoch=int(row.pop("epoch")), **row) for row in rows("elsewhere"))
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def rows(name: str) -> list[dict[str, str]]:
+    """Returns the lines of a CSV, by column."""
     text = (resources.files("mto") / "paper" / f"{name}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -18,6 +18,6 @@ def results_job(study: Study) -> dict[str, Any]:
 
 
 def report_job(study: Study, name: str) -> dict[str, Any]:
-    """Returns `Study.report_job`, and for the audit the rows in which the two recipes of the package differ."""
+    """Returns `Study.report_job`; the audit's has the rows in which the two recipes differ, which redraw it."""
     job = study.report_job(name)
     return job | {"recipes": [list(row) for row in differences()]} if name == AUDIT else job

@@ -14,8 +14,7 @@ from typing import Any
 
 from mto.names import BASELINES, TERMS, Run, Step
 from mto.report import printed, sources
-from mto.report.claim import signed, with_mto
-from mto.report.labels import baseline_name, full_name
+from mto.report.labels import baseline_name, full_name, signed, with_mto
 from mto.report.metrics import PAPER_EPOCHS, mean
 from mto.report.page.findings import Answer, Findings
 from mto.report.rauc import gains

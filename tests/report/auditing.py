@@ -1,24 +1,13 @@
-"""What a claim of the paper is, the four verdicts on it, and what several claims of the audit compute."""
+"""What several claims of the audit compute."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from mto.names import Run
 from mto.report import printed
-from mto.report.labels import baseline_name
+from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING
+from mto.report.labels import baseline_name, signed
 
-HOLDS, NOT_FOLLOWING, CONTRADICTED, OPEN = "holds", "does not follow", "contradicted", "cannot be checked"
 ROUNDING = 0.05  # of an accuracy printed with one decimal
-
-
-class Claim(NamedTuple):
-    """What the paper says, where, the arithmetic, and whether it holds."""
-
-    claim: str
-    where: str
-    arithmetic: str
-    verdict: str
 
 
 def matches(ours: float, base: float) -> tuple[str, str]:
@@ -53,16 +42,6 @@ def published(task: str) -> float:
     wanted = ("SimMIM", "simmim-vitb", task, 800)
     (value,) = (float(r.value) for r in printed.elsewhere() if (r.source, r.row, r.task, r.epoch) == wanted)
     return value
-
-
-def with_mto(name: str) -> str:
-    """`mae-vitb-mto` of `mae-vitb`."""
-    return Run.parse(name).with_mto.name
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """`+0.3`, `−0.3`."""
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def short(run: str) -> str:

@@ -7,23 +7,12 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from auditing import baselines, better, matches, published, short
+
 from mto.names import BASELINES, Run
 from mto.report import printed
-from mto.report.claim import (
-    CONTRADICTED,
-    HOLDS,
-    NOT_FOLLOWING,
-    OPEN,
-    Claim,
-    baselines,
-    better,
-    matches,
-    published,
-    short,
-    signed,
-    with_mto,
-)
-from mto.report.labels import baseline_name
+from mto.report.audit import CONTRADICTED, HOLDS, NOT_FOLLOWING, OPEN, Claim
+from mto.report.labels import baseline_name, signed, with_mto
 
 #: The rows of Supplementary Tables 3 to 6, as keys of a recipe: what a table does not print cannot differ from it.
 SETTINGS = (
@@ -42,7 +31,7 @@ UNPUBLISHED = {
 
 
 def claims(recipes: list[list[Any]]) -> Iterator[Claim]:
-    """All of them; `recipes` as `mto.report.audit.claims` takes them."""
+    """All of them; `recipes` as `audited.claims` takes them."""
     for part in (_ade20k, _coco, _architectures, _decoder_depth):
         yield from part()
     yield from _settings(recipes)
