@@ -133,7 +133,7 @@ def test_steps_take_turns():
 
 def test_a_job_with_fewer_blocks_keeps_its_proportions(study):
     paper = Study(load("config.yaml", scale="paper"))
-    assert job_of(paper, "pretrain", "mae", depth=3).method.decoder_depth == 2
+    assert job_of(paper, "pretrain", "mae", depth=3).method.settings["decoder_depth"] == 2
     probe = job_of(paper, "linear", "conmim", depth=3)
     assert probe.probe.layer == [1, 2, 3]
     coco = job_of(paper, "coco", "mae", depth=6)
