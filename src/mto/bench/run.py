@@ -151,7 +151,29 @@ class Bench:
             for one, seconds, own in zip(trained, taken.values(), held, strict=True)
         ]
 
-    def loading(self, trained: Trained, folder: loading.Folder, workers: int, what: tuple[str, ...]) -> Row:
+    def rows(
+        self,
+        trained: Sequence[Trained],
+        peak_tflops: float,
+        folder: loading.Folder | None,
+        workers: int,
+        what: Sequence[str],
+    ) -> list[Row]:
+        """Returns the numbers of workloads that share the device: of their steps, and of their loaders where there are.
+
+        Args:
+            folder: of the images that a loader reads; None for the step alone.
+            what: of "step", "data" and "both".
+        """
+        rows: list[Row] = [{} for _ in trained]
+        if {"step", "both"} & set(what):
+            rows = self.numbers(trained, peak_tflops)
+        for one, row in zip(trained, rows, strict=True):
+            if folder is not None and one.work.job.task in WITH_LOADER:
+                row |= self.loading(one, folder, workers, what)
+        return rows
+
+    def loading(self, trained: Trained, folder: loading.Folder, workers: int, what: Sequence[str]) -> Row:
         """Images a second of a workload's loader, alone and together with the step.
 
         Args:
@@ -323,13 +345,7 @@ def _measured(
     jobs: Sequence[LoggedJob],
 ) -> list[Row]:
     trained = [bench.prepare(job, images) for job in jobs]
-    rows: list[Row] = [{} for _ in jobs]
-    if {"step", "both"} & set(args.what):
-        rows = bench.numbers(trained, peak_tflops)
-    if folder is not None and jobs[0].task in WITH_LOADER:
-        for one, row in zip(trained, rows, strict=True):
-            row |= bench.loading(one, folder, workers, tuple(args.what))
-    return rows
+    return bench.rows(trained, peak_tflops, folder, workers, args.what)
 
 
 def _workers(args: argparse.Namespace, bench: Bench, study: Study, task: str) -> int:

@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 import torch
 
 from mto.bench import loading
-from mto.bench.cases import WITH_LOADER
 from mto.bench.counting import count
 from mto.bench.run import OUT_OF_MEMORY, Bench, Trained, mto_ratio, side_by_side
 from mto.bench.work import work_key
@@ -123,10 +122,8 @@ def _rows(bench: Bench, asked: Asked, jobs: list[LoggedJob], peak: float, folder
 def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, jobs: Sequence[LoggedJob]) -> list[Row]:
     """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
     trained = [_prepared(bench, job, asked.micro(job)) for job in jobs]
-    rows = bench.numbers(trained, peak)
-    for row, one in zip(rows, trained, strict=True):
-        if one.work.job.task in WITH_LOADER:
-            row |= bench.loading(one, folder, asked.workers, ("both",))
+    rows = bench.rows(trained, peak, folder, asked.workers, ("step", "both"))
+    for row in rows:
         row["images_per_second"] = row.get("both_images_per_second", row["step_images_per_second"])
     return rows
 

@@ -180,23 +180,12 @@ class _Crate:
             "url": {"@id": "https://snakemake.readthedocs.io"},
             "version": version("snakemake"),
         }
-        self.entities["#settings"] = {
-            "@id": "#settings",
-            "@type": "FormalParameter",
-            "additionalType": "File",
-            "conformsTo": {"@id": PARAMETER},
-            "name": "config",
-            "description": "the settings of the study, with the last word over the package's own",
-            "valueRequired": False,
-        }
-        self.entities["#tables"] = {
-            "@id": "#tables",
-            "@type": "FormalParameter",
-            "additionalType": "File",
-            "conformsTo": {"@id": PARAMETER},
-            "name": "results",
-            "description": "every measured value, one a row",
-        }
+        file = {"@type": "FormalParameter", "additionalType": "File", "conformsTo": {"@id": PARAMETER}}
+        told = "the settings of the study, with the last word over the package's own"
+        of_settings = {"name": "config", "description": told, "valueRequired": False}
+        of_tables = {"name": "results", "description": "every measured value, one a row"}
+        self.entities["#settings"] = {"@id": "#settings"} | file | of_settings
+        self.entities["#tables"] = {"@id": "#tables"} | file | of_tables
         self.entities[PARAMETER] = {
             "@id": PARAMETER,
             "@type": "CreativeWork",
