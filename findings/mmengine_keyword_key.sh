@@ -4,8 +4,8 @@
 # Guess, written down first: a key that is no name of Python's, such as "a-b" or "class", survives `dump` and `fromfile`.
 # Seen: "a-b" and "1a" do, as keys of a dict in braces. "class" is written as dict(class=1), and `dump` ends with a SyntaxError, since
 #   str.isidentifier() calls a keyword an identifier.
-# Hurt: whoever has a configuration from JSON or YAML with a key such as class, from, lambda or global: training runs, and the dump
-#   that every mmengine runner writes at its start ends it.
+# Hurt: whoever has a configuration from JSON or YAML with a key such as class, from, lambda or global: mmengine's
+#   runner dumps its configuration before it trains (Runner.dump_config, read and not run here).
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
