@@ -11,7 +11,7 @@ COSINE, SHARE = 0.99, 0.9
 
 
 def collapsed(row: Mapping[str, float]) -> str | None:
-    """What in a row of history.jsonl shows a collapse, in words; None if nothing does.
+    """Returns what in a row of history.jsonl shows a collapse, in words; None if nothing does.
 
     Both are needed: a loss no better than one patch's for all masked ones of an image, and masked tokens that are one.
     Healthy masked tokens may be as close (0.99 on photographs), and every network starts with a constant. Of several

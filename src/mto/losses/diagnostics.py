@@ -13,7 +13,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def collapse(hidden_states: Sequence[Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """Signs of a collapse, means over the batch.
+    """Measures signs of a collapse, as means over the batch.
 
     Args:
         hidden_states: (B, N, D) tokens from the initial embedding to the last layer, class token removed.
@@ -40,7 +40,7 @@ def collapse(hidden_states: Sequence[Tensor], mask: Tensor) -> dict[str, Tensor]
 
 
 def _mean_cosine(x: Tensor, chosen: Tensor) -> Tensor:
-    """(B,) mean cosine over pairs of the tokens x (B, N, D) with weight 1 in `chosen` (B, N)."""
+    """Returns the mean cosine (B,) over pairs of the tokens x (B, N, D) with weight 1 in `chosen` (B, N)."""
     unit = F.normalize(x, dim=-1) * chosen[..., None]
     count = chosen.sum(1)
     pairs = (count * (count - 1)).clamp_min(1)
@@ -48,7 +48,10 @@ def _mean_cosine(x: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _modal_share(x: Tensor, mask: Tensor) -> Tensor:
-    """(B,) share of masked tokens whose nearest visible token, by inner product, is the one most often nearest."""
+    """Returns (B,), the share of an image's masked tokens that are nearest to the same visible token.
+
+    Nearness is the inner product, and the visible token is the one that is nearest most often.
+    """
     affinity = (x @ x.mT).masked_fill(mask[:, None, :], -torch.inf)
     nearest = affinity.argmax(-1, keepdim=True) == torch.arange(mask.shape[1], device=mask.device)
     nearest = nearest & mask[..., None]
@@ -57,9 +60,10 @@ def _modal_share(x: Tensor, mask: Tensor) -> Tensor:
 
 @torch.library.custom_op("mto::eigenvalues", mutates_args=())
 def eigenvalues(symmetric: Tensor) -> Tensor:
-    """(D,) of (D, D); nan where the library's algorithm does not converge, which GPUs' may not on a low rank.
+    """Returns the eigenvalues (D,) of a symmetric matrix (D, D), or nan where the algorithm does not converge.
 
-    A diagnostic is to end no run. An operator of its own, since a compiled graph catches nothing.
+    Those of GPUs may not, at a low rank, and a diagnostic must end no run. It is an operator of its own, since a
+    compiled graph catches nothing.
     """
     try:
         return torch.linalg.eigvalsh(symmetric)
@@ -73,7 +77,7 @@ def _(symmetric: Tensor) -> Tensor:
 
 
 def effective_rank(x: Tensor, weight: Tensor) -> Tensor:
-    """Effective rank of the tokens x (B, N, D), all images together, with weights (B, N)."""
+    """Returns the effective rank of the tokens x (B, N, D), all images together, with weights (B, N)."""
     weight, total = weight[..., None], weight.sum()
     mean = (x * weight).sum((0, 1)) / total
     centred = ((x - mean) * weight.sqrt()).flatten(0, 1)
@@ -85,12 +89,12 @@ def effective_rank(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def stand_ins(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leaves of the same storage, for `torch.func.functional_call`: none of the parameters' own hooks will see them."""
+    """Returns leaves of the same storage, for `torch.func.functional_call`: no hook of the parameters sees them."""
     return {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
 
 
 def gradient_norms(losses: Mapping[str, Tensor], leaves: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each loss's gradient over all leaves: as many backward passes as losses.
+    """Measures the norm of each loss's gradient over all leaves, by one backward pass for each loss.
 
     Each leaf's gradient is measured as it comes, and dropped: it takes no more memory than the activations, which the
     losses share. Nothing of the training is touched, and no random number is drawn. In a distributed run it is this

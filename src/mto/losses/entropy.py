@@ -107,7 +107,7 @@ class Cosine(torch.autograd.Function):
 
 
 def _factors(squares: Tensor, block: Block, scale: float, detach_cols: bool) -> tuple[Tensor, Tensor]:
-    """What to multiply rows (L, B, R, 1) and columns (L, B, 1, C) of inner products by, for scaled cosines."""
+    """Returns the factors of rows (L, B, R, 1) and columns (L, B, 1, C) that make inner products scaled cosines."""
     rows, cols = block.at(squares.clamp_min(SHORTEST).rsqrt())
     cols = cols.detach() if detach_cols else cols
     return (rows * scale)[..., None], cols[..., None, :]
@@ -180,7 +180,7 @@ class Rows:
         self._entropies: list[Tensor] = []
 
     def add(self, gram: Tensor, dim: int) -> None:
-        """Take the next layer's matrix (B, T, T), patches last, of tokens of width ``dim``."""
+        """Takes in the next layer's matrix (B, T, T), patches last, of tokens of width ``dim``."""
         scale = (dim**-0.5 if self._scaled else 1.0) / self._temperature
         kind = (scale, gram.dtype, gram.requires_grad)
         if self._kind != kind:
@@ -195,11 +195,11 @@ class Rows:
             self._pick()
 
     def __bool__(self) -> bool:
-        """Whether there has been any layer."""
+        """Returns whether there has been any layer."""
         return bool(self._grams or self._picked or self._entropies)
 
     def result(self) -> Tensor:
-        """(L, B, R) of all layers so far. With R = N only the rows asked for have a meaning."""
+        """Returns (L, B, R) of all layers so far. With R = N only the rows asked for have a meaning."""
         self._finish()
         return torch.cat(self._entropies) if len(self._entropies) > 1 else self._entropies[0]
 
@@ -238,7 +238,7 @@ def _size(tensors: Sequence[Tensor]) -> int:
 
 
 def attention_entropy(attention: Tensor, mask: Tensor, visible_columns: bool, exclude_self: bool) -> Tensor:
-    """(B, N) row entropies of attention weights (B, N, N), renormalised over the columns that count."""
+    """Returns the row entropies (B, N) of attention weights (B, N, N), renormalised over the columns that count."""
     if attention.shape != (*mask.shape, mask.shape[1]):
         raise ValueError(f"attention: expected (B, N, N) over the patches, got {tuple(attention.shape)}")
     p = attention if attention.dtype == torch.float64 else attention.float()

@@ -42,7 +42,7 @@ class Tap(torch.autograd.Function):
 
 
 class Gram(torch.autograd.Function):
-    """The same without a stream: states (B, N, D) -> (B, N, N)."""
+    """Gram matrices without a stream: states (B, N, D) -> (B, N, N)."""
 
     @staticmethod
     def forward(x):

@@ -52,7 +52,7 @@ def heterogeneity(
     detach_visible: bool = False,
     num_masked: int | None = None,
 ) -> Tensor:
-    """Heterogeneity H of masked against visible tokens, per image (Eq. 2).
+    """Measures the heterogeneity H of masked against visible tokens, per image (Eq. 2).
 
     Args:
         hidden: token states (B, N, D), class token removed.
@@ -168,12 +168,15 @@ class MaskedTokenOptimization(nn.Module):
 
     @classmethod
     def text(cls, **overrides) -> "MaskedTokenOptimization":
-        """The paper's equations, with the sign its text asks for. Collapses SimMIM, ConMIM: docs/mto-collapse.md."""
+        """Builds the paper's equations with the sign that its text asks for.
+
+        This collapses SimMIM and ConMIM: docs/mto-collapse.md.
+        """
         return cls(**{**TEXT, **overrides})
 
     @classmethod
     def as_printed(cls, **overrides) -> "MaskedTokenOptimization":
-        """Equations 2 to 5 to the letter: Eq. 5's printed sign, sums over rows and layers."""
+        """Builds Equations 2 to 5 to the letter: Eq. 5's printed sign, sums over rows and layers."""
         return cls(**{**AS_PRINTED, **overrides})
 
     def extra_repr(self) -> str:
@@ -190,7 +193,7 @@ class MaskedTokenOptimization(nn.Module):
         attention: Tensor | Callable[[], Tensor] | None = None,
         measure: bool = True,
     ) -> dict[str, Any]:
-        """The terms, their weighted sum, and what to watch.
+        """Computes the terms, their weighted sum, and the diagnostics.
 
         Args:
             hidden_states: (B, N, D) tokens from the initial embedding to the last layer, class token removed.
@@ -210,7 +213,7 @@ class MaskedTokenOptimization(nn.Module):
         return self._optimize({"tokens": stream}, mask, num_masked, progress, measure)
 
     def taps(self, mask: Tensor, *, num_masked: int | None = None, measure: bool = True) -> Taps:
-        """What to tap a network's residual stream with, so that MTO costs hardly any memory.
+        """Returns taps for a network's residual stream, with which MTO costs hardly any memory.
 
         ``taps.recorder(depth)`` gives, for a stream of ``depth`` layers (the initial embedding among them), a function
         that is called on each in turn and returns what to go on with. :meth:`streams` then takes a `Stream` with its
@@ -227,7 +230,7 @@ class MaskedTokenOptimization(nn.Module):
         progress: float | Tensor | None = None,
         measure: bool = True,
     ) -> dict[str, Any]:
-        """The same for a model with several sequences of masked tokens, such as BootMAE's two decoders.
+        """Computes the same for a model with several sequences of masked tokens, such as BootMAE's two decoders.
 
         The terms are reduced over the streams by the ``streams`` switch (which means nothing to a model with one);
         ``diagnostics`` has one entry a stream.
@@ -271,7 +274,7 @@ class MaskedTokenOptimization(nn.Module):
         return part
 
     def weight(self, term: str, progress: float | Tensor | None = None) -> float | Tensor:
-        """What the term is multiplied by after ``progress`` epochs."""
+        """Returns what the term is multiplied by after ``progress`` epochs."""
         weight, warmup = self.settings[f"{term}_weight"], self.settings["warmup_epochs"]
         if self.balance is not None:
             weight = weight * self.balance.factor(term)
@@ -283,7 +286,7 @@ class MaskedTokenOptimization(nn.Module):
         return weight * (done.clamp(max=1.0) if isinstance(done, Tensor) else min(1.0, done))
 
     def _stream(self, stream: Stream, part: Partition, terms: list[str], measure: bool):
-        """Terms of one stream, and its diagnostics."""
+        """Computes the terms of one stream, and its diagnostics."""
         s = self.settings
         taken = getattr(stream, "taken", None) or self._take(stream, part, terms, measure)
         values = {}
@@ -306,7 +309,7 @@ class MaskedTokenOptimization(nn.Module):
         return values, self._diagnostics(torch.cat(trained + ([taken.watched.result()] if taken.watched else [])), part)
 
     def _take(self, stream: Stream, part: Partition, terms: list[str], measure: bool) -> Layers:
-        """What the terms need, out of the list of states."""
+        """Takes what the terms need out of the list of states."""
         s = self.settings
         layers = list(stream.tokens)
         if s["position"] == "post" and stream.position is not None:
@@ -341,7 +344,7 @@ class MaskedTokenOptimization(nn.Module):
     @staticmethod
     @torch.no_grad()
     def _diagnostics(entropies: Tensor, part: Partition) -> dict[str, Tensor]:
-        """Of row entropies (layers, B, R)."""
+        """Returns the diagnostics of row entropies (layers, B, R)."""
         log_visible = part.log_visible()
         threshold = SATURATION * (log_visible[:, None] if isinstance(log_visible, Tensor) else log_visible)
         h = part.mean(entropies, "masked")

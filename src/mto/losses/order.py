@@ -23,7 +23,7 @@ class TokenOrder:
         self._order, self._inverse = order + starts, (self._place + starts).flatten()
 
     def _starts(self, tokens: int) -> Tensor:
-        """(B, 1): the row of each image's first token, where an image has this many."""
+        """Returns (B, 1), the row of each image's first token, where an image has ``tokens`` tokens."""
         return torch.arange(0, self.shape[0] * tokens, tokens, device=self._place.device)[:, None]
 
     def sort(self, x: Tensor) -> Tensor:
@@ -31,11 +31,11 @@ class TokenOrder:
         return _take(x, self._order.flatten(), self._inverse, self.shape)
 
     def restore(self, x: Tensor) -> Tensor:
-        """The inverse of `sort`."""
+        """Returns x (..., B, N, D) in the tokens' own order again; it is the inverse of `sort`."""
         return _take(x, self._inverse, self._order.flatten(), self.shape)
 
     def head(self, x: Tensor, count: int) -> Tensor:
-        """The first ``count`` tokens of each image in this order: (..., B, count, D)."""
+        """Returns the first ``count`` tokens of each image in this order: (..., B, count, D)."""
         batch = self.shape[0]
         # Whatever is not taken finds its gradient in a row of zeros after the last image.
         back = torch.where(self._place < count, self._place + self._starts(count), batch * count)

@@ -44,14 +44,14 @@ class Block(NamedTuple):
     emptied: bool
 
     def at(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the patches' values (L, B, N) those of the rows (L, B, R), and of the columns (L, B, C)."""
+        """Returns the rows' (L, B, R) and the columns' (L, B, C) of the patches' values (L, B, N)."""
         if self.cut is None:
             return values, values
         rows, cols = (index.expand(len(values), -1, -1) for index in self.cut[:2])
         return values.gather(-1, rows), values.gather(-1, cols)
 
     def to_patches(self, by_row: Tensor, by_col: Tensor | None) -> Tensor:
-        """(L, B, N): what each patch has in rows (L, B, R) and in columns (L, B, C), added."""
+        """Returns (L, B, N): what each patch has in rows (L, B, R) and in columns (L, B, C), added."""
         if self.cut is None:
             return by_row if by_col is None else by_row + by_col
         if by_col is None:
@@ -73,7 +73,7 @@ class Partition:
         self._cuts: dict[int, Cut] = {}
 
     def block(self, rows: str, cols: str, exclude_self: bool = False, skip: int = 0) -> Block:
-        """The block of an affinity with these rows and columns.
+        """Returns the block of an affinity with these rows and columns.
 
         Args:
             rows: "masked" or "visible".
@@ -104,13 +104,13 @@ class Partition:
         return Cut(rows, cols, order.argsort(dim=1), shape, entries, places)
 
     def total(self, values: Tensor, rows: str) -> Tensor:
-        """Sum of (..., B, R) values over the given rows: (..., B). R = N is all rows."""
+        """Returns the sum (..., B) of values (..., B, R) over the given rows; R = N are the values of all rows."""
         if values.shape[-1] == self.num_tokens:
             values = values * (self.mask if rows == "masked" else self.visible)
         return values.sum(-1)
 
     def mean(self, values: Tensor, rows: str) -> Tensor:
-        """Mean of (..., B, R) values over the given rows: (..., B). R = N is all rows."""
+        """Returns the mean (..., B) of values (..., B, R) over the given rows; R = N are the values of all rows."""
         if values.shape[-1] < self.num_tokens:
             return values.mean(-1)
         if self.num_masked is None:
@@ -125,6 +125,6 @@ class Partition:
 
 
 def _flat(rows: Tensor, cols: Tensor, width: int, size: int, start: int) -> Tensor:
-    """Places, flattened, of rows (B, R) and columns (B, C) in B flattened matrices of ``size`` and this width."""
+    """Returns the flat places of rows (B, R) x columns (B, C) in B flattened matrices of ``size`` and ``width``."""
     first = torch.arange(start, start + len(rows) * size, size, dtype=rows.dtype, device=rows.device)[:, None]
     return (torch.add(first, rows, alpha=width)[:, :, None] + cols[:, None, :]).flatten()

@@ -21,7 +21,7 @@ class Recorder:
         self.tokens: list[Tensor] = []
 
     def __call__(self, x: Tensor, skip: int = 0, patches: Tensor | None = None) -> Tensor:
-        """Keep the patches of x (B, skip + N, D), which has ``skip`` other tokens first.
+        """Keeps the patches of x (B, skip + N, D), which has ``skip`` other tokens first.
 
         Args:
             patches: the same patches, where x was made of them: what comes later has a gradient for them.
@@ -64,7 +64,7 @@ class Tokens:
 
 
 def depth_of(layer: int, depth: int) -> int:
-    """The place, from 0, of one of ``depth`` layers; negative ones count from the end.
+    """Returns the place, from 0, of one of ``depth`` layers; negative ones count from the end.
 
     Raises:
         ValueError: there is no such layer.
@@ -75,10 +75,10 @@ def depth_of(layer: int, depth: int) -> int:
 
 
 def check_shapes(hidden_states: Sequence[Tensor], mask: Tensor) -> None:
-    """Nothing, if the states are a list of (B, N, D) floats and the mask is theirs.
+    """Checks that the states are a list of (B, N, D) floats and that the mask is theirs.
 
     Raises:
-        ValueError: they are not; with what is.
+        ValueError: they are not; the message says what was given.
     """
     if isinstance(hidden_states, Tensor) or not len(hidden_states):
         raise ValueError("hidden_states: expected a list of (B, N, D) tensors, the initial embedding first")
@@ -99,7 +99,9 @@ def check_shapes(hidden_states: Sequence[Tensor], mask: Tensor) -> None:
 
 
 def count_masked(mask: Tensor, num_masked: int | None, validate: bool) -> int | None:
-    """The equal number of masked tokens, or None. Reads the mask's values (a sync on a GPU) only to validate.
+    """Returns the equal number of masked tokens, or None where it is not known.
+
+    The mask's values are read (a sync on a GPU) only to validate.
 
     Raises:
         ValueError: an image has no masked or no visible token, or ``num_masked`` is not their number.

@@ -57,14 +57,14 @@ class Layers:
         self.sparse = Rows(part, "visible", s["sparsity_columns"], exclude_self=exclude_self, **affinity)
 
     def take(self, x: Tensor) -> None:
-        """The next layer's patches (B, N, D)."""
+        """Reads the next layer's patches (B, N, D)."""
         readers, watched = self._readers()
         if self._layernorm and (readers or watched):
             x = F.layer_norm(x if x.dtype == torch.float64 else x.float(), x.shape[-1:], eps=1e-6)
         self._read(readers, watched, Gram.apply(x) if readers else None, x)
 
     def tap(self, x: Tensor) -> Tensor:
-        """The next layer's states (B, T, D), patches last, and what the stream goes on with."""
+        """Reads the next layer's states (B, T, D), patches last, and returns what the stream goes on with."""
         readers, watched = self._readers()
         gram = None
         if readers:
@@ -73,7 +73,7 @@ class Layers:
         return x
 
     def _readers(self) -> tuple[list[Rows], bool]:
-        """Which rows of the next layer pass a gradient, and whether others are watched."""
+        """Returns which rows of the next layer pass a gradient, and whether others are watched."""
         depth, self._next = self._next, self._next + 1
         readers = [self.trained] * (depth < self._trained) + [self.sparse] * self._sparse.count(depth)
         return readers, self._trained <= depth < self._watched
@@ -88,13 +88,13 @@ class Layers:
 
 
 class Taps:
-    """What a method is to tap its streams with; of `MaskedTokenOptimization.taps`."""
+    """What a method taps its streams with, as `MaskedTokenOptimization.taps` returns it."""
 
     def __init__(self, settings: Mapping[str, Any], part: Partition, measure: bool) -> None:
         self._settings, self._part, self._measure = settings, part, measure
 
     def recorder(self, depth: int) -> Recorder:
-        """For a stream of so many layers, the initial embedding among them."""
+        """Returns the recorder of a stream of ``depth`` layers, the initial embedding among them."""
         s = self._settings
         # All else is no function of the stream's own Gram matrices, or not of every layer's alike: the list of states
         # serves.
@@ -117,6 +117,6 @@ class TapRecorder(Recorder):
         self.taken = layers
 
     def __call__(self, x: Tensor, skip: int = 0, patches: Tensor | None = None) -> Tensor:
-        """As `Recorder` does; x gets the terms' gradients in passing, and is kept where there is more to measure."""
+        """Taps x, which gets the terms' gradients in passing, and keeps it where there is more to measure."""
         x = self.taken.tap(x)
         return super().__call__(x, skip) if self.taken.measure else x

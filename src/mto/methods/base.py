@@ -36,7 +36,7 @@ class Stream:
 
 
 def open_record(return_hidden: bool | Taps, layers: int) -> Recorder | None:
-    """What keeps X⁰ and the outputs of so many layers, if anything is to be kept."""
+    """Returns what keeps X⁰ and the outputs of so many layers, or None where nothing is to be kept."""
     if isinstance(return_hidden, Taps):
         return return_hidden.recorder(1 + layers)
     return Recorder() if return_hidden else None
@@ -56,28 +56,28 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """What a term of the loss, under its name, is worth when all masked patches of an image are predicted alike.
+        """Returns, by name, the value of a loss term where an image's masked patches are all predicted alike.
 
-        The best such prediction for these images (B, 3, H, W) and mask (B, N): masked tokens that are all one cannot do
-        better, so that a network at this level has learnt nothing about places.
+        It is that of the best such prediction for these images (B, 3, H, W) and mask (B, N). Masked tokens that are all
+        one cannot do better, so that a network at this level has learnt nothing about places.
         """
 
     def epoch_inputs(self, epoch: int, epochs: int) -> dict[str, Any]:
-        """Keyword arguments of forward that change by epoch; `epoch` counts completed epochs, from 0."""
+        """Returns forward's keyword arguments that change by epoch; `epoch` counts completed epochs, from 0."""
         return {}
 
     def make_teacher(self) -> nn.Module | None:
-        """A fresh teacher, equal to this student, without gradients; None if the method has none."""
+        """Returns a fresh teacher, equal to this student, without gradients; None if the method has none."""
         return None
 
     def teacher_targets(
         self, teacher: nn.Module | None, images: Tensor, teacher_images: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The keyword arguments of forward that the teacher computes, without gradients."""
+        """Returns the keyword arguments of forward that the teacher computes, without gradients."""
         return {}
 
     def teacher_momentum(self, step: int, total_steps: int, epoch: int, epochs: int) -> float | None:
-        """The momentum of the update after optimiser step `step` (0-based) of epoch `epoch` (0-based)."""
+        """Returns the update's momentum after optimiser step `step` of epoch `epoch` (both from 0)."""
         return None
 
     def update_teacher(self, teacher: nn.Module, momentum: float) -> None:
@@ -85,21 +85,21 @@ class Method(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} has no teacher to update")
 
     def param_names_without_decay(self) -> set[str]:
-        """Parameters that the official code exempts from weight decay, beyond 1-D tensors and biases."""
+        """Returns the parameters that the official code exempts from weight decay, beyond 1-D tensors and biases."""
         return {"encoder.cls_token"}
 
     # -------------------------------------------------------------------------------------------------------- weights
 
     def encoder_state(self, teacher: nn.Module | None = None) -> dict[str, Tensor]:
-        """The encoder that downstream tasks use, under timm's key names (see `mto.methods.encoder.timm_arguments`)."""
+        """Returns the encoder for downstream tasks, under timm's names (`mto.methods.encoder.timm_arguments`)."""
         return self.encoder.state_dict()
 
     @abstractmethod
     def official_key(self, key: str) -> str | None:
-        """Our key for a key of the official state dict; None for an entry that we do not need."""
+        """Returns our key for a key of the official state dict; None for an entry that we do not need."""
 
     def load_official(self, state_dict: Mapping[str, Tensor], *, encoder_only: bool = False) -> list[str]:
-        """Load the official repository's pre-training state dict (the checkpoint's entry ``model``).
+        """Loads the official repository's pre-training state dict (the checkpoint's entry ``model``).
 
         Args:
             encoder_only: what is not the encoder's may be missing, and stays as it is.
@@ -142,7 +142,7 @@ class Method(nn.Module, ABC):
             )
 
     def fold(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) tokens -> (B, C, h, w) map."""
+        """Returns (B, N, C) tokens as a (B, C, h, w) map."""
         return tokens.transpose(1, 2).unflatten(2, self.grid_size)
 
 
@@ -172,26 +172,28 @@ def all_tokens(visible: Tensor, mask_token: Tensor, order: TokenOrder, record: R
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) images -> (B, N, C, P²) patches, in raster order inside and out."""
+    """Cuts images (B, C, H, W) into patches (B, N, C, P²), in raster order inside and out."""
     b, c, h, w = images.shape
     p = patch_size
     return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c, p * p)
 
 
 def masked_mean(per_patch: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, N) values over the batch's masked patches, without boolean indexing (which waits for the GPU)."""
+    """Returns the mean of (B, N) values over all masked patches; boolean indexing would wait for the GPU."""
     weight = mask.to(per_patch.dtype)
     return (per_patch * weight).sum() / weight.sum()
 
 
 def mean_patch(target: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean over the patches of each image: (B, N, ...) and (B, N) -> (B, 1, ...)."""
+    """Returns each image's weighted mean patch: (B, N, ...) and weights (B, N) -> (B, 1, ...)."""
     weight = weight.reshape(*weight.shape, *[1] * (target.ndim - 2))
     return (target * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
 
 
 def masked_in_each(mask: Tensor) -> int:
-    """How many patches each image masks; waits for the device, so callers that know the count pass it instead.
+    """Returns the number of masked patches of each image.
+
+    This waits for the device, so callers that know the count pass it instead.
 
     Raises:
         ValueError: if images differ, since the encoder gathers the same number of visible patches from each.
@@ -204,7 +206,7 @@ def masked_in_each(mask: Tensor) -> int:
 
 
 def attention_map(attention: Any, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention among the patches, (B, N, N), mean over heads, of normed tokens (B, 1 + N, D).
+    """Returns the softmax attention among the patches, (B, N, N), mean over heads, of normed tokens (B, 1 + N, D).
 
     The softmax runs over all keys, class token included; its row and column are then left out.
 

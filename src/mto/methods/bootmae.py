@@ -71,7 +71,7 @@ class BootMAE(Method):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """BootMAE:models/modeling_pretrain_bootmae.py:355-378; no rescaling by depth."""
+        """Initialises as BootMAE:models/modeling_pretrain_bootmae.py:355-378 does; no rescaling by depth."""
         init_xavier(self.encoder)
         init_xavier(self.feature_head)
         for block in self.encoder.blocks:
@@ -125,7 +125,11 @@ class BootMAE(Method):
         return out | {"hidden": {"pixel": pixel_stream, "feature": feature_stream}} if return_hidden else out
 
     def forward_encoder(self, images: Tensor, order: TokenOrder, num_visible: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed output, first and last block's output, of the V patches that come first in `order`: (B, 1 + V, D)."""
+        """Encodes the V patches that come first in `order`.
+
+        Returns:
+            The normed output and the outputs of the first and the last block, (B, 1 + V, D) each.
+        """
         encoder = self.encoder
         x = order.head(encoder.patch_embed(images) + encoder.pos_embed[:, 1:], num_visible)
         cls_token = encoder.cls_token + encoder.pos_embed[:, :1]
@@ -147,40 +151,43 @@ class BootMAE(Method):
         return weight.flatten(1) / masked.mean()
 
     def pixel_loss(self, images: Tensor, prediction: Tensor, weight: Tensor) -> Tensor:
-        """The weighted squared error of normalised pixels (BootMAE:run_pretraining.py:436)."""
+        """Returns the weighted squared error of normalised pixels (BootMAE:run_pretraining.py:436)."""
         error = (patchify(prediction.float(), self.patch_size) - self.pixel_target(images)).square().mean(dim=(2, 3))
         return (weight * error).mean()
 
     def pixel_target(self, images: Tensor) -> Tensor:
-        """(B, N, 3, P²): each patch and colour normalised by its own mean and biased variance."""
+        """Returns (B, N, 3, P²): each patch and colour normalised by its own mean and biased variance."""
         target = patchify(images.float(), self.patch_size)
         variance, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)
         return (target - mean) / (variance + 1e-5).sqrt()
 
     def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The weighted squared distance to each image's mean masked patch; of the pixels alone."""
+        """Returns the weighted squared distance to each image's mean masked patch, of the pixels alone."""
         target, weight = self.pixel_target(images), self.loss_weight(mask)
         distance = (target - mean_patch(target, weight)).square().mean(dim=(2, 3))
         return {"pixel": (weight * distance).mean()}
 
     def feature_loss(self, target: Tensor, prediction: Tensor, weight: Tensor) -> Tensor:
-        """Both sides pass a layer norm without parameters (BootMAE:run_pretraining.py:459)."""
+        """Returns the weighted squared error of features (BootMAE:run_pretraining.py:459).
+
+        Target and prediction first pass a layer norm without parameters.
+        """
         target, prediction = (F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) for x in (target, prediction))
         return (weight * (prediction - target).square().mean(dim=-1)).mean()
 
     # -------------------------------------------------------------------------------------------------------- teacher
 
     def epoch_inputs(self, epoch: int, epochs: int) -> dict[str, float]:
-        """The feature loss rises linearly over the first quarter (BootMAE:run_pretraining.py:385)."""
+        """Returns the feature loss's weight: linear to 1 over a quarter (BootMAE:run_pretraining.py:385)."""
         return {"feature_weight": min(4.0 * (epoch + 1) / epochs, 1.0)}
 
     def make_teacher(self) -> nn.Module:
-        """A copy of the encoder; the official one copies the decoders too, but never uses those."""
+        """Returns a copy of the encoder; the official one copies the decoders too, but never uses those."""
         return copy.deepcopy(self.encoder).requires_grad_(False).eval()
 
     @torch.no_grad()
     def teacher_targets(self, teacher: Any, images: Tensor, teacher_images: Tensor | None = None) -> dict[str, Tensor]:
-        """The teacher's last block on the whole images, without the final norm."""
+        """Returns the output of the teacher's last block on the whole images, without the final norm."""
         if teacher is None:
             raise ValueError("BootMAE's targets need the teacher, from make_teacher()")
         if teacher.training:
@@ -189,7 +196,7 @@ class BootMAE(Method):
         return {"teacher_features": features}
 
     def teacher_momentum(self, step: int, total_steps: int, epoch: int, epochs: int) -> float:
-        """By epoch: 0.999 → 0.9999 over 100 epochs, → 0.99999 over 300 more (BootMAE:utils.py:586, dynamic)."""
+        """Returns 0.999 → 0.9999 over 100 epochs, → 0.99999 over 300 more (BootMAE:utils.py:586, dynamic)."""
         if epoch < 100:
             return 0.999 + epoch / 100 * (0.9999 - 0.999)
         return 0.9999 + min(300, epoch - 100) / 300 * (0.99999 - 0.9999)

@@ -140,6 +140,6 @@ class Decoder(nn.Module):
 
 @torch.no_grad()
 def init_qkv(qkv: nn.Linear) -> None:
-    """Xavier-uniform for each of the three matrices (BootMAE:models/modeling_pretrain_bootmae.py:359)."""
+    """Draws each of the three matrices Xavier-uniformly (BootMAE:models/modeling_pretrain_bootmae.py:359)."""
     bound = math.sqrt(6.0 / (qkv.out_features // 3 + qkv.in_features))
     nn.init.uniform_(qkv.weight, -bound, bound)

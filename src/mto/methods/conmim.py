@@ -105,11 +105,11 @@ class ConMIM(MaskedBeit):
         return out | {"hidden": {"encoder": stream}} if return_hidden else out
 
     def project(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + N, D) -> (B, N, output_dim). The batch norms see the class tokens too."""
+        """Projects (B, 1 + N, D) to (B, N, output_dim). The batch norms see the class tokens too."""
         return self.projector(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])[:, 1:]
 
     def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The logarithm of the number of candidates: every patch is as likely as any other."""
+        """Returns the logarithm of the number of candidates: every patch is as likely as any other."""
         return {"contrastive": torch.tensor(math.log(mask.shape[1]), device=mask.device)}
 
     # -------------------------------------------------------------------------------------------------------- teacher
@@ -119,7 +119,7 @@ class ConMIM(MaskedBeit):
 
     @torch.no_grad()
     def teacher_targets(self, teacher: Any, images: Tensor, teacher_images: Tensor | None = None) -> dict[str, Tensor]:
-        """The teacher's tokens of the unmasked `teacher_images` (the same crop, strong colour change).
+        """Returns the teacher's tokens of the unmasked `teacher_images` (the same crop, strong colour change).
 
         The teacher is never put in eval mode: its batch norms use the batch (ConMIM:engine_for_pretraining.py:24).
         """
@@ -131,7 +131,7 @@ class ConMIM(MaskedBeit):
         return {"teacher_features": teacher.project(tokens)}
 
     def teacher_momentum(self, step: int, total_steps: int, epoch: int, epochs: int) -> float:
-        """0.996 → 1 by a half cosine over all steps (ConMIM:run_conmim_pretraining.py:256)."""
+        """Returns the momentum: 0.996 → 1 by a half cosine over all steps (ConMIM:run_conmim_pretraining.py:256)."""
         return 1.0 - (1.0 - 0.996) * (1.0 + math.cos(math.pi * step / total_steps)) / 2.0
 
     def update_teacher(self, teacher: nn.Module, momentum: float) -> None:
@@ -139,7 +139,7 @@ class ConMIM(MaskedBeit):
         average_(teacher.parameters(), self.parameters(), momentum)
 
     def encoder_state(self, teacher: Any = None) -> dict[str, Tensor]:
-        """The teacher's encoder, the one that ConMIM evaluates (ConMIM:README.md:73); without one, the student's."""
+        """Returns the teacher's encoder, as ConMIM evaluates (ConMIM:README.md:73); without one, the student's."""
         return (self if teacher is None else teacher).encoder.state_dict()
 
     def official_key(self, key: str) -> str | None:

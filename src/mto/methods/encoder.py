@@ -26,7 +26,7 @@ HEAD = ("head.", "fc_norm.")
 
 
 def timm_arguments(baseline: str) -> tuple[str, dict[str, Any]]:
-    """A timm model and keyword arguments that load a ViT-B's `encoder.safetensors` without a leftover key.
+    """Returns a timm model and its arguments that load a ViT-B's `encoder.safetensors` without a leftover key.
 
     Example:
         name, arguments = timm_arguments("simmim")
@@ -48,7 +48,7 @@ def _declared(baseline: str) -> Baseline:
 
 
 def _style(baseline: str) -> dict[str, Any]:
-    """Arguments of timm that tell the baselines' pre-training encoders apart."""
+    """Returns the arguments of timm that tell the baselines' pre-training encoders apart."""
     declared = _declared(baseline)
     if declared.encoder == "vit":
         return {}
@@ -73,7 +73,7 @@ def build_encoder(
     init_values: float | None = None,
     **timm_overrides: Any,
 ) -> VisionTransformer | Beit:
-    """The encoder that a method pre-trains, without a head; fixed positions are set and frozen.
+    """Builds the encoder that a method pre-trains, without a head; fixed positions are set and frozen.
 
     Args:
         drop_path: rate at the last block, rising linearly from 0.
@@ -123,7 +123,7 @@ def build_classifier(
     drop_path: float = 0.1,
     init_values: float | None = None,
 ) -> VisionTransformer | Beit:
-    """The fine-tuning model: mean of the patch tokens, a fresh norm, a linear head.
+    """Builds the fine-tuning model: mean of the patch tokens, a fresh norm, a linear head.
 
     SimMIM's and ConMIM's have a relative bias table in each block (SimMIM:utils.py:207). MAE's positions become
     trainable (MAE:models_vit.py), BootMAE's stay frozen (BootMAE:models/modeling_finetune_bootmae.py:297).
@@ -155,13 +155,13 @@ def build_classifier(
 
 
 class DoesNotFit(ValueError):
-    """A pre-trained encoder's weights are none of the model's. Whoever knows their file names it."""
+    """The weights of a pre-trained encoder do not fit the model; the caller, who knows the file, names it."""
 
 
 def load_encoder(
     model: Any, state: Mapping[str, Tensor], *, fresh: tuple[str, ...] = ()
 ) -> tuple[list[str], list[str]]:
-    """Load a pre-trained encoder into a classifier or a backbone (timm's, or with its names), in place.
+    """Loads a pre-trained encoder into a classifier or a backbone (timm's, or with its names), in place.
 
     The shared relative table is copied into every block that has its own; relative and absolute tables are interpolated
     to the model's grid. A model without the final norm does not take it. What an encoder cannot bring may stay fresh:
@@ -217,7 +217,7 @@ def _fit(key: str, value: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _may_be_absent(name: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether a pre-trained encoder of another baseline has no such entry, so that a backbone's own starts fresh."""
+    """Returns whether the encoder `state` lacks all entries of this kind, so that the model's own starts fresh."""
     for part in ("relative_position_bias_table", "gamma"):
         if part in name.rsplit(".", 1)[-1]:
             return not any(part in key for key in state)
@@ -225,7 +225,7 @@ def _may_be_absent(name: str, state: Mapping[str, Tensor]) -> bool:
 
 
 def layer_id(name: str, depth: int) -> int:
-    """The level of an encoder's parameter for layer-wise learning-rate decay.
+    """Returns the level of an encoder's parameter for layer-wise learning-rate decay.
 
     0: patch embedding, class token, absolute position; i + 1: block i; depth + 1: the rest, a shared relative
     table included (SimMIM:optimizer.py:109, MAE:util/lr_decay.py:57, BootMAE:optim_factory.py:33).
@@ -238,7 +238,7 @@ def layer_id(name: str, depth: int) -> int:
 
 @torch.no_grad()
 def init_beit(module: nn.Module, std: float = 0.02) -> None:
-    """SimMIM's and ConMIM's initialisation of an encoder or a projector.
+    """Initialises an encoder or a projector as SimMIM and ConMIM do.
 
     Weights of linear and convolution layers, and the class token, are normal with σ = `std` cut at ±σ (so the effective
     deviation is about 0.54 σ); biases are 0. Then attention-output and fc2 weights of block i (from 1) are divided by
@@ -258,13 +258,13 @@ def init_beit(module: nn.Module, std: float = 0.02) -> None:
 
 
 def cut_normal_(tensor: Tensor, std: float = 0.02) -> Tensor:
-    """A normal with σ = `std`, cut at ±σ."""
+    """Fills a tensor from a normal with σ = `std`, cut at ±σ, and returns it."""
     return trunc_normal_(tensor, std=std, a=-std, b=std)
 
 
 @torch.no_grad()
 def init_xavier(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every linear layer (MAE:models_mae.py:84)."""
+    """Gives every linear layer Xavier-uniform weights and zero biases (MAE:models_mae.py:84)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -274,5 +274,5 @@ def init_xavier(module: nn.Module) -> None:
 
 @torch.no_grad()
 def init_xavier_patches(projection: nn.Conv2d) -> None:
-    """The patch embedding, initialised as the linear layer that it is; its bias is left to the caller."""
+    """Initialises the patch embedding as the linear layer that it is; its bias is left to the caller."""
     nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))

@@ -107,7 +107,7 @@ class MAE(Method):
         return out | {"hidden": {"decoder": stream}} if return_hidden else out
 
     def forward_encoder(self, images: Tensor, order: TokenOrder, num_visible: int) -> Tensor:
-        """Normed tokens of the class and the V patches that come first in `order`: (B, 1 + V, D)."""
+        """Returns the normed tokens of the class and of the first V patches in `order`: (B, 1 + V, D)."""
         encoder = self.encoder
         x = order.head(encoder.patch_embed(images) + encoder.pos_embed[:, 1:], num_visible)
         cls_token = encoder.cls_token + encoder.pos_embed[:, :1]
@@ -119,7 +119,7 @@ class MAE(Method):
     def forward_decoder(
         self, latent: Tensor, order: TokenOrder, return_hidden: bool | Taps = False
     ) -> tuple[Tensor, Stream | None]:
-        """Predicted patches, (B, N, P²·3), pixels in raster order with the colour fastest."""
+        """Predicts the patches, (B, N, P²·3), pixels in raster order with the colour fastest."""
         record = open_record(return_hidden, len(self.decoder_blocks))
         x = all_tokens(self.decoder_embed(latent), self.mask_token, order, record)
         x = start = x + self.decoder_pos_embed
@@ -138,20 +138,20 @@ class MAE(Method):
         return prediction, Stream(record.tokens, position, attention, self.decoder_norm, record.taken)
 
     def target(self, images: Tensor) -> Tensor:
-        """(B, N, P²·3): pixels, or pixels normalised with the unbiased variance (MAE:models_mae.py:204)."""
+        """Returns (B, N, P²·3): pixels, or those normalised with the unbiased variance (MAE:models_mae.py:204)."""
         target = patchify(images.float(), self.patch_size).transpose(2, 3).flatten(2)
         if not self.norm_pix:
             return target
         return (target - target.mean(dim=-1, keepdim=True)) / (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
     def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The squared distance to each image's mean masked patch."""
+        """Returns the squared distance to each image's mean masked patch."""
         target = self.target(images)
         distance = (target - mean_patch(target, mask.float())).square().mean(-1)
         return {"reconstruction": masked_mean(distance, mask)}
 
     def param_names_without_decay(self) -> set[str]:
-        """None: MAE decays the class token too (MAE:main_pretrain.py:179)."""
+        """Returns none: MAE decays the class token too (MAE:main_pretrain.py:179)."""
         return set()
 
     def official_key(self, key: str) -> str | None:

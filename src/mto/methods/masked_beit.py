@@ -49,7 +49,10 @@ class MaskedBeit(Method):
     def encode(
         self, images: Tensor, mask: Tensor | None, return_hidden: bool | Taps = False
     ) -> tuple[Tensor, Stream | None]:
-        """Normed output tokens, (B, 1 + N, D), class token first; and the stream if asked for. No mask: all visible."""
+        """Returns the normed output tokens, (B, 1 + N, D), class token first, and the stream if asked for.
+
+        Without a mask all patches are visible.
+        """
         encoder = self.encoder
         x = encoder.patch_embed(images)
         if mask is not None:

@@ -103,7 +103,7 @@ class BlockMask:
         return torch.from_numpy(np.unpackbits(packed, count=patches, bitorder="little").view(bool))
 
     def _block(self, mask: int, most: int, draws: "FourAtATime") -> int:
-        """Returns a rectangle that adds 1…most patches to a mask, 0 when all attempts failed.
+        """Returns a rectangle that adds 1 to `most` patches to a mask, or 0 when all attempts failed.
 
         Both are whole numbers whose bits are the patches, a tenth of the time of arrays this small.
         """
@@ -128,7 +128,7 @@ class BlockMask:
 
 
 class FourAtATime:
-    """``torch.rand(4, dtype=float64)`` of a generator again and again, at a third of the price: drawn in advance."""
+    """Gives ``torch.rand(4, dtype=float64)`` of a generator again and again, drawn in advance: a third of the cost."""
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
@@ -143,7 +143,7 @@ class FourAtATime:
         return self.drawn[self.used - 1]
 
     def end(self) -> None:
-        """Leave the generator where it would be without what was drawn in vain."""
+        """Sets the generator to where it would be had only the numbers been drawn that were used."""
         self.generator.set_state(self.start)
         torch.rand(self.used, 4, generator=self.generator, dtype=torch.float64)
 
@@ -194,7 +194,7 @@ def build_mask_sampler(
     min_block: int | None = None,
     max_block: int | None = None,
 ) -> MaskSampler:
-    """The sampler of a job's `mask`.
+    """Builds the sampler of a job's `mask`.
 
     Args:
         img_size: pixels.

@@ -16,7 +16,7 @@ CLASS_ROWS = 3  # class→token, token→class, class→class, at the end of a r
 
 
 def sincos_2d(dim: int, grid: Sequence[int], *, row_first: bool) -> Tensor:
-    """A fixed sine-cosine table, (1, 1 + h·w, dim); the class token's position is zero.
+    """Builds a fixed sine-cosine table, (1, 1 + h·w, dim); the class token's position is zero.
 
     Half of the channels encode one axis, half the other; in a half all sines come before all cosines, with frequencies
     10000^(−k / (dim/4)).
@@ -46,7 +46,7 @@ def sincos_2d(dim: int, grid: Sequence[int], *, row_first: bool) -> Tensor:
 
 
 def resize_absolute(table: Tensor, grid: Sequence[int]) -> Tensor:
-    """Bicubic resizing of an absolute table (1, 1 + s·s, D) of a square grid to `grid`; the class row is kept.
+    """Resizes a square grid's absolute table (1, 1 + s·s, D) to `grid`, bicubically; the class row is kept.
 
     MAE:util/pos_embed.py:76 (no anti-aliasing, corners not aligned).
     """
@@ -57,7 +57,7 @@ def resize_absolute(table: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def stretch_relative(table: Tensor, grid: Sequence[int]) -> Tensor:
-    """Bicubic resizing of a relative bias table of a square grid to `grid`, as if it were an image.
+    """Resizes a square grid's relative bias table to `grid`, bicubically, as if it were an image.
 
     It stretches near displacements like far ones (MIMDet:models/benchmarking.py:711), unlike `resize_relative`. The
     three class rows are kept.
@@ -70,14 +70,14 @@ def stretch_relative(table: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def _bicubic(image: Tensor, size: Sequence[int]) -> Tensor:
-    """(h, w, C) -> (size[0]·size[1], C)."""
+    """Resizes (h, w, C) bicubically to (size[0]·size[1], C)."""
     channels_first = image.permute(2, 0, 1)[None].float()
     resized = F.interpolate(channels_first, size=tuple(size), mode="bicubic", align_corners=False)
     return resized[0].flatten(1).T.to(image.dtype)
 
 
 def resize_relative(table: Tensor, grid: Sequence[int], *, source_grid: Sequence[int] | None = None) -> Tensor:
-    """Move a relative bias table to another grid as BEiT does (the same routine is in SimMIM:utils.py:217).
+    """Moves a relative bias table to another grid as BEiT does (the same routine is in SimMIM:utils.py:217).
 
     The source rows are put at geometrically growing displacements whose last one is the edge of the new grid, and read
     at the new integer displacements by cubic-spline interpolation: near displacements stay put, far ones are stretched.
@@ -104,7 +104,7 @@ def resize_relative(table: Tensor, grid: Sequence[int], *, source_grid: Sequence
 
 
 def _geometric_spline(source: int, target: int) -> np.ndarray:
-    """(target, source) weights of BEiT's interpolation along one axis; both lengths are odd."""
+    """Returns the (target, source) weights of BEiT's interpolation along one axis; both lengths are odd."""
     from scipy.interpolate import make_interp_spline  # a heavy import that only a change of grid needs
 
     half, edge = source // 2, target // 2
@@ -123,7 +123,7 @@ def _geometric_spline(source: int, target: int) -> np.ndarray:
 
 
 def relative_bias(table: Tensor, grid: Sequence[int], part: Sequence[int] | None = None) -> Tensor:
-    """What a relative bias table adds to the logits of attention: (heads, T, T), rows are queries, columns keys.
+    """Returns what a relative bias table adds to attention's logits: (heads, T, T), rows are queries, columns keys.
 
     timm's Beit looks every entry up by its index, and the gradient of that adds T² rows one by one. Here all is views
     until the last copy, and the gradient sums whole windows.

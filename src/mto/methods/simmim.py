@@ -73,7 +73,7 @@ class SimMIM(MaskedBeit):
         return out | {"hidden": {"encoder": stream}} if return_hidden else out
 
     def constant_loss(self, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The L1 distance to each image's median masked patch."""
+        """Returns the L1 distance to each image's median masked patch."""
         target = patchify(images.float(), self.patch_size).flatten(2)
         # torch.median has no deterministic form on a GPU; sorting, visible patches last, does as well.
         ordered = target.masked_fill(~mask[..., None], torch.inf).sort(dim=1).values
