@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """The same with queries from one sequence, keys and values from another."""
+    """Attention like `SelfAttention`, with queries from one sequence, keys and values from another."""
 
     def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from mto.names import BASELINES
 
 
 def build_method(settings: job.Method, seed: int) -> Method:
-    """The method with the run's initial weights, a function of the seed.
+    """Builds the method with the run's initial weights, a function of the seed.
 
     Args:
         settings: its name and its arguments.

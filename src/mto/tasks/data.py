@@ -29,7 +29,7 @@ SPLITS = ("train", "val")  # ImageNet's
 
 
 def run(job: DataJob, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
-    """Make the dataset when the job says how (``make``), else look over the one at ``root``."""
+    """Makes the dataset when the job says how (``make``), else looks over the one at ``root``."""
     make(job, out) if job.make is not None else check(job, out, level=level, workers=workers)
 
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make(job: DataJob, out: Path) -> None:
-    """Write a small dataset into ``out``; a killed job leaves no manifest, and a rerun starts afresh.
+    """Writes a small dataset into ``out``; a killed job leaves no manifest, and a rerun starts afresh.
 
     Raises:
         UserError: a key or value under ``datasets.<dataset>.make`` that the maker does not take.
@@ -100,7 +100,7 @@ def make(job: DataJob, out: Path) -> None:
 
 
 def check(job: DataJob, out: Path, *, level: Level = "fast", workers: int = 1) -> None:
-    """Look over the paper's dataset, and write what it holds.
+    """Looks over the paper's dataset, and writes what it holds.
 
     Raises:
         UserError: it is missing, incomplete or damaged; with the files' names.
@@ -115,7 +115,7 @@ def check(job: DataJob, out: Path, *, level: Level = "fast", workers: int = 1) -
 
 
 def _copied(job: DataJob, out: Path, workers: int) -> Path:
-    """Where the dataset is read: what parquet was written as once, else where it lies."""
+    """Returns where the dataset is read: what parquet was written as once, else where it lies."""
     name, root = job.dataset, Path(job.root)
     if name == "ade20k" and is_parquet(name, root):
         from mto.data.forms.ade20k import unpack
@@ -138,7 +138,7 @@ def _copied(job: DataJob, out: Path, workers: int) -> Path:
 def look_over(
     job: DataJob, *, level: Level, workers: int = 1, made: bool = False, listed: Path | None = None
 ) -> dict[str, Any]:
-    """Its layout, then every file: `mto.data.verify`.
+    """Checks a dataset's layout, then every file (`mto.data.verify`), and returns what was found.
 
     Args:
         made: by the demo, in numbers of its own.
@@ -170,7 +170,7 @@ def look_over(
 
 
 def _content(listed: Path, root: Path, chosen: Sequence[str] | None) -> dict[str, Any]:
-    """What a listing holds: classes and images a split, and a digest of their names, alike for every form."""
+    """Returns a listing's classes and images a split, and a digest of their names, alike for every form."""
     found = {
         split: listing.load(listed, root / split, chosen) or listing.walk(root / split, chosen) for split in SPLITS
     }

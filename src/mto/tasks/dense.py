@@ -25,7 +25,7 @@ def run_dense(
     unit: float = 1.0,
     **decay: Any,
 ) -> None:
-    """Train, validate, and finish the task with the last validation's percentages.
+    """Trains, validates, and finishes the task with the last validation's percentages.
 
     Call it after ``load_mmseg()`` or ``load_mmdet()``.
 
@@ -63,7 +63,7 @@ def run_dense(
 
 
 def last_validation(progress: Path, dataset: str, name: str) -> dict[str, float]:
-    """The last row of the history that has a metric of this name.
+    """Returns the last row of the history that has a metric of this name.
 
     Args:
         progress: the folder of the history.
@@ -81,7 +81,9 @@ def last_validation(progress: Path, dataset: str, name: str) -> dict[str, float]
 
 
 def percentages(task: str, metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics, as they are. A number that nothing was measured for is none: the libraries write NaN, or -1.
+    """Returns the metrics as they are, each of which must be a percentage.
+
+    Where nothing was measured the libraries write NaN, or -1.
 
     Args:
         task: "ade20k" or "coco".

@@ -69,7 +69,7 @@ def run(task: Task[FinetuneJob]) -> None:
 
 
 def build_model(job: FinetuneJob, encoder: dict[str, Tensor] | None) -> FineTuned:
-    """The classifier on a pre-trained encoder's weights (None: fresh ones), and if asked its running average."""
+    """Builds the classifier on an encoder's weights (None: fresh ones), and if asked its running average."""
     classes = job.data.num_classes
     with seeded(job.seed, "init"):
         net = build_classifier(**job.encoder.written(), num_classes=classes)
@@ -105,7 +105,7 @@ def loaders(
 
 
 def accuracy(history: Path, epochs: int) -> dict[str, float]:
-    """top1, top5, top1_best (and _raw, of the weights that are not averaged) from the validation rows."""
+    """Returns top1, top5, top1_best (and top1_raw, of the weights that are not averaged) from the validation rows."""
     rows = [row for row in read_history(history) if "top1" in row]
     reported = []
     for row in rows:

@@ -83,7 +83,7 @@ def run(task: Task[HeterogeneityJob]) -> None:
 
 
 def variant_name(variant: Variant) -> str:
-    """``pre-dot-raw``, ``pre-cosine-raw-0.1`` (temperature, where there is one)."""
+    """Names a variant: ``pre-dot-raw``, or ``pre-cosine-raw-0.1`` (temperature, where there is one)."""
     return "-".join(
         str(getattr(variant, key))
         for key in ("position", "affinity", "tokens", "temperature")
@@ -92,7 +92,7 @@ def variant_name(variant: Variant) -> str:
 
 
 def load_model(job: HeterogeneityJob, path: Path) -> MaskedImageModel:
-    """The student (and teacher) of a state.pth, with MTO's measuring off.
+    """Loads the student (and teacher) of a state.pth, with MTO's measuring off.
 
     Raises:
         UserError: the state is of another method or size, or was imported from a file of the encoder alone.
@@ -116,7 +116,7 @@ def load_model(job: HeterogeneityJob, path: Path) -> MaskedImageModel:
 
 
 def one_image(hidden: dict[str, Stream], index: int) -> dict[str, Stream]:
-    """The streams of one image, as a batch of one; without attention."""
+    """Returns the streams of one image, as a batch of one, without attention."""
 
     def one(x: Tensor) -> Tensor:
         return x[index : index + 1] if len(x) > 1 else x  # a position may serve all images
@@ -135,7 +135,7 @@ def one_image(hidden: dict[str, Stream], index: int) -> dict[str, Stream]:
 def measure(
     streams: dict[str, Stream], mask: Tensor, image: int, affinities_by_name: dict[str, MaskedTokenOptimization]
 ) -> Iterator[Row]:
-    """Rows of one image by every affinity."""
+    """Yields the rows of one image by every affinity."""
     log_visible = max(math.log(int((~mask).sum())), 1e-12)
     for variant, affinity in affinities_by_name.items():
         for name, values in affinity.streams(streams, mask)["diagnostics"].items():
@@ -145,7 +145,7 @@ def measure(
 
 
 def affinities(streams: dict[str, Stream], mask: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(N, N) inner products of each layer's tokens, masked first, named ``<stream>/<layer>``."""
+    """Yields the (N, N) inner products of each layer's tokens, masked first, named ``<stream>/<layer>``."""
     order = torch.argsort((~mask).to(torch.uint8), stable=True)
     for name, stream in streams.items():
         for layer, tokens in enumerate(stream.tokens):
@@ -154,7 +154,7 @@ def affinities(streams: dict[str, Stream], mask: Tensor) -> Iterator[tuple[str, 
 
 
 def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set[int]) -> None:
-    """heterogeneity.csv and affinity.npz.
+    """Writes heterogeneity.csv and affinity.npz.
 
     Raises:
         UserError: the images drawn for the maps mask unequal numbers of patches, which one figure cannot show.
@@ -171,7 +171,10 @@ def write(out: Path, rows: list[Row], maps: dict[str, list[Tensor]], masked: set
 
 
 def means(rows: list[Row], variant: str) -> dict[str, float]:
-    """Mean H over images by one affinity: ``heterogeneity_<layer>``, after ``<stream>/`` if there are several."""
+    """Returns the mean H over images by one affinity, for each layer.
+
+    The names are ``heterogeneity_<layer>``, after ``<stream>/`` if there are several.
+    """
     groups: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         if row.variant == variant:

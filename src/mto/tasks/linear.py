@@ -55,7 +55,7 @@ def run(task: Task[LinearJob]) -> None:
 
 
 def build_model(job: LinearJob, encoder: dict[str, Tensor] | None) -> LinearProbe:
-    """Fresh heads on a pre-trained encoder's weights (None: fresh ones too)."""
+    """Builds fresh heads on a pre-trained encoder's weights (None: fresh ones too)."""
     probe = job.probe
     with seeded(job.seed, "init"):
         frozen = build_encoder(**job.encoder.written())
@@ -75,7 +75,7 @@ def build_model(job: LinearJob, encoder: dict[str, Tensor] | None) -> LinearProb
 
 
 def accuracy(history: Path, layers: list[int]) -> dict[str, Any]:
-    """The metrics named above, from the validation rows."""
+    """Returns the metrics that this module names, from the validation rows."""
     if len(layers) == 1:
         rows = [row for row in read_history(history) if "top1" in row]
         return {"top1": rows[-1]["top1"], "top5": rows[-1]["top5"], "top1_best": max(row["top1"] for row in rows)}

@@ -115,7 +115,7 @@ def warm_start(job: PretrainJob, run_job: dict[str, Any], length: Length) -> War
 
 
 def build_model(job: PretrainJob | HeterogeneityJob) -> MaskedImageModel:
-    """The method, its teacher, and MTO."""
+    """Builds the method, its teacher, and MTO."""
     from mto.losses.mto import MaskedTokenOptimization
     from mto.methods.masking import build_mask_sampler
 
@@ -128,7 +128,7 @@ def build_model(job: PretrainJob | HeterogeneityJob) -> MaskedImageModel:
 
 
 def save(task: Task[PretrainJob], loop: Loop) -> None:
-    """The declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
+    """Writes the declared outputs. Until the last is there, a rerun finds the state in the progress folder."""
     task.lock.check()
     save_encoder(task, loop.model)
     link_or_copy(task.progress / CHECKPOINT, task.out / "state.pth")
@@ -136,7 +136,7 @@ def save(task: Task[PretrainJob], loop: Loop) -> None:
 
 
 def save_encoder(task: Task[PretrainJob], model: MaskedImageModel) -> None:
-    """encoder.safetensors, under timm's names; its metadata says which run it is of."""
+    """Writes encoder.safetensors, under timm's names; its metadata says which run it is of."""
     encoder = model.method.encoder_state(model.teacher)
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.items()}
     save_weights(
@@ -145,7 +145,7 @@ def save_encoder(task: Task[PretrainJob], model: MaskedImageModel) -> None:
 
 
 def last_epoch(history: Path) -> dict[str, float]:
-    """Means over the rows of the last epoch; a diagnostic that was no number in one of them is left out."""
+    """Returns means over the last epoch's rows; a diagnostic that was no number in one of them is left out."""
     rows = [row for row in read_history(history) if "loss" in row]
     if not rows:
         return {}

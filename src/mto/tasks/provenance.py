@@ -37,7 +37,7 @@ class Attempts:
         self.began = began
 
     def note(self) -> None:
-        """Write down the time until now."""
+        """Writes down the time until now."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{int(self.began)}-{socket.gethostname()}-{os.getpid()}.json"
         partial = path.with_suffix(".tmp")
@@ -45,7 +45,7 @@ class Attempts:
         os.replace(partial, path)
 
     def paid(self) -> tuple[float, float]:
-        """Seconds, and GPU-seconds, of all attempts."""
+        """Returns the seconds, and GPU-seconds, of all attempts."""
         noted = []
         for path in self.folder.glob("*.json"):
             try:
@@ -56,7 +56,7 @@ class Attempts:
 
 
 def provenance(hardware: Hardware, attempts: Attempts, usage: dict[str, float]) -> dict[str, Any]:
-    """What made a result.
+    """Returns what made a result: commit, versions, device, and the time that was paid for it.
 
     Args:
         usage: of the log (`mto.training.log.Log`), or nothing.
@@ -80,14 +80,14 @@ def provenance(hardware: Hardware, attempts: Attempts, usage: dict[str, float]) 
 
 
 def commit() -> str | None:
-    """The commit of this code, ``-dirty`` when a file of `CODE` differs from it; None outside a git checkout."""
+    """Returns this code's commit, ``-dirty`` when a file of `CODE` differs from it; None outside a git checkout."""
     head = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *(f":/{path}" for path in CODE))
     return None if head is None or changed is None else f"{head}-dirty" if changed else head
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says; without its lock, for which many jobs on one file system would compete."""
+    """Returns git's output, None where it fails; it takes no lock, for which many jobs would compete."""
     command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -17,7 +17,7 @@ FINISHED = "finished"
 
 
 def prune(state: Path, fingerprint: str) -> None:
-    """Reduce the state.pth of the segment before to its weights, if it is the one that was continued.
+    """Reduces the state.pth of the segment before to its weights, if it is the one that was continued.
 
     Done again after an interruption, it completes what is left to do. Where it cannot be done (someone is at work
     there, the disk is full, the folder is not ours) the state stays whole, and a line says why: what called this has

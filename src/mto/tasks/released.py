@@ -25,7 +25,7 @@ from mto.study.study import Study
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Import one checkpoint; see ``--help``."""
+    """Imports one checkpoint; see ``--help``."""
     parser = argparse.ArgumentParser(
         prog="python -m mto released",
         description="Take an official pre-training checkpoint, or its encoder alone, as a run of the study.",
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def import_checkpoint(checkpoint: Path, job: PretrainJob, out: Path) -> None:
-    """Write encoder.safetensors, state.pth, metrics.json and history.jsonl for an official checkpoint.
+    """Writes encoder.safetensors, state.pth, metrics.json and history.jsonl for an official checkpoint.
 
     A file of the encoder alone (MAE's usual release) serves every stage but the heterogeneity analysis, which refuses
     the state.pth made of it.
@@ -93,7 +93,7 @@ def import_checkpoint(checkpoint: Path, job: PretrainJob, out: Path) -> None:
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
-    """The weights in an official file, without running any code in it.
+    """Returns the weights in an official file, without running any code in it.
 
     Raises:
         UserError: there is no such file, or it holds more than weights and plain values.
@@ -142,10 +142,10 @@ def read(checkpoint: Path) -> dict[str, Any]:
 
 
 def _refuse_what_is_none(file: Path) -> None:
-    """Tells what else people have under a checkpoint's name, by its first bytes.
+    """Refuses a file whose first bytes show that it is no checkpoint, and says what it is.
 
     Raises:
-        UserError: it is that.
+        UserError: it is empty, broken off, a web page, or a pointer of git-lfs; or it cannot be read.
     """
 
     def read() -> tuple[bytes, bool]:

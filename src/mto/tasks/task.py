@@ -79,9 +79,10 @@ class Task(Generic[J]):
         return self.out / "progress"
 
     def start(self) -> None:
-        """Make the folder, write ``job.json``, by which the job can be run again, and learn where the dataset lies.
+        """Makes the folder, writes ``job.json``, and learns where the dataset lies.
 
-        The dataset's place comes from its manifest (the input ``data``), not from the job.
+        By ``job.json`` the job can be run again. The dataset's place comes from its manifest (the input ``data``), not
+        from the job.
 
         Raises:
             UserError: an input is not there.
@@ -122,7 +123,7 @@ class Task(Generic[J]):
             raise UserError(f"{self.progress}/origin.json: damaged; remove {self.progress} to start over") from error
 
     def input(self, name: str) -> Path:
-        """The path of an input.
+        """Returns the path of an input.
 
         Raises:
             UserError: it was not given.
@@ -132,7 +133,10 @@ class Task(Generic[J]):
         return self.inputs[name]
 
     def read_encoder(self) -> dict[str, Tensor]:
-        """The tensors of the input ``encoder``, under timm's names; at epoch 0 those that pre-training starts from."""
+        """Returns the tensors of the input ``encoder``, under timm's names.
+
+        At epoch 0 they are those that pre-training starts from.
+        """
         if self.job.epoch == 0:
             from mto.tasks.build import build_method
 
@@ -163,7 +167,7 @@ class Task(Generic[J]):
             raise UserError(f"{self.inputs.get('encoder', self.out)}: {error}") from error
 
     def finish(self, metrics: dict[str, float], usage: dict[str, float] | None = None) -> None:
-        """Write ``history.jsonl`` (if there is one) and ``metrics.json``; of the progress, keep what a rerun needs.
+        """Writes ``history.jsonl`` (if there is one) and ``metrics.json``; keeps of the progress what a rerun needs.
 
         Args:
             usage: of the log (`mto.training.log.Log`), which counts earlier attempts too.
@@ -208,7 +212,7 @@ class Task(Generic[J]):
             prune(state, self._read_origin()["inputs"]["state"])
 
     def publish_again(self) -> bool:
-        """Put the outputs of this very job in their places once more, if an earlier attempt had finished it.
+        """Puts the outputs of this very job in their places once more, if an earlier attempt had finished it.
 
         A scheduler that lost sight of a job reports it failed, and Snakemake deletes what the job had made. The names
         in the progress folder hold it; nothing is computed twice. ``snakemake --forcerun`` still computes anew.
@@ -225,7 +229,10 @@ class Task(Generic[J]):
 
 
 def _identity(path: Path) -> str:
-    """Of an input: the fingerprint that a training state carries, which outlives its moments; else the content's."""
+    """Returns an input's fingerprint, else the digest of its content.
+
+    A training state carries the fingerprint, which stays when the optimiser's moments are dropped.
+    """
     if path.suffix == ".pth":
         from mto.training.checkpoint import Damaged, read_record
 

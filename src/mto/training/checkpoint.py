@@ -36,7 +36,9 @@ class Damaged(UserError):
 
 
 def save_state(path: Path, content: State, record: dict[str, Any], changed_ns: int | None = None) -> None:
-    """Write ``content`` (tensors and plain values) with its ``record``; ``path`` changes only once the file is whole.
+    """Writes ``content`` (tensors and plain values) with its ``record``.
+
+    ``path`` changes only once the file is whole.
 
     Args:
         changed_ns: the file's time of change, if it is not to be now.
@@ -56,7 +58,7 @@ def save_state(path: Path, content: State, record: dict[str, Any], changed_ns: i
 
 
 def keep_weights_alone(path: Path) -> None:
-    """Drop from a state what only training on needs: the optimiser's moments, the open averages.
+    """Drops from a state what only training on needs: the optimiser's moments, the open averages.
 
     Its record and its time of change stay: to Snakemake, and to whoever compares fingerprints, it is the same file.
 
@@ -70,7 +72,9 @@ def keep_weights_alone(path: Path) -> None:
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> State:
-    """What was saved, on ``device``, and under ``meta`` the record (empty in a file that is not of this module).
+    """Returns what was saved, on ``device``, and under ``meta`` its record.
+
+    The record is empty in a file that is not of this module.
 
     Raises:
         Damaged: a checksum is wrong, or the file is cut short.
@@ -93,7 +97,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> State:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The state's ``run.json``, without reading the tensors; empty if it has none."""
+    """Returns the state's ``run.json``, without reading the tensors; empty if it has none."""
 
     def read() -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
@@ -104,7 +108,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> None:
-    """Read the file once and compare every member with its CRC-32.
+    """Reads the file once and compares every member with its CRC-32.
 
     Raises:
         Damaged: one differs, or the file is no whole state.
@@ -124,7 +128,7 @@ def verify(path: Path) -> None:
 
 
 def guard_size(path: Path) -> None:
-    """Refuse a zip file that unpacks to more than it holds: torch compresses nothing.
+    """Refuses a zip file that unpacks to more than it holds: torch compresses nothing.
 
     Raises:
         Damaged: it is such a file.
@@ -147,7 +151,7 @@ def guard_size(path: Path) -> None:
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """Of names, shapes, types and bits."""
+    """Returns a digest of the tensors' names, shapes, types and bits."""
     total = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -158,7 +162,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Calls wrong content damage; what the storage or its permissions say is no word on the content."""
+    """Turns errors of the content into `Damaged`; those of the storage or of permissions stay what they are."""
     try:
         yield
     except DAMAGE as error:

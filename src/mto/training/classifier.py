@@ -24,7 +24,7 @@ Hits = list[dict[str, Tensor]]
 
 
 def hits(logits: Tensor, label: Tensor, suffix: str = "") -> dict[str, Tensor]:
-    """For (B, C) logits and (B,) labels: how many are right at the first, and within the first five guesses."""
+    """Counts, of (B, C) logits for (B,) labels, those right at the first and within the first five guesses."""
     ranked = logits.topk(min(5, logits.shape[1])).indices == label[:, None]
     return {f"top1{suffix}": ranked[:, 0].sum(), f"top5{suffix}": ranked.any(1).sum()}
 
@@ -118,7 +118,7 @@ class FineTuned(_Classification):
         return F.cross_entropy(self.net(image).float(), target, label_smoothing=smoothing)
 
     def compile_step(self, memory: Memory = "fast") -> None:
-        """Compile the training pass; validation, whose last batch is smaller, stays eager."""
+        """Compiles the training pass; validation, whose last batch is smaller, stays eager."""
         self.loss = Compiled(self.cross_entropy, memory=memory)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ class LinearProbe(_Classification):
 
     @torch.no_grad()
     def features(self, image: Tensor) -> list[Tensor]:
-        """One (B, F) feature per layer."""
+        """Returns one (B, F) feature for each layer."""
         return pooled(self.encoder, image, self.layers, self.feature, self.norm)
 
     def forward(self, image: Tensor, label: Tensor, mode: Literal["loss", "predict"] = "loss") -> Any:
@@ -211,7 +211,7 @@ class LinearProbe(_Classification):
         return torch.stack(losses).sum()
 
     def compile_step(self, memory: Memory = "fast") -> None:
-        """Compile the training pass; validation, whose last batch is smaller, stays eager."""
+        """Compiles the training pass; validation, whose last batch is smaller, stays eager."""
         self.loss = Compiled(self.cross_entropy, memory=memory)
 
     def logits(self, image: Tensor) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class Compiled:
 
 @contextmanager
 def _both_passes(budget: float) -> Iterator[None]:
-    """The backward pass is compiled with the forward pass: a failure of either is known before a step is taken.
+    """Has the backward pass compiled with the forward pass: a failure of either is known before a step is taken.
 
     That nothing of the compiler's depends on timings, or a resumed run would differ, is a part of torch's deterministic
     modes (`Hardware.deterministic`).
@@ -72,12 +72,12 @@ def _both_passes(budget: float) -> Iterator[None]:
 
 
 def parts(model: nn.Module) -> dict[str, Compiled]:
-    """What of a model's step is compiled, by the name of its attribute."""
+    """Returns what of a model's step is compiled, by the name of its attribute."""
     return {name: value for name, value in vars(model).items() if isinstance(value, Compiled)}
 
 
 def fell_back(model: nn.Module) -> bool:
-    """Whether the model trains eagerly though it was to be compiled."""
+    """Returns whether the model trains eagerly though it was to be compiled."""
     return any(part.fell_back for part in parts(model).values())
 
 

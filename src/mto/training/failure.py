@@ -164,7 +164,7 @@ def replay(loop: Loop, file: Path) -> None:
 
 
 def _failed(loop: Loop) -> bool:
-    """Whether any process met what is no finite number, in a loss, the gradient or a weight."""
+    """Returns whether any process met a loss, a gradient or a weight that is not finite."""
     weights = [value.isfinite().all() for value in loop.model.state_dict().values() if value.is_floating_point()]
     wrong = loop.trace.read() is not None or not torch.stack(weights).all()
     return bool(mean({"wrong": torch.tensor(float(wrong), device=loop.hardware.device)})["wrong"])

@@ -44,7 +44,7 @@ class BatchPlan:
 
 
 def plan_batch(size: int, world_size: int, micro_batch: int | None = None) -> BatchPlan:
-    """Split the global batch ``size`` over ``world_size`` ranks in passes of at most ``micro_batch`` images.
+    """Splits the global batch ``size`` over ``world_size`` ranks in passes of at most ``micro_batch`` images.
 
     Without ``micro_batch`` each rank takes its whole share in one pass.
 
@@ -113,7 +113,7 @@ class Hardware:
         return plan_batch(batch_size, self.world_size, self.micro_batch)
 
     def setup(self) -> None:
-        """Check the devices, choose the kind of kernels, join the other processes.
+        """Checks the devices, chooses the kind of kernels, and joins the other processes.
 
         Raises:
             UserError: GPUs were asked for and too few are visible; or another number of processes shares the job.
@@ -180,7 +180,7 @@ class Hardware:
 
 
 def without_deterministic_form(error: Exception, task: str) -> str | None:
-    """What to do about an operator that `strict` refuses, in one line; None of any other error."""
+    """Returns what to do about an operator that `strict` refuses, in one line; None for any other error."""
     operator, found, _ = str(error).partition(" does not have a deterministic implementation")
     if not (found and isinstance(error, RuntimeError)):
         return None

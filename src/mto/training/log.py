@@ -22,7 +22,7 @@ HISTORY = "history.jsonl"
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a history file; none if there is no file. A line cut short by a crash is left out."""
+    """Returns the rows of a history file; none if there is no file. A line cut short by a crash is left out."""
     rows = []
     for line in again(path.read_bytes, path).decode().splitlines() if exists(path) else []:
         try:
@@ -44,7 +44,7 @@ class Averages:
             self._add(name, value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value)), 1)
 
     def add_finite(self, name: str, value: Tensor) -> None:
-        """Add a value unless it is nan or infinite, which takes no look at it."""
+        """Adds a value unless it is nan or infinite, without waiting for the device."""
         finite = value.isfinite()
         self._add(name, torch.where(finite, value, 0.0).detach().double(), finite.double())
 
@@ -53,18 +53,21 @@ class Averages:
         self.counts[name] = self.counts.get(name, 0) + count
 
     def read(self) -> dict[str, float]:
-        """Means over what was added, and over the ranks; starts anew. A name without a finite value is left out."""
+        """Returns the means over what was added, and over the ranks, and starts anew.
+
+        A name without a finite value is left out.
+        """
         counts = {name: float(count) for name, count in self.counts.items()}
         means = {name: (total / counts[name]).float() for name, total in self.sums.items() if counts[name]}
         self.sums, self.counts = {}, {}
         return {name: float(value) for name, value in mean(means).items()}
 
     def state(self) -> dict[str, tuple[float, float]]:
-        """Sum and count of each name, of this rank."""
+        """Returns the sum and count of each name, of this rank."""
         return {name: (float(total), float(self.counts[name])) for name, total in self.sums.items()}
 
     def load(self, states: list[dict[str, tuple[float, float]]], rank: int, world_size: int) -> None:
-        """Of the ranks' states this one's; among another number of ranks, their mean."""
+        """Goes on from this one of the ranks' states; among another number of ranks, from their mean."""
         own = states[rank % len(states)]
         if len(states) != world_size:
             own = {name: (fmean(state[name][0] for state in states), count) for name, (_, count) in own.items()}
@@ -122,7 +125,7 @@ class Log:
         self._known: set[tuple[int, bool]] = set()
 
     def is_logged(self, step: int) -> bool:
-        """Whether a row is written when the optimiser has made ``step`` steps."""
+        """Returns whether a row is written when the optimiser has made ``step`` steps."""
         return step % self.log_interval == 0 or bool(self.steps_per_epoch and step % self.steps_per_epoch == 0)
 
     # ------------------------------------------------------------------ what a resumed run needs to know

@@ -323,7 +323,7 @@ def run_pass(model: nn.Module, optimizer: StepWrapper, batch: Any, last: bool = 
 
 
 def seed_noise(seed: int, step: int, rank: int) -> None:
-    """Re-seeds the model-side noise (drop path, mixup) from (seed, step, rank).
+    """Seeds the model-side noise (drop path, mixup) from (seed, step, rank).
 
     So a run that is resumed at any step draws what the unbroken one drew, without a state of generators to keep.
     """

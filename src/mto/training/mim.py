@@ -82,11 +82,11 @@ class MaskedImageModel(Trainable, nn.Module):
         return state if self.active else {name: value for name, value in state.items() if not _is_of_mto(name)}
 
     def compile_step(self, memory: Memory = "fast") -> None:
-        """Compile the training pass (on a GPU: seconds to minutes at the first step, less time in every other)."""
+        """Compiles the training pass (on a GPU: seconds to minutes at the first step, less time in all others)."""
         self.compiled = Compiled(self.losses, memory=memory)
 
     def train(self, mode: bool = True) -> "MaskedImageModel":
-        """Student and head only: a teacher's mode is its method's business."""
+        """Sets the mode of student and head alone: a teacher's mode is its method's business."""
         self.training = mode
         self.method.train(mode)
         return self
@@ -94,9 +94,10 @@ class MaskedImageModel(Trainable, nn.Module):
     def forward(
         self, image: Tensor, mask: Tensor, teacher_image: Tensor | None = None, mode: str = "loss"
     ) -> dict[str, Any]:
-        """Losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool; ``mode="tensor"`` adds ``hidden``.
+        """Returns the losses and diagnostics of image (B, 3, H, W) and mask (B, N) bool.
 
-        ``mode="gradients"`` gives the losses whose gradients are compared, as weighted.
+        ``mode="tensor"`` adds ``hidden``; ``mode="gradients"`` gives the losses whose gradients are compared, as
+        weighted.
         """
         if mode == "gradients":
             return self._weighted(image, mask, teacher_image)
@@ -130,7 +131,7 @@ class MaskedImageModel(Trainable, nn.Module):
         measure: bool,
         mode: str = "loss",
     ) -> dict[str, Any]:
-        """The whole of a training pass, teacher included, as a function that can be one graph."""
+        """Computes the whole of a training pass, teacher included, as a function that can be one graph."""
         watched = measure or bool(self.acting.settings["terms"]) or mode == "tensor"
         record: bool | Taps = watched
         if watched and mode == "loss":
@@ -151,7 +152,7 @@ class MaskedImageModel(Trainable, nn.Module):
     def _collapse(
         self, image: Tensor, mask: Tensor, hidden: dict[str, Any], out: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`collapse` of each stream, prefixed as MTO's diagnostics are, and the loss against a constant's."""
+        """Returns `collapse` of each stream, named as MTO's diagnostics are, and the loss against a constant's."""
         scalars = {
             f"{stream}/{name}" if len(hidden) > 1 else name: value
             for stream, states in hidden.items()
@@ -161,9 +162,9 @@ class MaskedImageModel(Trainable, nn.Module):
         return scalars | {"constant_ratio": out[name] / constant}
 
     def _gradients(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> dict[str, Tensor]:
-        """Norms of the gradients of the method's loss, of MTO's, and of each of its terms as weighted.
+        """Returns the norms of the gradients of the method's loss, of MTO's, and of each of its terms as weighted.
 
-        Of a pass of their own, never compiled. It leaves no trace (`_apart`).
+        They come from a pass of their own, never compiled, which leaves no trace (`_apart`).
         """
         leaves = stand_ins({name: value for name, value in self.named_parameters() if value.requires_grad})
         with self._apart(image):
@@ -172,7 +173,7 @@ class MaskedImageModel(Trainable, nn.Module):
         return {f"gradient_{name}": norm for name, norm in norms.items()}
 
     def _weighted(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> dict[str, Tensor]:
-        """The method's loss, MTO's, and each of its terms as weighted."""
+        """Returns the method's loss, MTO's, and each of its terms as weighted."""
         taps = self.acting.taps(mask, num_masked=self.num_masked, measure=False)
         out = self._student(image, mask, teacher_image, self.epoch_inputs, taps)
         terms = self.acting.streams(
@@ -184,9 +185,9 @@ class MaskedImageModel(Trainable, nn.Module):
         return losses
 
     def _rebalance(self, image: Tensor, mask: Tensor, teacher_image: Tensor | None) -> None:
-        """Measure the gradients that turn MTO's shares into weights, on a few images, in a pass that leaves no trace.
+        """Measures the gradients that turn MTO's shares into weights, on a few images, in a pass without a trace.
 
-        In full precision: ratios of small gradients are wanted, and float16 has none.
+        It runs in full precision: ratios of small gradients are wanted, and float16 has none.
         """
         balance = self.acting.balance
         assert balance is not None
@@ -202,7 +203,7 @@ class MaskedImageModel(Trainable, nn.Module):
 
     @contextmanager
     def _apart(self, image: Tensor) -> Iterator[None]:
-        """A pass that leaves no trace: random numbers are put back, and what batch norms have seen."""
+        """Lets a pass leave no trace: random numbers are put back, and what batch norms have seen."""
         seen = [*self.method.buffers(), *([] if self.teacher is None else self.teacher.buffers())]
         kept = [buffer.clone() for buffer in seen]
         with torch.random.fork_rng([image.device] if image.is_cuda else []):
@@ -218,7 +219,7 @@ class MaskedImageModel(Trainable, nn.Module):
         epoch_inputs: dict[str, Any],
         return_hidden: bool | Taps,
     ) -> dict[str, Any]:
-        """What the method gives, on its teacher's targets."""
+        """Returns what the method gives, on its teacher's targets."""
         targets = self.method.teacher_targets(self.teacher, image, teacher_image)
         inputs = {**targets, **epoch_inputs, "num_masked": self.num_masked, "return_hidden": return_hidden}
         return self.method(image, mask, **inputs)

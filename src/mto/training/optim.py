@@ -26,7 +26,7 @@ def parameter_groups(
     prefix: str = "",
     decay_vectors: bool = False,
 ) -> list[dict[str, Any]]:
-    """Groups of trainable parameters, each with ``weight_decay`` and ``multiplier`` (of the learning rate).
+    """Returns groups of trainable parameters, each with ``weight_decay`` and ``multiplier`` (of the learning rate).
 
     Not decayed: tensors of at most one dimension, biases (all four official codes), and the names in ``no_decay``.
     With ``layer_decay`` the multiplier of level l = 0..depth + 1 is layer_decay^(depth + 1 - l) (MAE:util/lr_decay.py).
@@ -66,7 +66,10 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
-    """AdamW, or LARS as MAE's probe uses it, for a job's ``optim``. The rate itself is set before every step."""
+    """Builds AdamW, or LARS as MAE's probe uses it, for a job's ``optim``.
+
+    The rate itself is set before every step.
+    """
     groups = [{k: v for k, v in group.items() if k != "names"} | {"peak_lr": optim.lr} for group in groups]
     if optim.kind == "lars":
         from timm.optim.lars import Lars

@@ -32,7 +32,7 @@ class WarmStart(NamedTuple):
     step: int
 
     def check(self, path: Path, state: State) -> None:
-        """Refuse the other run's state at another step.
+        """Refuses the other run's state at another step.
 
         Raises:
             UserError: it is not of the step.
@@ -47,7 +47,7 @@ class WarmStart(NamedTuple):
 def describe_run(
     job: dict[str, Any], *, dataset_size: int, batch_size: int, steps_per_epoch: int | None, total_steps: int
 ) -> dict[str, Any]:
-    """What a state says of the run that it belongs to: only a run of which all of this is true may continue it."""
+    """Returns what a state says of its run: only a run of which all of this is true may continue it."""
     sizes = {"dataset_size": dataset_size, "batch_size": batch_size}
     return {"job": _without_places(job), **sizes, "steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
 
@@ -64,7 +64,7 @@ def find_state(
     quiet: bool = False,
     start: WarmStart | None = None,
 ) -> State | None:
-    """The state to go on from: the newest in ``directory`` that is whole, else the one ``inherited``, if any.
+    """Returns the state to go on from: the newest whole one in ``directory``, else the one ``inherited``, if any.
 
     None stands for the start of the run: of an ``inherited`` state that was pruned only the weights are left. The
     numbers are the same, since a segment that continues another equals an unbroken run.
@@ -116,7 +116,7 @@ def find_state(
 
 
 def first_step(inherited: Path | None) -> int:
-    """The step after which a segment's own history begins, wherever its training does."""
+    """Returns the step after which a segment's own history begins, wherever its training does."""
     if inherited is not None:
         with suppress(Damaged):  # whoever needs more than that of it says so
             return read_record(inherited).get("step", 0)
@@ -124,7 +124,7 @@ def first_step(inherited: Path | None) -> int:
 
 
 def check_state(path: Path, state: State, record: dict[str, Any], remedy: str) -> None:
-    """Refuse a state that another run left.
+    """Refuses a state that another run left.
 
     Raises:
         UserError: one line that says what differs.
@@ -145,7 +145,7 @@ def check_state(path: Path, state: State, record: dict[str, Any], remedy: str) -
 
 
 def differing(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """``optim.lr 0.1 there, 0.2 here`` for each value of two nested mappings that differs."""
+    """Yields ``optim.lr 0.1 there, 0.2 here`` for each value of two nested mappings that differs."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
             yield from differing(there.get(key), here.get(key), f"{name}.{key}" if name else key)

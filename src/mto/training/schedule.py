@@ -45,13 +45,13 @@ class Schedule:
 
     @classmethod
     def from_job(cls, schedule: Rates, total: float) -> "Schedule":
-        """The ``schedule`` of a job, of length ``total``, in epochs."""
+        """Builds the ``schedule`` of a job, of length ``total``, in epochs."""
         same = set(schedule.keys) - {"total_epochs", "warmup_epochs", "milestones"}
         values: dict[str, Any] = {name: getattr(schedule, name) for name in same}
         return cls(total=total, warmup=schedule.warmup_epochs, milestones=tuple(schedule.milestones), **values)
 
     def lr(self, t: float, peak: float, multiplier: float = 1.0, tick: float = 0.0) -> float:
-        """Rate at time ``t`` of a group with peak rate ``peak * multiplier``.
+        """Returns the rate at time ``t`` of a group with peak rate ``peak * multiplier``.
 
         Args:
             tick: length of one optimiser step in the unit of ``t``; only ``warmup_inclusive`` needs it.

@@ -22,7 +22,7 @@ ABSENT = ("huggingface_hub", "torchvision.models.feature_extraction")
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is collected: imports set the collector off some thirty times, and what they make stays.
+    """Keeps the garbage collector off: imports set it off some thirty times, and what they make stays.
 
     So it need not be searched later either, and a loader's forked workers do not copy the pages that a search touches.
     """
@@ -36,7 +36,7 @@ def uncollected() -> Iterator[None]:
 
 
 def lean() -> None:
-    """Put placeholders where the heavy parts would be imported; call before torchvision or timm come in."""
+    """Puts placeholders where the heavy parts would be imported; call it before torchvision or timm is imported."""
     if "torchvision" in sys.modules:
         return
     for name in ABSENT:
@@ -47,7 +47,7 @@ def lean() -> None:
 
 
 def complete() -> None:
-    """Take the placeholders of optional packages away again, for a library that cannot do without them."""
+    """Takes the placeholders of optional packages away again, for a library that cannot do without them."""
     for name in ABSENT:
         if sys.modules.get(name, name) is None:
             del sys.modules[name]

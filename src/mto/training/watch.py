@@ -30,7 +30,7 @@ VERDICT = "collapsed.txt"
 
 
 class NotFinite(UserError):
-    """Training has left the numbers."""
+    """A loss, a gradient or a weight is not finite."""
 
 
 class Collapsed(UserError):

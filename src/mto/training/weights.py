@@ -18,7 +18,7 @@ CHECKSUM = "blake2b"
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write ``tensors`` as a safetensors file whose metadata is ``metadata`` and a checksum, in the order of names.
+    """Writes ``tensors`` as a safetensors file whose metadata are ``metadata`` and a checksum, in the order of names.
 
     safetensors' own writer leaves that order to chance and closes the file to the user's group.
     """
@@ -37,7 +37,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; one without a checksum, from elsewhere, is taken as it is.
+    """Returns the tensors of a safetensors file; one without a checksum, from elsewhere, is taken as it is.
 
     Raises:
         UserError: no safetensors file, or its tensors are not those that were written.

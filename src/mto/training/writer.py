@@ -34,17 +34,20 @@ class Writer:
         self._running: Future[None] | None = None
 
     def start(self, write: Callable[..., None], *args: Any) -> None:
-        """Call ``write(*args)`` on the thread, once the write before it is done. Nothing may change ``args`` now."""
+        """Calls ``write(*args)`` on the thread, once the write before it is done.
+
+        Nothing may change ``args`` from now on.
+        """
         self.wait()
         self._running = self._pool.submit(write, *args)
 
     def check(self) -> None:
-        """Raise what ended the last write, if it has ended by an error."""
+        """Raises what ended the last write, if it has ended by an error."""
         if self._running and self._running.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written; raises what ended the last write."""
+        """Waits until nothing is being written; raises what ended the last write."""
         running, self._running = self._running, None
         if running:
             running.result()
@@ -63,7 +66,7 @@ class Writer:
 
 
 def on_host(value: Any) -> Any:
-    """A copy of nested dicts, lists and tuples of tensors and plain values, with every tensor in the host's memory."""
+    """Copies nested dicts, lists and tuples of tensors and plain values, every tensor into the host's memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
