@@ -19,24 +19,24 @@ OUT_OF_MEMORY = re.compile(
 
 
 def refused(logs: Iterable[str | Path]) -> bool:
-    """Whether a task said in its log that it cannot work with what it was given."""
+    """Returns whether a task said in its log that it cannot work with what it was given."""
     return any(line.startswith(REFUSAL) for log in logs for line in _read(log).splitlines())
 
 
 def do_not_retry_refusals(job_class: Any) -> None:
-    """Let Snakemake's ``Job`` try nothing again that its task refused."""
+    """Lets Snakemake's ``Job`` try nothing again that its task refused."""
     times: Callable[[Any], int] = job_class.restart_times.fget
     job_class.restart_times = property(lambda job: 0 if refused(job.log) else times(job))
 
 
 def memory(mem_mb: int, logs: Iterable[Path], since: float) -> int:
-    """Half of ``mem_mb`` more for each of a job's Slurm logs, changed since ``since``, where memory ran out."""
+    """Returns ``mem_mb`` and half of it more for each Slurm log, changed since ``since``, where memory ran out."""
     ends = sum(bool(OUT_OF_MEMORY.search(_read(log))) for log in logs if log.stat().st_mtime >= since)
     return mem_mb + mem_mb // 2 * ends
 
 
 def slurm_logs(folder: Path, rule: str, wildcards: Iterable[str]) -> list[Path]:
-    """One job's logs, where the executor plugin keeps them: ``<slurm-logdir>/rule_<rule>/<wildcards>/<id>.log``."""
+    """Finds a job's logs of the executor plugin: ``<slurm-logdir>/rule_<rule>/<wildcards>/<id>.log``."""
     return sorted((folder / f"rule_{rule}" / "_".join(wildcards).replace("/", "_")).glob("*.log"))
 
 

@@ -21,11 +21,11 @@ PAUSE = 1.0  # seconds between two looks
 
 
 def lease(count: int, folder: Path | None = None) -> None:
-    """Wait for ``count`` GPUs that no other job on this machine holds, and make only them visible to this process.
+    """Waits for ``count`` GPUs that no other job on this machine holds; makes only them visible to this process.
 
-    Among those of ``CUDA_VISIBLE_DEVICES`` where it is set. Where there are fewer in all, nothing is done: see
+    They are among those of ``CUDA_VISIBLE_DEVICES`` where it is set. Where there are fewer in all, nothing is done: see
     `Hardware.setup`, which refuses. A Slurm job that was given just these has them to itself; in an allocation with
-    more, as `salloc` makes, several jobs may run. Call before CUDA starts.
+    more, as `salloc` makes, several jobs may run. Call it before CUDA starts.
     """
     if not count or Card.asked():  # an emulated GPU is every process's own
         return
@@ -36,9 +36,10 @@ def lease(count: int, folder: Path | None = None) -> None:
 
 
 def count() -> int | None:
-    """Returns how many GPUs are here for a job, without torch, which the Snakefile does not import; None: who knows.
+    """Returns how many GPUs are here for a job, or None where nobody knows.
 
-    In an allocation of Slurm these are the allocation's; elsewhere device files tell, which WSL does not have.
+    In an allocation of Slurm these are the allocation's; elsewhere device files tell, which WSL does not have. It does
+    without torch, which the Snakefile does not import.
     """
     if Card.asked():
         return None
@@ -50,7 +51,7 @@ def count() -> int | None:
 
 
 def visible() -> list[str]:
-    """The names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    """Returns the names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
     if (listed := os.environ.get(VISIBLE)) is not None:
         return [name.strip() for name in listed.split(",") if name.strip()]
     import torch
@@ -59,7 +60,7 @@ def visible() -> list[str]:
 
 
 def take(devices: Sequence[str], count: int, folder: Path) -> list[str]:
-    """Lock ``count`` of ``devices``, in their order, as soon as they are free.
+    """Locks ``count`` of ``devices``, in their order, as soon as they are free, and returns their names.
 
     Jobs are served one after the other: a large one is not overtaken for ever, and two never wait for each other's.
     """
@@ -97,6 +98,6 @@ def _open(file: Path) -> int:
 
 
 def _folder() -> Path:
-    """One for each Slurm allocation: in two of them the same number may be two devices."""
+    """Returns the locks' folder, one for each Slurm allocation: the same number may be two devices in two of them."""
     allocation = f"-{job}" if (job := os.environ.get(SLURM_JOB)) else ""
     return Path(tempfile.gettempdir()) / f"mto-devices-{os.getuid()}{allocation}"

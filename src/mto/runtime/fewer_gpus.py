@@ -58,7 +58,7 @@ def _cut(job: Asked) -> str:
 
 
 def _remedy(job: Asked, gpus: int) -> str:
-    """What to write for so many GPUs; with it UPerNet and Mask R-CNN see as many images as before."""
+    """Returns what to write for so many GPUs; with it UPerNet and Mask R-CNN see as many images as before."""
     images = job.wanted * (job.micro_batch or 0)
     if job.stage in SEEN_BY_ALL and images and gpus and images % gpus == 0:
         return f"set resources.{job.stage}: gpu: {gpus}, micro_batch: {images // gpus}"

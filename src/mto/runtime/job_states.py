@@ -66,7 +66,13 @@ class Watch:
         return states
 
     def _look(self, job: str, told: str | None, state: str, reason: str) -> tuple[str, str] | None:
-        """A job's state and what to say of it: `told` by the plugin's query, `state` and `reason` by slurmctld."""
+        """Returns a job's state and what to say of it, or None while it may yet become known.
+
+        Args:
+            told: its state by the plugin's query.
+            state: its state by slurmctld.
+            reason: the reason by slurmctld.
+        """
         since = self._missed.pop(job, self.clock())
         if state in MAYBE_AGAIN or (told in MAYBE_AGAIN and not state):
             return "CANCELLED", f"ended as {state or told}, and Slurm does not queue it again"
@@ -81,7 +87,7 @@ class Watch:
         return state, f"is held, and waits for somebody's: scontrol release {job}" if reason in HELD else ""
 
     def _live(self, name: str) -> dict[str, tuple[str, str]] | None:
-        """State and reason of the jobs that slurmctld remembers."""
+        """Returns the state and reason of each job that slurmctld remembers."""
         shown = self.run("squeue", "--noheader", "--states=all", "--name", name, "--format=%i|%T|%r")
         if shown is None:
             return None

@@ -24,7 +24,7 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
 
 
 def launch(argv: Sequence[str], processes: int, began: float, nodes: int = 1) -> int:
-    """Run ``python -m mto ARGV`` in ``processes`` processes on this machine, which share the job.
+    """Runs ``python -m mto ARGV`` in ``processes`` processes on this machine, which share the job.
 
     With several ``nodes`` each of them does so, and they meet at `mto.runtime.nodes.RENDEZVOUS`.
 
@@ -81,7 +81,7 @@ def _stop(number: int, frame: Any) -> NoReturn:
 
 
 def report_mistake(line: str) -> None:
-    """Print a user's mistake; of several processes that meet one, the first has its line printed by the launcher."""
+    """Prints a user's mistake; of several processes that meet one, the first has the launcher print its line."""
     path = os.environ.get(MISTAKE)
     if path is None or not is_launched():
         print(line, file=sys.stderr)
@@ -94,7 +94,7 @@ def report_mistake(line: str) -> None:
 
 
 def another_told(patience: float = 3.0) -> bool:
-    """Whether another process of this job met a user's mistake, which then is why this one lost its partner."""
+    """Returns whether another process of this job met a user's mistake, and so left this one without its partner."""
     path = os.environ.get(MISTAKE)
     if path is None or not is_launched():
         return False

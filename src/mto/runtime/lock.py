@@ -66,7 +66,7 @@ class Lock:
             self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """To be called before each write; nothing happens if the lock was never asked for.
+        """Checks, before each write, that the folder is still this job's; does nothing if the lock was not asked for.
 
         Raises:
             Superseded: the folder is another's by now.
@@ -100,7 +100,7 @@ class Lock:
             time.sleep(min(1.0, DEAD_AFTER / 10))
 
     def _take(self) -> bool:
-        """Let the lock appear with its content, unless there is one."""
+        """Lets the lock appear with its content, unless there is one; returns whether it did."""
         draft = self.path.with_name(f".{NAME}.{self.owner['token']}")
         draft.write_text(json.dumps(self.owner, indent=1), encoding="utf-8")
         try:
@@ -118,7 +118,7 @@ class Lock:
         return True
 
     def _remove(self, dead: dict[str, Any]) -> None:
-        """Take a dead owner's lock away, and nobody else's: of several that try, one moves it."""
+        """Takes a dead owner's lock away, and nobody else's: of several that try, one moves it."""
         moved = self.path.with_name(f".{NAME}.{self.owner['token']}.dead")
         try:
             os.rename(self.path, moved)
@@ -145,7 +145,7 @@ class Lock:
 
 
 def describe(owner: dict[str, Any]) -> str:
-    """``job 4711 on node7 (pid 123)``."""
+    """Returns an owner in words, such as ``Slurm job 4711 on node7 (pid 123)``."""
     job = f"Slurm job {owner['slurm_job']}" if owner.get("slurm_job") else "a process"
     return f"{job} on {owner.get('host', '?')} (pid {owner.get('pid', '?')})"
 
@@ -162,7 +162,7 @@ def _whoami() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """This boot of this machine, as one set of process ids sees it: containers may share a host's name."""
+    """Returns what names this boot of this machine and its set of process ids: containers may share a host's name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -171,7 +171,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process began, in ticks since boot; None if there is none, or it is a zombie."""
+    """Returns when a process began, in ticks since boot; None if there is none, or it is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -186,7 +186,10 @@ def _is_gone(owner: dict[str, Any]) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The owner; None if there is no lock; an empty one, which must die by silence, if it cannot be read."""
+    """Returns the owner, or None if there is no lock.
+
+    If it cannot be read the owner is empty, and taken for dead only once its heartbeat has stopped.
+    """
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

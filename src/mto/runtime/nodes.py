@@ -18,12 +18,12 @@ BEGAN = "MTO_BEGAN"
 
 
 def is_one_of_several() -> bool:
-    """Whether `spread` started this process."""
+    """Returns whether `spread` started this process."""
     return RENDEZVOUS in os.environ
 
 
 def spread(argv: Sequence[str], processes: int, nodes: int, gpus: int, began: float) -> NoReturn:
-    """Become the step that runs ``python -m mto ARGV`` once on each of this Slurm job's ``nodes``.
+    """Becomes the step that runs ``python -m mto ARGV`` once on each of this Slurm job's ``nodes``.
 
     What it starts finds `is_one_of_several` true.
 
@@ -36,7 +36,13 @@ def spread(argv: Sequence[str], processes: int, nodes: int, gpus: int, began: fl
 
 
 def step(processes: int, nodes: int, gpus: int) -> list[str]:
-    """The ``srun`` before what each node runs. Snakemake removed Slurm's description of the job: all is spelled out."""
+    """Returns the ``srun`` command before what each node runs.
+
+    Snakemake removed Slurm's description of the job, so that all is spelled out.
+
+    Raises:
+        UserError: not in a Slurm job, or the nodes cannot share ``processes`` evenly.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         raise UserError(f"--nodes {nodes}: only a Slurm job has several nodes, and this is none; use --nodes 1")

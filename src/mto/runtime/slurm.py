@@ -67,7 +67,7 @@ def problems(
     account: str | None = None,
     array_jobs: str | None = None,
 ) -> list[str]:
-    """Every reason why these jobs could not run, or not be watched, on this cluster; a line each.
+    """Returns every reason why these jobs could not run, or not be watched, on this cluster; a line each.
 
     Args:
         status_command: `slurm-status-command`, sacct or squeue, as the executor plugin settled it.
@@ -93,7 +93,7 @@ def problems(
 
 
 def _blind(status_command: str | None, first_look: int, account: str | None) -> list[str]:
-    """Why the executor plugin could not submit a job, or see that it ended."""
+    """Returns why the executor plugin could not submit a job, or see that it ended."""
     sacct = shutil.which("sacct")
     if not sacct and not account:
         return [
@@ -117,7 +117,7 @@ def _blind(status_command: str | None, first_look: int, account: str | None) -> 
 
 
 def _misfit(request: Request, partitions: dict[str, list[Node]], default: str | None) -> list[str]:
-    """Why no node of its partition would ever run this job."""
+    """Returns why no node of its partition would ever run this job."""
     names = [name.strip() for name in (request.partition or default or "").split(",") if name.strip()]
     key = f"{PROFILE}: default-resources.slurm_partition"
     known = f"one of {', '.join(sorted(partitions))}"
@@ -154,7 +154,7 @@ def _misfit(request: Request, partitions: dict[str, list[Node]], default: str | 
 
 # ----------------------------------------------------------------------------------------------------- Slurm's language
 def read_partitions(shown: str) -> tuple[dict[str, list[Node]], str | None]:
-    """The nodes of each partition, and the default one, from ``sinfo -N -o '%P|%c|%m|%G|%l'``."""
+    """Returns the nodes of each partition, and the default one, from ``sinfo -N -o '%P|%c|%m|%G|%l'``."""
     partitions: dict[str, list[Node]] = {}
     default = None
     for line in shown.splitlines():
@@ -167,7 +167,7 @@ def read_partitions(shown: str) -> tuple[dict[str, list[Node]], str | None]:
 
 
 def count_gpus(gres: str) -> int:
-    """The GPUs of a node: ``gpu:h100:8(S:0-1),nvme:1`` has 8."""
+    """Returns the number of GPUs of a node: ``gpu:h100:8(S:0-1),nvme:1`` has 8."""
     total = 0
     for item in re.sub(r"\([^)]*\)", "", gres).split(","):
         kind, *details = item.split(":")
@@ -177,12 +177,12 @@ def count_gpus(gres: str) -> int:
 
 
 def memory_of(shown: str) -> int:
-    """MB; a cluster that does not manage memory shows 1, which stands for any amount."""
+    """Returns the memory in MB; a cluster that does not manage it shows 1, which stands for any amount."""
     return int(shown) if int(shown) > 1 else 10**12
 
 
 def minutes(limit: str) -> float:
-    """A time limit in minutes: ``[days-]hours:minutes:seconds``, ``minutes:seconds``, or a word for none."""
+    """Returns a time limit's minutes: ``[days-]hours:minutes:seconds``, ``minutes:seconds``, or a word for none."""
     days, _, clock = limit.rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts):
@@ -194,7 +194,7 @@ def minutes(limit: str) -> float:
 
 
 def remember_min_job_age(plugin: Any) -> None:
-    """Let the executor plugin ask slurmctld for MinJobAge once.
+    """Lets the executor plugin ask slurmctld for MinJobAge once.
 
     It asks before each look at its jobs, and when slurmctld is away it looks by sacct, which may have no database.
     """
@@ -203,7 +203,7 @@ def remember_min_job_age(plugin: Any) -> None:
 
 
 def submit_patiently(plugin: Any) -> None:
-    """Let the executor plugin submit by way of `mto.runtime.submit`, which waits where Slurm may take a job later."""
+    """Lets the executor plugin submit through `mto.runtime.submit`, which waits where Slurm may take a job later."""
     command = plugin.get_submit_command
     patient = f"{shlex.quote(sys.executable)} {shlex.quote(submit.__file__)}"
     plugin.get_submit_command = lambda *args, **kwargs: f"{patient} {command(*args, **kwargs)}"

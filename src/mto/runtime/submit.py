@@ -22,7 +22,7 @@ PAUSE = 15.0  # seconds
 
 
 def submit(command: Sequence[str], pause: float = PAUSE) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` until it is taken, or refused for good."""
+    """Runs ``command`` until it is taken, or refused for good."""
     script = None if sys.stdin.isatty() else sys.stdin.read()  # sbatch takes it from there where no --wrap is given
     while True:
         done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
