@@ -20,24 +20,24 @@ RECORD = "bad_files.txt"
 
 
 def limits() -> dict[str, int]:
-    """How many unreadable training images of each dataset a job may pass over; a dataset that is not there: none."""
+    """Returns how many unreadable training images a job may pass over, by dataset; none for one that is absent."""
     return json.loads(os.environ.get(VARIABLE) or "{}")
 
 
 @dataclass
 class Policy:
-    """Where a job records the files that it passed over; None: it passes over none."""
+    """The record of the files that a job passed over; without one it passes over none."""
 
     record: Path | None = None
 
     def passed(self) -> list[str]:
-        """The files passed over so far, in all attempts of the job."""
+        """Returns the files passed over so far, in all attempts of the job."""
         if self.record is None or not self.record.exists():
             return []
         return sorted(set(self.record.read_text(encoding="utf-8", errors="surrogateescape").splitlines()))
 
     def pass_over(self, dataset: str, path: str | Path, error: UserError) -> None:
-        """Record a file that cannot be read; a neighbour may then stand in.
+        """Records a file that cannot be read; a neighbour may then stand in.
 
         Raises:
             UserError: the error itself, where files are not passed over, or too many were.

@@ -38,7 +38,7 @@ AGAIN = "remove this cache and the dataset's manifest.json, and run again"
 
 
 def folder_of(scale: str, cache: CacheSettings, beside: Path) -> Path:
-    """Where the cache of a dataset's job lies: in the folder that the config names, else beside the manifest.
+    """Returns where the cache of a dataset's job lies: in the folder that the config names, else beside the manifest.
 
     Scales may name one folder, and differ in their images: each has its own in it, since `build` replaces another's.
     """
@@ -82,7 +82,10 @@ class Cache:
         return min(SHARD, self.count - start)
 
     def _numbers(self, start: int, kind: str, count: int, offset: int) -> np.ndarray:
-        """Of the shard that begins with an image. Opened every time: the loader's workers need not be handed a file."""
+        """Reads numbers of type ``kind`` from byte ``offset`` on of the shard that begins with image ``start``.
+
+        The file is opened every time, so that the loader's workers need not be handed one.
+        """
         path = f"{self.folder}/{_name(start)}"
         found = np.empty(count, kind)
         try:
@@ -95,7 +98,7 @@ class Cache:
 
 
 def build(folder: Path, side: int, root: Path, listing: Listing, workers: int) -> None:
-    """Make the cache of the images below ``root``, or what is missing of it.
+    """Makes the cache of the images below ``root``, or what is missing of it.
 
     Raises:
         UserError: an image cannot be read and the config passes over none; the disk is too small.
@@ -124,7 +127,7 @@ def _is_of(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
 
 
 def _write(part: tuple[Path, list[Member]], side: int, spare: bool) -> None:
-    """One shard. An image that cannot be read has no pixels in it, if ``spare``."""
+    """Writes one shard. An image that cannot be read has no pixels in it, if ``spare``."""
     import torch
     from torchvision.transforms import InterpolationMode
 
@@ -153,7 +156,7 @@ def _write(part: tuple[Path, list[Member]], side: int, spare: bool) -> None:
 
 
 def _check_disk(folder: Path, side: int, images: Images, missing: list[int]) -> None:
-    """By the sizes of some two hundred images.
+    """Estimates the bytes of the missing shards from the sizes of some two hundred images.
 
     Raises:
         UserError: the disk is too small for the shards that are missing.
@@ -187,13 +190,13 @@ def _name(start: int) -> str:
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:
-    """Of a shard's images: heights and widths come first, 8 bytes an image, then the pixels, image after image."""
+    """Returns where each image of a shard begins: heights and widths come first, 8 bytes an image, then all pixels."""
     bytes_each = 3 * sizes.astype(np.int64).prod(axis=1)
     return 8 * len(sizes) + bytes_each.cumsum() - bytes_each
 
 
 def _identity(folder: Path, listing: Listing) -> dict[str, Any]:
-    """Says which images they are: by a digest of their names, their number, and the bytes of some of them.
+    """Identifies the images: by a digest of their names, their number, and the bytes of some of them.
 
     A copy of a dataset has other times of change, and may be of another form: its images are the same. Bytes are asked
     for where that takes no reading of them; of a row of parquet there are none.
@@ -210,7 +213,7 @@ def _bytes(member: Member) -> int | None:
 
 
 def _difference(made: Any, now: dict[str, Any]) -> str | None:
-    """Says in what a cache's images differ from those of now; None: in nothing."""
+    """Says in what a cache's images differ from those of now; None if in nothing."""
     if not isinstance(made, dict) or made.keys() != now.keys():
         return "made by another version"
     if made["count"] != now["count"]:

@@ -161,7 +161,7 @@ def _has_area(polygon: Any) -> bool:
 
 
 def _area(mask: Any, height: int, width: int) -> float:
-    """As pycocotools' own ``annToRLE`` draws it.
+    """Returns a mask's area in pixels, as pycocotools' own ``annToRLE`` draws it.
 
     Raises:
         ValueError: a polygon has less than three points.

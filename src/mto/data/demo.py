@@ -31,7 +31,7 @@ class Digits(NamedTuple):
 
 
 def _splits(train: int, val: int, seed: int) -> dict[str, Digits]:
-    """Disjoint digits for both splits, every class as often as any other."""
+    """Chooses disjoint digits for both splits, every class as often as any other."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -50,7 +50,7 @@ def _splits(train: int, val: int, seed: int) -> dict[str, Digits]:
 
 
 def _enlarge(intensity: np.ndarray, size: int) -> np.ndarray:
-    """(8, 8) -> (size, size), bicubic, in [0, 1]."""
+    """Enlarges (8, 8) to (size, size), bicubic, in [0, 1]."""
     return np.asarray(Image.fromarray(intensity).resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
 
 
@@ -59,7 +59,7 @@ def _to_image(values: np.ndarray) -> Image.Image:
 
 
 def make_imagenet(out: Path, *, size: int = 24, train: int = TRAIN, val: int = VAL, seed: int = 0) -> dict[str, int]:
-    """``{train,val}/digit<d>/<number>.png``, grey RGB images of ``size`` pixels; returns the images a split."""
+    """Writes ``{train,val}/digit<d>/<number>.png``, grey RGB images of ``size`` pixels; returns each split's count."""
     splits = _splits(train, val, seed)
     for split, digits in splits.items():
         for name in IMAGENET_CLASSES:
@@ -86,7 +86,7 @@ class Scene(NamedTuple):
 
 
 def _scenes(digits: Digits, number: int, size: int, rng: np.random.Generator) -> Iterator[Scene]:
-    """Scenes of up to four digits, a third to a half as high as the scene; a later one may cover some of an earlier."""
+    """Yields scenes of up to four digits, a third to a half as high as the scene; a later one may cover an earlier."""
     for _ in range(number):
         ground = _enlarge(digits.images[rng.integers(len(digits.labels))], size)
         image = (0.05 + 0.2 * ground)[..., None] * rng.uniform(0.5, 1, size=3)
@@ -109,7 +109,10 @@ def _scenes(digits: Digits, number: int, size: int, rng: np.random.Generator) ->
 
 
 def make_ade20k(out: Path, *, size: int = 64, train: int = 80, val: int = 20, seed: int = 0) -> dict[str, int]:
-    """ADE20K's ``images/*/*.jpg``, ``annotations/*/*.png`` (0 = ignored, then `ADE20K_CLASSES`) of square scenes."""
+    """Writes square scenes in ADE20K's layout, and returns their number by folder.
+
+    They are ``images/*/*.jpg``, and ``annotations/*/*.png``: 0 where ignored, then `ADE20K_CLASSES` from 1 on.
+    """
     counts = {}
     for split, (digits, number) in _scene_splits(train, val, seed).items():
         folder = {"train": "training", "val": "validation"}[split]
@@ -125,7 +128,7 @@ def make_ade20k(out: Path, *, size: int = 64, train: int = 80, val: int = 20, se
 
 
 def _annotate(scene: Scene) -> np.ndarray:
-    """(H, W) uint8 annotation: 0 ignored, digit + 1, ground."""
+    """Returns a scene's (H, W) uint8 annotation: 0 ignored, digit + 1, ground."""
     ink = np.max([i.opacity for i in scene.instances], axis=0)
     labels = np.where(ink < RIM, ADE20K_CLASSES.index("ground") + 1, 0).astype("uint8")
     for instance in scene.instances:
@@ -134,7 +137,10 @@ def _annotate(scene: Scene) -> np.ndarray:
 
 
 def make_coco(out: Path, *, size: int = 64, train: int = 80, val: int = 20, seed: int = 0) -> dict[str, int]:
-    """COCO's folders and ``annotations/instances_*2017.json``: boxes, polygons, areas; ids 1..10 are digits 0..9."""
+    """Writes square scenes in COCO's layout, and returns their number by folder.
+
+    ``annotations/instances_*2017.json`` has boxes, polygons and areas; category ids 1..10 are digits 0..9.
+    """
     (out / "annotations").mkdir(parents=True)
     counts = {}
     for split, (digits, number) in _scene_splits(train, val, seed).items():
@@ -181,7 +187,7 @@ def _annotation(instance: Instance, image_id: int, annotation_id: int) -> dict[s
 
 
 def _polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """The outlines (n, 2) of a mask's parts as (x, y); pixel i spans i to i + 1. Holes are filled, as in COCO."""
+    """Outlines a mask's parts: (n, 2) each, as (x, y); pixel i spans i to i + 1. Holes are filled, as in COCO."""
     from contourpy import FillType, contour_generator
 
     # Padded, so that a part at the border closes; the centre of padded pixel i is at i - 0.5.
@@ -191,6 +197,6 @@ def _polygons(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _scene_splits(train: int, val: int, seed: int) -> dict[str, tuple[Digits, int]]:
-    """For each split the digits its scenes are made of (no digit is in both) and the number of scenes."""
+    """Returns for each split the digits its scenes are made of (no digit is in both) and the number of scenes."""
     splits = _splits(TRAIN, VAL, seed)
     return {"train": (splits["train"], train), "val": (splits["val"], val)}

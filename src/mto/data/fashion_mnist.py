@@ -21,7 +21,7 @@ FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("im
 def make_imagenet(
     out: Path, *, size: int, train: int, val: int, seed: int = 0, files: str | None = None
 ) -> dict[str, int]:
-    """``{train,val}/<class>/<number>.png``: so many images of each split, every class as often as any other.
+    """Writes ``{train,val}/<class>/<number>.png``, every class as often as any other; returns each split's count.
 
     Args:
         size: side in pixels; other than 28, the images are resized (bicubic).
@@ -52,7 +52,7 @@ def make_imagenet(
 
 
 def _copy(files: Path, name: str, to: Path) -> None:
-    """One of the four files, unpacked where it is compressed."""
+    """Copies one of the four files, unpacked where it is compressed."""
     try:
         if (files / name).exists():
             shutil.copyfile(files / name, to)
@@ -69,7 +69,7 @@ def _copy(files: Path, name: str, to: Path) -> None:
 
 
 def _load(root: Path, train: bool, *, download: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 28, 28) uint8 images and (n,) labels."""
+    """Returns a split's (n, 28, 28) uint8 images and (n,) labels."""
     from torchvision.datasets import FashionMNIST
 
     try:
@@ -80,7 +80,7 @@ def _load(root: Path, train: bool, *, download: bool) -> tuple[np.ndarray, np.nd
 
 
 def _chosen(labels: np.ndarray, label: int, number: int, split: str, seed: int) -> np.ndarray:
-    """A tenth of `number` places of that label (the first classes have what does not divide by ten), in order."""
+    """Draws a tenth of `number` places of that label (the first classes have what does not divide by ten), in order."""
     each = number // len(CLASSES) + (label < number % len(CLASSES))
     places = np.flatnonzero(labels == label)
     if not 1 <= each <= len(places):

@@ -80,7 +80,7 @@ class ImageFolder:
 
     @classmethod
     def of(cls, job: Job, split: str) -> "ImageFolder":
-        """As the job's ``data`` says: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``, ``decode``.
+        """Builds it from ``job.data``: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``, ``decode``.
 
         A cache is of the training images alone, and the device decodes no others.
 
@@ -114,9 +114,9 @@ class ImageFolder:
         return pixels
 
     def sample(self, index: int) -> tuple[Any, int]:
-        """The image, (H, W, 3) uint8 in RGB, or its file for the device (`encoded.Jpeg`); and its label.
+        """Returns an image, (H, W, 3) uint8 in RGB, or its file for the device (`encoded.Jpeg`); and its label.
 
-        Of an unreadable training image, where the config passes over those, the next one's (`mto.data.bad_files`).
+        Where the config passes over unreadable training images, the next one stands in (`mto.data.bad_files`).
 
         Raises:
             UserError: the file is no whole image.
@@ -143,12 +143,12 @@ class ImageFolder:
             raise
 
     def image(self, index: int) -> Any:
-        """The image of a `sample`."""
+        """Returns the image of a `sample`."""
         return self.sample(index)[0]
 
 
 def sample_bytes(job: Job, images: ImageFolder) -> int:
-    """Of one view of an image, or of its file on average."""
+    """Returns the bytes of one view of an image or, where the device decodes, of a file on average."""
     return 3 * job.img_size**2 if images.decode else encoded.FILE_BYTES
 
 
@@ -223,7 +223,9 @@ class ClassificationDataset(Dataset):
 
 
 def collate(samples: list[Any]) -> Any:
-    """torch's, and what has another length in each batch, which a GPU would be waited for to know.
+    """Collates samples as torch's `default_collate`, and separately what has another length in each batch.
+
+    The latter is made here, on the host, since later the GPU would be waited for to know it.
 
     ``noise`` is that of the samples, joined end to end, and so are the files of ``encoded``; ``moves`` are theirs by
     turns; ``jittered`` and ``blurred`` are the places of those whose ``colours`` are so.
@@ -245,7 +247,7 @@ AHEAD = 1 << 30
 
 
 def prefetch(batch_bytes: int, workers: int) -> int:
-    """Batches that each worker loads ahead: four, or as many as `AHEAD` bytes hold; one at least.
+    """Returns how many batches each worker loads ahead: four, or as many as `AHEAD` bytes hold; one at least.
 
     On a GPU as much again may wait in pinned memory, in blocks of the next power of two.
     """
@@ -279,7 +281,7 @@ def build_loader(
     collate_fn: Callable[[list[Any]], Any] = collate,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """A loader of this rank's micro-batches; the sampler decides on the order and on what is dropped.
+    """Builds a loader of this rank's micro-batches; the sampler decides on the order and on what is dropped.
 
     Args:
         batch_size: samples of one micro-batch on this rank.

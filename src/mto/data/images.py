@@ -27,7 +27,7 @@ ORIENTATION = 0x0112  # EXIF; from 5 on, width and height change places when the
 
 
 def read(path: str | Path) -> np.ndarray:
-    """The image as (H, W, 3) uint8, RGB; 16-bit grey by its upper 8 bits, where Pillow would clip it to white.
+    """Reads an image as (H, W, 3) uint8, RGB; 16-bit grey by its upper 8 bits, where Pillow would clip it to white.
 
     Raises:
         UserError: the file is no whole image.
@@ -58,7 +58,7 @@ def contents(path: str | Path, offset: int = 0, size: int | None = None, shown: 
 
 
 def decode(data: bytes, path: str | Path) -> np.ndarray:
-    """`read`, of a file's bytes.
+    """Decodes a file's bytes, with the pixels of `read`.
 
     Raises:
         UserError: they are no whole image; it names ``path``.
@@ -86,7 +86,7 @@ NO_LENGTH = {0x01, *range(0xD0, 0xD8)}
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Of a JPEG's head, in order: a marker, where its segment begins, and where it ends."""
+    """Yields the segments of a JPEG's head, in order: a marker, where its segment begins, and where it ends."""
     place = 2
     while place + 10 < len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -101,7 +101,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def is_ordinary_jpeg(data: bytes) -> bool:
-    """A JPEG of 8-bit grey or three-channel pixels with its end in place, by its markers."""
+    """Returns whether the markers are those of a whole JPEG of 8-bit grey or three-channel pixels."""
     if not (data.startswith(b"\xff\xd8\xff") and data.endswith(ENDS["JPEG"])):
         return False
     for marker, place, _ in segments(data):
@@ -133,7 +133,7 @@ class Stored(Protocol):
 def fault(
     path: str | Path | Stored, *, decode: bool, size: tuple[int, int] | None = None, label: bool = False
 ) -> str | None:
-    """What is wrong with an image file, or None.
+    """Says what is wrong with an image file; None if nothing is.
 
     Args:
         decode: read every pixel; else the head and the end.
@@ -167,7 +167,7 @@ def _fault(path: str | Path | Stored, decode: bool, size: tuple[int, int] | None
 
 
 def size_of(path: str | Path | Stored) -> tuple[int, int] | None:
-    """(width, height) by the file's head; None if it has none."""
+    """Returns (width, height) by the file's head; None if it has none."""
 
     def read() -> tuple[int, int] | None:
         try:
@@ -263,7 +263,7 @@ def by(size: tuple[int, int]) -> str:
 
 
 def _words(error: Exception) -> str:
-    """The error's first line, without the path that the caller names."""
+    """Returns the error's first line, without the path that the caller names."""
     text = (str(error).splitlines() or [""])[0]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
@@ -271,7 +271,7 @@ def _words(error: Exception) -> str:
 
 
 class _quiet(warnings.catch_warnings):
-    """Pillow warns of large images and of odd metadata: neither is a fault."""
+    """Silences Pillow, which warns of large images and of odd metadata: neither is a fault."""
 
     def __enter__(self) -> None:  # type: ignore[override]
         super().__enter__()

@@ -54,7 +54,7 @@ def check(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> dict[str, int]:
-    """Look for a dataset's folders and count what they hold, opening no image.
+    """Looks for a dataset's folders and counts what they hold, opening no image.
 
     Args:
         dataset: "imagenet", "ade20k" or "coco".
@@ -142,7 +142,7 @@ def _ade20k(root: Path, expected: Mapping[str, int]) -> Found:
 
 
 def _full_ade20k(root: Path) -> str | None:
-    """The full ADE20K, of 2016 or 2021, has folders of scenes, and labels of thousands of classes as `*_seg.png`."""
+    """Says if this is the full ADE20K (2016 or 2021), whose `*_seg.png` have thousands of classes; else None."""
     for folder in ("images/ADE", "images/training", "ADE20K_2021_17_01", "ADE20K_2016_07_26"):
         inside = next(iter((root / folder).glob("**/*_seg.png")), None) if (root / folder).is_dir() else None
         if inside is not None:
@@ -175,7 +175,7 @@ def _coco(root: Path, expected: Mapping[str, int]) -> Found:
 
 
 def _stems(folder: Path, suffix: str) -> set[str] | None:
-    """Names without suffix, or None where there is no folder. Only names are read: 118,287 of them take a second.
+    """Returns names without suffix, or None if there is no folder. Only names are read: 118,287 of them take a second.
 
     The suffix as it stands: mmsegmentation passes over `.JPG` in silence.
     """
@@ -186,18 +186,18 @@ def _stems(folder: Path, suffix: str) -> set[str] | None:
 
 
 def _other_case(folder: Path, suffix: str) -> str:
-    """A hint, where names end in the same suffix in capitals."""
+    """Returns a hint where names end in the same suffix in capitals, else ""."""
     other = [name for name in os.listdir(folder) if name.lower().endswith(suffix) and not name.endswith(suffix)]
     return f"; {len(other)} end in capitals, e.g. {min(other)}: rename them to {suffix}" if other else ""
 
 
 def _is_seen(name: str) -> bool:
-    """Hidden files are none of a dataset's: macOS leaves `._x.png` beside `x.png`."""
+    """Returns whether a name is not hidden: macOS leaves `._x.png` beside `x.png`, which is no file of a dataset's."""
     return not name.startswith(".")
 
 
 def _some_image(folder: Path) -> bool:
-    """Is one of the first names an image? A class folder of 1,300 files need not be listed to the end.
+    """Returns whether one of the first names is an image, so that no class folder need be listed to the end.
 
     Hidden names are passed over: a copy made on a Mac has as many of them as images, and they may all come first.
     """
@@ -215,11 +215,11 @@ def is_image(name: str) -> bool:
 
 
 def class_folders(folder: str | Path, chosen: Sequence[str] | None = None) -> list[str]:
-    """The names of a split's class folders, sorted; where some are chosen, of those alone."""
+    """Returns the names of a split's class folders, sorted; where some are chosen, those alone."""
     there = again(lambda: {entry.name for entry in os.scandir(folder) if entry.is_dir()}, folder)
     return sorted(there if chosen is None else there.intersection(chosen))
 
 
 def class_images(folder: str | Path) -> list[str]:
-    """The names of a class folder's images, sorted."""
+    """Returns the names of a class folder's images, sorted."""
     return sorted(name for name in again(lambda: os.listdir(folder), folder) if is_image(name))

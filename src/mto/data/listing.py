@@ -53,7 +53,7 @@ class Images:
 
 
 def walk(folder: Path, chosen: Sequence[str] | None = None) -> Listing:
-    """List a split, of whichever form its dataset has: all its classes, or those that are chosen.
+    """Lists a split, of whichever form its dataset has: all its classes, or those that are chosen.
 
     Args:
         folder: the split's place below its dataset, ``root/train``.
@@ -65,7 +65,7 @@ def walk(folder: Path, chosen: Sequence[str] | None = None) -> Listing:
 
 
 def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | None = None) -> None:
-    """Walk a dataset's splits and write their listings."""
+    """Walks a dataset's splits and writes their listings."""
     listings = {split: walk(root / split, chosen) for split in splits}
     arrays = {f"{split}/{field}": value for split in splits for field, value in listings[split]._asdict().items()}
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -73,7 +73,7 @@ def save(path: Path, root: Path, splits: Iterable[str], chosen: Sequence[str] | 
 
 
 def load(path: Path, folder: Path, chosen: Sequence[str] | None = None) -> Listing | None:
-    """The listing of a split; None if there is none, or the dataset was changed since."""
+    """Reads the listing of a split; None if there is none, or the dataset was changed since."""
 
     def read() -> Listing:
         with np.load(path) as arrays:

@@ -19,7 +19,7 @@ def over_processes(
     workers: int,
     chunk: int = 1,
 ) -> Iterator[Result]:
-    """``work`` on each part, over processes, in the parts' order; every ten seconds a line that says how far it is.
+    """Yields the result of ``work`` on each part, in order, over processes; prints every ten seconds how far it is.
 
     Args:
         sizes: files of each part.

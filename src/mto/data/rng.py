@@ -18,7 +18,10 @@ from torch.utils.data import Dataset
 
 
 def _words(key: tuple[int | str, ...]) -> np.ndarray:
-    """Eight independent 32-bit words, the same on any machine and in any process (Python's own hash is salted)."""
+    """Hashes a key to eight independent 32-bit words, the same on any machine and in any process.
+
+    Python's own hash is salted.
+    """
     for part in key:
         if not isinstance(part, (Integral, str)):
             raise TypeError(f"a random key is made of integers and strings, got {part!r} in {key!r}")
@@ -27,7 +30,7 @@ def _words(key: tuple[int | str, ...]) -> np.ndarray:
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed for the key: the same key gives the same seed everywhere, two keys practically never agree.
+    """Returns a 63-bit seed for the key: everywhere the same for one key, and practically never the same for two.
 
     Example:
         >>> seed_of(0, "epoch", 3) == seed_of(0, "epoch", 3)
@@ -37,7 +40,7 @@ def seed_of(*key: int | str) -> int:
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator of its own for the key."""
+    """Returns a CPU generator that is seeded from the key."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 
@@ -47,7 +50,7 @@ _SPARE: list[np.random.MT19937] = []
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch (CPU) from ``key``; put the former ones back on leaving.
+    """Seeds the global generators of Python, NumPy and torch (CPU) from ``key``; puts the former ones back on leaving.
 
     The three get different words of the hash: NumPy and torch both run MT19937, and one seed would give both the same
     stream. CUDA generators are left alone. (NumPy's legacy generator caches every second normal draw; a value cached

@@ -11,7 +11,7 @@ from mto.errors import UserError
 
 
 class EpochSampler(Sampler):
-    """Yield ``(epoch, index)`` pairs, so that a dataset can draw its augmentation from (seed, epoch, index).
+    """Yields ``(epoch, index)`` pairs, so that a dataset can draw its augmentation from (seed, epoch, index).
 
     Rank ``r`` of ``W`` takes every W-th sample of the epoch's order, beginning at ``r``. Hence samples k*G ... (k+1)*G
     of the order form global batch k however G is split into ranks and micro-batches.
@@ -67,11 +67,11 @@ class EpochSampler(Sampler):
         self._position = 0  # samples of this rank to pass over, counted from the start of epoch 0 (infinite only)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs through. The endless stream counts its epochs itself."""
+        """Chooses the epoch that the next iteration runs through. The endless stream counts its epochs itself."""
         self.epoch = epoch
 
     def skip(self, num_samples: int) -> None:
-        """Start the endless stream after ``num_samples`` of this rank's samples (absolute), where a run is resumed."""
+        """Starts the endless stream after ``num_samples`` of this rank's samples (absolute), where a run is resumed."""
         if not self.infinite:
             raise ValueError("skip() is for the endless stream; an epoch is chosen with set_epoch()")
         self._position = num_samples
@@ -86,7 +86,7 @@ class EpochSampler(Sampler):
         return found
 
     def __len__(self) -> int:
-        """Samples of this rank in one epoch."""
+        """Counts the samples of this rank in one epoch."""
         return len(range(self.rank, self.used, self.world_size))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -103,7 +103,7 @@ class EpochSampler(Sampler):
                 first += self.world_size * len(pairs)
 
     def _pairs(self, epoch: int, start: int) -> list[tuple[int, int]]:
-        """Every ``world_size``-th sample of one epoch's order, from ``start``."""
+        """Returns every ``world_size``-th sample of one epoch's order, from ``start``."""
         order = self._order(epoch)[start : self.used : self.world_size]
         return [(epoch, index) for index in order.tolist()]
 

@@ -43,7 +43,7 @@ INCEPTION_CROP = (0.08, 1.0)  # areas, for fine-tuning and linear probes
 
 
 def resize(pixels: Tensor, size: list[int], interpolation: InterpolationMode) -> Tensor:
-    """Antialiased resize of (H, W, 3) uint8 to ``size`` [height, width].
+    """Resizes (H, W, 3) uint8 to ``size`` [height, width], antialiased.
 
     In one piece, and with the strides of a batch of one, which say plainly that a pixel's channels lie side by side,
     torch neither repacks the pixels nor takes them apart: three quarters of the time.
@@ -61,7 +61,7 @@ Box = tuple[int, int, int, int]
 
 
 def no_retry_box(planes: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
-    """One draw of area and aspect ratio, the sides clamped to the image: no second try, no fall-back to the centre.
+    """Draws area and aspect ratio once, the sides clamped to the image: no second try, no fall-back to the centre.
 
     MAE probes linearly with this sampler (MAE:util/crop.py:15-42), after BYOL's. Returns top, left, height, width.
     """
@@ -91,7 +91,7 @@ class CropAndFlip:
         self.draw_box: Callable[..., Box] = no_retry_box if no_retry else RandomResizedCrop.get_params
 
     def draw(self, height: int, width: int) -> tuple[Box, bool]:
-        """The box of an image of that size, and whether it is flipped."""
+        """Draws the box of an image of that size, and whether it is flipped."""
         if height == width and self.scale == (1.0, 1.0):
             box = 0, 0, height, width  # no other has this area and fits, as ten draws of each sampler would find
         else:
@@ -106,7 +106,7 @@ class CropAndFlip:
         return crop.flip(1) if flipped else crop
 
     def cut(self, image: Jpeg | np.ndarray) -> Cut:
-        """The same, as far as it is not left to the device."""
+        """Makes the same view; of a `Jpeg` it draws the box and the flip, and leaves the rest to the device."""
         if not isinstance(image, Jpeg):
             return Cut(self(image).flatten(), None, "")
         box, flipped = self.draw(image.height, image.width)
@@ -134,7 +134,7 @@ class PretrainTransform:
 
 
 def pretrain_transform(job: PretrainJob) -> PretrainTransform:
-    """Random resized crop and flip, and the colours of ConMIM's teacher view: see `PretrainTransform`."""
+    """Builds random resized crop, flip, and the colours of ConMIM's teacher view: see `PretrainTransform`."""
     return PretrainTransform(job.data, job.img_size)
 
 
@@ -155,14 +155,14 @@ class Erasing:
         self.size = size
 
     def __call__(self) -> Sample:
-        """``box`` (4,) int64: top, left, height, width, or zeros; ``noise`` (3 * height * width,) float32."""
+        """Draws ``box`` (4,) int64: top, left, height, width, or zeros; and ``noise`` (3 * height * width,) float32."""
         page = _Page(self.size)
         self.erase(page)
         return {"box": torch.tensor(page.box), "noise": page.noise}
 
 
 class _Page:
-    """What timm's random erasing takes for an image: it keeps what is written, and where."""
+    """Stands in for an image in timm's random erasing: it keeps what is written, and where."""
 
     dtype = torch.float32
 
@@ -227,12 +227,12 @@ class FinetuneTransform:
 
 
 def finetune_train_transform(job: FinetuneJob) -> FinetuneTransform:
-    """Crop, flip, RandAugment, random erasing: see `FinetuneTransform`."""
+    """Builds crop, flip, RandAugment and random erasing: see `FinetuneTransform`."""
     return FinetuneTransform(job.data, job.img_size)
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the ``bits`` highest bits of each value; with none the image is black.
+    """Keeps the ``bits`` highest bits of each value; with none the image is black.
 
     RandAugment at magnitude 9 ± 0.5 asks for 0 bits now and then (2 % of its posterizations). Older Pillows made those
     black; Pillow 13 raises, which timm 1.0.31 does not expect.
@@ -242,7 +242,7 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
 
 def linear_train_transform(job: LinearJob) -> PretrainTransform:
-    """Crop and flip; ``crop: no_retry`` takes MAE's crop sampler."""
+    """Builds crop and flip; ``crop: no_retry`` takes MAE's crop sampler."""
     return PretrainTransform(job.data, job.img_size)
 
 
@@ -263,5 +263,5 @@ class EvalTransform:
 
 
 def eval_transform(job: FinetuneJob | LinearJob | EvaluatedJob | HeterogeneityJob) -> EvalTransform:
-    """The view that accuracy is measured on: ``data.eval`` = {resize, crop, interpolation}."""
+    """Builds the view that accuracy is measured on: ``data.eval`` = {resize, crop, interpolation}."""
     return EvalTransform(**job.data.eval.written())

@@ -64,7 +64,7 @@ def verify(
     classes: Sequence[str] | None = None,
     listing: str | Path = "",
 ) -> list[Fault]:
-    """Every fault of a dataset whose layout is there (`mto.data.layout.check`), in the order of its files.
+    """Finds every fault of a dataset whose layout is there (`mto.data.layout.check`), in the order of its files.
 
     Args:
         dataset: "imagenet", "ade20k" or "coco".
@@ -106,7 +106,7 @@ def verify(
 
 
 def report(dataset: str, root: str | Path, faults: Sequence[Fault], *, spared: int) -> str | None:
-    """One line for each of the first faults and one for their number.
+    """Reports faults in words: one line for each of the first ten, and one for the number of the others.
 
     Args:
         spared: how many training images may be unreadable; the rest must be sound.
@@ -200,7 +200,7 @@ def _coco(root: Path, num_classes: int) -> Plan:
 
 
 def _instances(content: dict[str, Any], num_classes: int, there: set[str], evaluated: bool) -> Iterator[str]:
-    """What does not join in an annotation file, and what evaluation would fail on."""
+    """Yields what does not join in an annotation file, and what evaluation would fail on."""
     if len(content["categories"]) != num_classes:
         yield f"{len(content['categories'])} categories, but datasets.coco.num_classes is {num_classes}"
     for image in content["images"]:
@@ -216,7 +216,7 @@ Look = tuple[str | None, bool, bool]
 
 
 def _look(file: _File, *, num_classes: int, decode: bool) -> Look:
-    """What is wrong with a file, whether an annotation has any class, and whether an image may be meant as turned."""
+    """Says what is wrong with a file, whether an annotation has a class, and whether an image may be turned by EXIF."""
     if file.of is None:
         image = file.stored or file.path
         what = fault(image, decode=decode, size=file.size)

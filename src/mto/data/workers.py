@@ -8,7 +8,7 @@ SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
 
 
 def obey_parent_alone(worker: int) -> None:
-    """Leave it to the parent to act on signals that all processes of a job get, as at a time limit or on Ctrl-C.
+    """Leaves it to the parent to act on signals that all processes of a job get, as at a time limit or on Ctrl-C.
 
     The parent finishes its step with what its workers load, saves, and then ends them, by the same SIGTERM.
     """

@@ -57,7 +57,7 @@ class TeacherColours:
         return torch.tensor([*jitter, float(grey), float(solarized), *weights])
 
     def _jitter(self) -> list[float]:
-        """The numbers up to `TURN`."""
+        """Draws a jitter's numbers: the operations, their factors, the hue's place, and `TURN`."""
         jitter = self.jitter
         order, *drawn, turn = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
         operations = order.tolist()
@@ -70,10 +70,10 @@ class TeacherColours:
 
 
 def box_weights(sigma: float) -> list[int]:
-    """Pillow's Gaussian blur is three boxes each way: their weights at distances of 0, 1, ... REACH pixels, in 2^-24.
+    """Returns the weights of Pillow's Gaussian blur's boxes at distances of 0, 1, ... REACH pixels, in 2^-24.
 
-    By Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering", in the single
-    precision of Pillow's BoxBlur.c.
+    Pillow blurs by three boxes each way, after Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by
+    Extended Box Filtering"; here in the single precision of its BoxBlur.c.
 
     Args:
         sigma: of the Gaussian, in pixels.
@@ -104,5 +104,5 @@ def by_place(colours: Tensor) -> list[Tensor]:
 
 
 def blurred(colours: Tensor) -> Tensor:
-    """Which images of a batch are blurred, likewise."""
+    """Returns which images of a batch of (B, NUMBERS) are blurred: their places in it, int64, on the CPU."""
     return colours[:, WEIGHTS.start].nonzero().flatten()

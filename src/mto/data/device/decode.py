@@ -27,7 +27,7 @@ Batch = dict[str, Any]
 
 
 class Decode:
-    """Views of a batch of files: decoded, cut, resized and flipped on the device.
+    """Makes views of a batch of files: decoded, cut, resized and flipped on the device.
 
     Args:
         size: side of the views in pixels.
@@ -41,14 +41,14 @@ class Decode:
 
     @classmethod
     def of(cls, job: Job) -> Decode | None:
-        """As the job's ``data`` says; None where workers decode."""
+        """Builds it as the job's ``data`` says; None where workers decode."""
         data = job.data
         return (
             cls(job.img_size, data.interpolation) if isinstance(data, CroppedData) and data.decode == "device" else None
         )
 
     def __call__(self, cuts: Cuts, device: torch.device) -> Tensor:
-        """(B, size, size, 3) uint8 on the device.
+        """Returns the views, (B, size, size, 3) uint8 on the device.
 
         Raises:
             UserError: TorchCodec is not there, or does not decode on the device; a file is no whole image.
@@ -66,7 +66,9 @@ class Decode:
         return torch.stack(views)
 
     def view(self, pixels: Tensor, numbers: Sequence[int], path: str) -> Tensor:
-        """(size, size, 3) uint8 of a decoded image, (3, H, W) uint8; ``numbers`` of `mto.data.device.encoded.Cut`.
+        """Makes the view (size, size, 3) uint8 of a decoded image, (3, H, W) uint8.
+
+        ``numbers`` are those of `mto.data.device.encoded.Cut`.
 
         Raises:
             UserError: the image has another size than its head said, by which the box was drawn.
@@ -108,7 +110,7 @@ class Decode:
             return torch.from_numpy(pixels).permute(2, 0, 1).to(device)
 
     def _codec(self, device: torch.device) -> Callable[..., Any]:
-        """TorchCodec's ``decode_jpeg``, tried on a small image when a device is first asked for.
+        """Returns TorchCodec's ``decode_jpeg``, tried on a small image when a device is first asked for.
 
         Raises:
             UserError: it is not there, or does not decode on the device.
@@ -128,33 +130,33 @@ class Decode:
 
 
 def _small() -> Tensor:
-    """A grey JPEG of 16 × 16 pixels."""
+    """Makes a grey JPEG of 16 × 16 pixels."""
     import cv2
 
     return torch.from_numpy(cv2.imencode(".jpg", np.full((16, 16, 3), 128, np.uint8))[1].ravel())
 
 
 def _only_refusals(error: RuntimeError) -> None:
-    """Raise what has nothing to do with a file: too little memory, which nvJPEG calls status 5."""
+    """Raises what has nothing to do with a file: too little memory, which nvJPEG calls status 5."""
     if re.search(r"out of memory|: 5$", _words(error)):
         raise error
 
 
 def _words(error: Exception) -> str:
-    """The error's first line, without the place in TorchCodec that it begins with."""
+    """Returns the error's first line, without the place in TorchCodec that it begins with."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"^.*\.(cpp|h):\d+, ", "", line)
 
 
 def resize_in_floats(pixels: Tensor, size: list[int], interpolation: InterpolationMode) -> Tensor:
-    """`mto.data.transforms.resize` where torch resizes no bytes: rounded once, where bytes are rounded twice."""
+    """Resizes as `mto.data.transforms.resize` where torch resizes no bytes: it rounds once, and not twice."""
     planes = pixels.permute(2, 0, 1)[None].float()
     view = interpolate(planes, size, mode=interpolation.value, align_corners=False, antialias=True)
     return view[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
 
 
 def batches(loader: Iterable[Batch], model: Any, device: torch.device) -> Iterator[Batch]:
-    """A loader's, for a model; where a GPU decodes their images, the next batch's meanwhile."""
+    """Returns a loader's batches for a model; where a GPU decodes their images, it decodes the next one's meanwhile."""
     decode: Decode | None = getattr(model.data_preprocessor, "decode", None)
     if decode is None or device.type != "cuda":
         return iter(loader)
@@ -162,7 +164,7 @@ def batches(loader: Iterable[Batch], model: Any, device: torch.device) -> Iterat
 
 
 def ahead(batches: Iterator[Batch], decode: Callable[[Cuts], Tensor]) -> Iterator[Batch]:
-    """The batches, each with ``image`` for ``encoded``: a thread decodes the next one while one is trained on.
+    """Yields the batches, each with ``image`` for ``encoded``: a thread decodes the next one while one is trained on.
 
     A thread is enough: decoding is a wait for the GPU, or work of a library without Python's lock. It draws nothing and
     takes no batch from the loader, so that nothing depends on its pace. What it raises is raised here, in its turn.
@@ -189,7 +191,7 @@ def ahead(batches: Iterator[Batch], decode: Callable[[Cuts], Tensor]) -> Iterato
 
 
 def on_own_stream(decode: Decode, device: torch.device) -> Callable[[Cuts], Tensor]:
-    """Decoding for a thread beside the training: on a stream of its own, and done when it returns."""
+    """Returns ``decode`` for a thread beside the training: on a stream of its own, and done when it returns."""
     stream = torch.cuda.Stream(device)
 
     def decoded(cuts: Cuts) -> Tensor:

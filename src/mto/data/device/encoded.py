@@ -58,7 +58,7 @@ class Cut(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """Those of a batch; the bytes are joined end to end, so that they are one piece of shared or pinned memory."""
+    """The cuts of a batch; the bytes are joined end to end, so that they are one piece of shared or pinned memory."""
 
     data: Tensor
     lengths: list[int]
@@ -67,13 +67,13 @@ class Cuts(NamedTuple):
 
 
 def join(cuts: Sequence[Cut]) -> Cuts:
-    """Of a batch's samples."""
+    """Joins the cuts of a batch's samples."""
     data, numbers, paths = zip(*cuts, strict=True)
     return Cuts(torch.cat(data), [len(each) for each in data], list(numbers), list(paths))
 
 
 def read(data: bytes, path: str) -> Jpeg | np.ndarray:
-    """A file's bytes for the device, or else its pixels (`mto.data.images.decode`).
+    """Returns a file's bytes for the device, or else its pixels (`mto.data.images.decode`).
 
     Raises:
         UserError: it is not for the device, and no whole image.
@@ -82,9 +82,9 @@ def read(data: bytes, path: str) -> Jpeg | np.ndarray:
 
 
 def parse(data: bytes, path: str) -> Jpeg | None:
-    """A file's bytes as one for the device, or None.
+    """Returns a file's bytes as a JPEG for the device; None if they are none that it should decode.
 
-    Left out of it is all but what decoding takes, EXIF above all: the device's decoder would turn the image by it, as
+    All but what decoding takes is left out of it, EXIF above all: the device's decoder would turn the image by it, as
     no other reader here does.
     """
     if not is_ordinary_jpeg(data):
@@ -118,7 +118,7 @@ def parse(data: bytes, path: str) -> Jpeg | None:
 
 
 def _is_grey_or_ycbcr(channels: bytes) -> bool:
-    """By three bytes of each channel: its name, its sampling, its table."""
+    """Returns whether channels are grey or YCbCr, by three bytes of each: its name, its sampling, its table."""
     names, sampling = channels[::3], channels[1::3]
     if len(names) == 1:
         return sampling == b"\x11"

@@ -20,7 +20,7 @@ NUMBERS = 6 + 3
 
 
 class View:
-    """What timm's operations take for an image: of those that move pixels, it notes how.
+    """Stands in for an image in timm's operations: of those that move pixels, it notes how.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -40,7 +40,7 @@ class View:
         resample: Image.Resampling,
         fillcolor: tuple[int, int, int],
     ) -> "View":
-        """Pillow's `Image.transform`, bicubic ones on paper."""
+        """Stands in for Pillow's `Image.transform`; a bicubic affine transform to the same size is only noted."""
         if (size, method, resample) == (self.size, Image.Transform.AFFINE, Image.Resampling.BICUBIC):
             self.moves.append((*data, *fillcolor))
         else:
@@ -56,7 +56,7 @@ class View:
         return self.apply(lambda image: image.transpose(method))
 
     def apply(self, operation: Callable[[Image.Image], Image.Image]) -> "View":
-        """Do what is noted, and then an operation on pixels."""
+        """Carries out the moves noted, and then an operation on pixels."""
         image = Image.fromarray(self.pixels.numpy())
         for move in self.moves:
             matrix, colour = move[:6], tuple(map(int, move[6:]))
@@ -68,7 +68,7 @@ class View:
         return self
 
     def noted(self) -> Tensor:
-        """(moves, NUMBERS) float64, in their order."""
+        """Returns the moves noted, (moves, NUMBERS) float64, in their order."""
         return torch.tensor(self.moves, dtype=torch.float64).view(len(self.moves), NUMBERS)
 
 
@@ -94,7 +94,7 @@ class OnPixels:
 
 
 def by_turns(noted: Sequence[Tensor]) -> list[Tensor]:
-    """Of a batch: the first moves of all images that have one, then the second ones, and so on.
+    """Sorts a batch's moves: the first ones of all images that have one, then the second ones, and so on.
 
     Args:
         noted: `View.noted` of each image.

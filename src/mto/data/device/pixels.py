@@ -43,7 +43,7 @@ class Pixels(nn.Module):
 
     @classmethod
     def of(cls, job: Job) -> "Pixels":
-        """As the job's ``data`` says: ``mean``, ``std``, maybe ``decode``."""
+        """Builds it from the job's ``data``: ``mean``, ``std``, maybe ``decode``."""
         return cls(job.data.mean, job.data.std, Decode.of(job))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pixels":
@@ -72,14 +72,14 @@ class Pixels(nn.Module):
         return value.to(self.mean.device, non_blocking=True) if isinstance(value, Tensor) else value
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32: (pixels / 255 - mean) / std, in two operations."""
+        """Normalises (B, H, W, 3) uint8 to (B, 3, H, W) float32: (pixels / 255 - mean) / std, in two operations."""
         planes = pixels.permute(0, 3, 1, 2)
         out = torch.empty(planes.shape, dtype=torch.float32, device=pixels.device)
         return torch.sub(planes, self.mean, out=out).mul_(self.scale)
 
 
 def erase_(images: Tensor, boxes: Tensor, noise: Tensor) -> None:
-    """Write noise over a box of each image, in place, as one operation that no value on the device is needed for.
+    """Writes noise over a box of each image, in place, as one operation that needs no value of the device on the host.
 
     Args:
         images: (B, 3, H, W).

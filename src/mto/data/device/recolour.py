@@ -30,7 +30,7 @@ class Recolour:
         self.tables: Tables | None = None
 
     def __call__(self, images: Tensor, colours: Tensor, jittered: list[Tensor], blurred: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 in their colours, of the same shape.
+        """Returns the images in their colours, (B, H, W, 3) uint8.
 
         Args:
             images: (B, H, W, 3) uint8.
@@ -54,7 +54,7 @@ class Recolour:
 
 
 def jitter(planes: Tensor, colours: Tensor, place: int, tables: Tables) -> Tensor:
-    """Brightness, contrast and saturation, each image's in its order, and at one place among them the hue.
+    """Changes brightness, contrast and saturation in each image's own order, and the hue at one place among them.
 
     Args:
         planes: (B, 3, H, W) float32.
@@ -69,14 +69,14 @@ def jitter(planes: Tensor, colours: Tensor, place: int, tables: Tables) -> Tenso
 
 # --------------------------------------------------------------------------- brightness, contrast and saturation
 def luma(planes: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W), Pillow's grey: (19595 R + 38470 G + 7471 B + 2^15) >> 16."""
+    """Returns Pillow's grey, (B, 3, H, W) -> (B, 1, H, W): (19595 R + 38470 G + 7471 B + 2^15) >> 16."""
     red, green, blue = planes.split(1, dim=1)
     total = torch.rsub(red, 0.5, alpha=-19595 / 2**16)  # half and that part of red; all are whole in units of 2^-16
     return total.add_(green, alpha=38470 / 2**16).add_(blue, alpha=7471 / 2**16).floor_()
 
 
 def enhance_(planes: Tensor, operation: Tensor, factor: Tensor) -> None:
-    """Pillow's ``ImageEnhance`` in place: from black, the mean grey or the own grey towards a pixel, ``factor`` times.
+    """Applies Pillow's ``ImageEnhance`` in place: ``factor`` times the way from black, mean or own grey to a pixel.
 
     Args:
         planes: (B, 3, H, W) float32.
@@ -115,7 +115,7 @@ class Tables(NamedTuple):
 
 
 def turn_hue(planes: Tensor, turn: Tensor, tables: Tables) -> Tensor:
-    """Hue plus ``turn``, modulo 256: (B, 3, H, W) float32 -> the same.
+    """Turns the hue by ``turn``, modulo 256: (B, 3, H, W) float32 -> the same.
 
     Args:
         turn: (B, 1, 1), of each image.
@@ -125,7 +125,7 @@ def turn_hue(planes: Tensor, turn: Tensor, tables: Tables) -> Tensor:
 
 
 def to_hsv(planes: Tensor, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, 3, H, W) float32 -> hue, saturation (int32) and value (float32), each (B, H, W) of 0 to 255."""
+    """Returns hue, saturation (int32) and value (float32) of (B, 3, H, W) float32, each (B, H, W) of 0 to 255."""
     red, green, blue = planes.unbind(1)
     value = planes.amax(1)
     spread = value - planes.amin(1)
@@ -137,7 +137,7 @@ def to_hsv(planes: Tensor, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def to_rgb(hue: Tensor, saturation: Tensor, value: Tensor, tables: Tables) -> Tensor:
-    """The inverse of `to_hsv`, but for rounding."""
+    """Inverts `to_hsv`, but for rounding."""
     lowest = look_up(tables.lowest, value.int().mul_(256).add_(saturation))
     # In 65025ths, which is odd: no half is ever met, nor is one within the reach of double precision.
     middle = look_up(tables.middle, (hue * 256).add_(saturation)).mul_(value).add_(0.5).floor_().float()
@@ -146,13 +146,13 @@ def to_rgb(hue: Tensor, saturation: Tensor, value: Tensor, tables: Tables) -> Te
 
 
 def look_up(table: Tensor, places: Tensor) -> Tensor:
-    """(n,) at places of any shape."""
+    """Returns the entries of a table (n,) at places of any shape, in that shape."""
     return table.index_select(0, places.view(-1)).view_as(places)
 
 
 @cache
 def hue_tables() -> Tables:
-    """On the CPU, in some milliseconds."""
+    """Builds the tables on the CPU, in some milliseconds."""
     first, second = (plane.astype(np.uint8) for plane in np.mgrid[:256, :256])
     greyer = np.maximum(first, second) - second  # no pixel has a spread larger than its value
     saturation = _by_pillow([first, greyer, greyer], "RGB", "HSV")[..., 1]
@@ -169,7 +169,7 @@ def hue_tables() -> Tables:
 
 
 def _hues() -> np.ndarray:
-    """(256, 1536) uint8, of pixels with the highest channel at 255: a hue depends on differences alone."""
+    """Returns the hues (256, 1536) uint8 of pixels whose highest channel is 255: a hue depends on differences alone."""
     spread, difference = np.mgrid[:256, -256:256]
     # No pixel has a difference larger than its spread.
     second = np.minimum(255 - spread + np.maximum(difference, 0), 255)
@@ -180,14 +180,14 @@ def _hues() -> np.ndarray:
 
 
 def _middles() -> np.ndarray:
-    """(256, 256) float64: q / v of Pillow's ``hsv2rgb`` in the odd sixths of the circle, t / v in the others."""
+    """Returns (256, 256) float64: q / v of Pillow's ``hsv2rgb`` in the circle's odd sixths, t / v in the others."""
     sixth, inside = np.divmod(np.arange(256)[:, None] * 6, 255)
     saturation = np.arange(256) / 255
     return 1 - saturation * np.where(sixth % 2 == 1, inside, 255 - inside) / 255
 
 
 def _by_pillow(channels: list[np.ndarray], mode: str, other: str) -> np.ndarray:
-    """Three (H, W) in one mode -> (H, W, 3) uint8 in another."""
+    """Converts three (H, W) channels of one mode to (H, W, 3) uint8 of another."""
     height, width = channels[0].shape
     image = Image.frombytes(mode, (width, height), np.stack(channels, -1).astype(np.uint8).tobytes())
     return np.array(image.convert(other))
@@ -195,7 +195,7 @@ def _by_pillow(channels: list[np.ndarray], mode: str, other: str) -> np.ndarray:
 
 # ----------------------------------------------------------------------------------------------------------- blur
 def blur(images: Tensor, weights: Tensor) -> Tensor:
-    """Pillow's ``GaussianBlur``: three boxes along the rows, then three along the columns, rounded after each.
+    """Applies Pillow's ``GaussianBlur``: three boxes along the rows, then three along the columns, each rounded.
 
     Args:
         images: (n, 3, H, W) uint8.
@@ -209,7 +209,7 @@ def blur(images: Tensor, weights: Tensor) -> Tensor:
 
 
 def box(images: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """One box along an axis; beyond the edge lies its last pixel."""
+    """Applies one box along an axis; beyond the edge lies its last pixel."""
     side = images.shape[axis]
     places = torch.arange(-REACH, side + REACH, device=images.device).clamp_(0, side - 1)
     padded = images.index_select(axis, places)

@@ -12,7 +12,7 @@ AT_ONCE = 32
 
 
 def warp(images: Tensor, turns: list[Tensor]) -> Tensor:
-    """(B, H, W, 3) uint8, of which some move.
+    """Moves those images of a batch that have moves, (B, H, W, 3) uint8, and returns all of them.
 
     Args:
         turns: of `mto.data.device.moves.by_turns`.
@@ -26,7 +26,7 @@ def warp(images: Tensor, turns: list[Tensor]) -> Tensor:
 
 
 def warped(images: Tensor, moves: Tensor) -> Tensor:
-    """Pillow's ``Image.transform`` with an affine matrix, bicubic, and a colour for what comes from outside.
+    """Applies Pillow's ``Image.transform``: an affine matrix, bicubic, and a colour for what comes from outside.
 
     Args:
         images: (n, H, W, 3) uint8.
@@ -54,12 +54,12 @@ def warped(images: Tensor, moves: Tensor) -> Tensor:
 
 
 def at(planes: Tensor, places: Tensor) -> Tensor:
-    """(n, 3, H * W) uint8 at (n, H, W) places -> (n, 3, H * W) int16, which holds their differences."""
+    """Gathers (n, 3, H * W) uint8 at (n, H, W) places: (n, 3, H * W) int16, which holds their differences."""
     return planes.gather(2, places.view(len(places), 1, -1).expand_as(planes)).short()
 
 
 def cubic(values: list[Tensor], distance: Tensor) -> Tensor:
-    """Between the middle two of four values, at a distance of 0 to 1 from the second; float64."""
+    """Interpolates between the middle two of four values, at a distance of 0 to 1 from the second; float64."""
     first, second, third, fourth = values
     linear = third - first
     square = (first - second).mul_(2).add_(third).sub_(fourth)

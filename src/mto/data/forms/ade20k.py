@@ -61,7 +61,7 @@ def _require_challenge(path: Path) -> None:
 
 
 def _pairs(path: Path, split: str, before: int) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name without suffix, image and annotation of each row; a row without a name has one by its number."""
+    """Yields name without suffix, image and annotation of each row; a row without a name has one by its number."""
     for group in range(metadata(path).num_row_groups):
         names = read_rows(str(path), group, ["image.path"])["image"].combine_chunks().field("path").to_pylist()
         images, annotations = (read_group(str(path), group, f"{kind}.bytes") for kind in ("image", "annotation"))

@@ -107,7 +107,7 @@ def _val(path: Path, kit: Path) -> Iterator[Found]:
 
 
 def _kit(path: Path) -> list[str]:
-    """The WordNet id of each validation image, in the order of their names."""
+    """Returns the WordNet id of each validation image, in the order of their names."""
     import scipy.io
 
     try:

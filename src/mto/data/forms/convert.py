@@ -59,7 +59,7 @@ def convert(root: Path, target: Path, workers: int) -> None:
 
 
 def _parts(root: Path, target: Path, split: str) -> Iterator[Part]:
-    """Each parquet file of a split, and the tar that it becomes."""
+    """Yields each parquet file of a split, and the tar that it becomes."""
     for number, path in enumerate(parquet_shards(root, split).files):
         yield path, target / f"imagenet-{SPLITS[split][0]}-{number:04d}.tar"
 

@@ -72,7 +72,7 @@ def _solution(folder: Path) -> Path:
 
 
 def _table(folder: Path) -> dict[str, str]:
-    """The class of each validation image, by its name without suffix."""
+    """Returns the class of each validation image, by its name without suffix."""
     path = _solution(folder)
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)

@@ -124,7 +124,7 @@ def _metadata(path: str, changed: int) -> Any:
 
 
 def _told(path: str, error: Exception) -> Exception:
-    """A failure of the medium as it is; pyarrow raises an OSError without a number for damaged pages too."""
+    """Returns a failure of the medium as it is; pyarrow raises an OSError without a number for damaged pages too."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     said = (str(error).splitlines() or [type(error).__name__])[0]

@@ -180,7 +180,7 @@ def _in_order(found: list[tuple[Path, re.Match[str]]]) -> Shards:
 
 
 def _pointer(path: Path) -> str | None:
-    """Git without LFS leaves a few lines of text in a large file's place."""
+    """Says if a file is empty, or a pointer that Git without LFS leaves in a large file's place; else None."""
     if path.stat().st_size > 1024:
         return None
     if not path.stat().st_size:

@@ -90,7 +90,7 @@ def _samples(files: Sequence[Path]) -> list[tuple[int, _Sample]]:
 
 
 def _samples_of(path: Path) -> list[_Sample]:
-    """The images of a shard. A key is a member's name up to the first dot of its last part."""
+    """Returns the images of a shard. A key is a member's name up to the first dot of its last part."""
     groups: dict[str, dict[str, Entry]] = {}
     for entry in entries(path):
         above, slash, last = entry.name.rpartition("/")
