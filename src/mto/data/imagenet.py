@@ -80,7 +80,7 @@ class ImageFolder:
 
     @classmethod
     def of(cls, job: Job, split: str) -> "ImageFolder":
-        """Builds it from ``job.data``: ``root``, ``num_classes``, maybe ``listing``, ``classes``, ``cache``, ``decode``.
+        """Builds it by the job's ``data``: root, number of classes, and maybe listing, classes, cache and decoding.
 
         A cache is of the training images alone, and the device decodes no others.
 

@@ -12,7 +12,7 @@ from mto.openmmlab.ops import install
 
 
 def main() -> None:
-    """Put the bridge in place, then run the script with the rest of the arguments."""
+    """Puts the bridge in place, then runs the script with the rest of the arguments."""
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     install()

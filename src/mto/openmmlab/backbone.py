@@ -66,7 +66,7 @@ class Block(nn.Module):
         return x + self.drop_path2(y if self.gamma_2 is None else self.gamma_2 * y)
 
     def _block_in_windows(self, x: Tensor, grid: Grid, bias: Tensor | None, window: int) -> Tensor:
-        """The whole block on windows of ``window`` x ``window``, so that drop path drops windows, as MIMDet's does.
+        """Runs the whole block on ``window`` x ``window`` windows, so that drop path drops windows, as MIMDet's does.
 
         A grid that does not divide is padded, and no token attends to the padding.
         """
@@ -234,7 +234,7 @@ class PlainViT(nn.Module):
         return tuple(level(feature) for level, feature in zip(self.pyramid, features, strict=True))
 
     def _part(self, position: Tensor, grid: Grid) -> Tensor:
-        """The embedding of a grid at most as large as ours: its top left part, as of an image padded to full size."""
+        """Returns the embedding of a grid at most as large as ours: its top left part, as if the image were padded."""
         (h, w), (max_h, max_w) = grid, self.grid
         if grid == self.grid:
             return position
@@ -252,5 +252,5 @@ def _kind(window: int | None) -> str:
 
 
 def _values(bias: Any, grid: Grid, kind: str) -> Tensor:
-    """A :class:`RelativePositionBias` over the whole grid, or over one window: (1, heads, N, N), as kernels want it."""
+    """Returns a `RelativePositionBias` over the whole grid or over one window: (1, heads, N, N), as kernels want it."""
     return bias(grid if kind == "global" else bias.grid)[None]

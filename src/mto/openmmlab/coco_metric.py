@@ -53,7 +53,7 @@ class SharedCocoMetric(CocoMetric):
             return self.join(shares) if shares else {}
 
     def share(self) -> Share:
-        """This rank's."""
+        """Returns this rank's share: whether it detected anything, and its matches, of boxes and of masks."""
         # A label is a place among the categories in the order of their ids.
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
         images = [detected["img_id"] for _, detected in self.results]
@@ -61,7 +61,7 @@ class SharedCocoMetric(CocoMetric):
         return {kind: (bool(found.anns), self._matches(kind, found, images)) for kind, found in detections.items()}
 
     def join(self, shares: list[Share]) -> dict[str, float]:
-        """The numbers of all ranks' images; none if nothing was detected in any of them.
+        """Returns the metrics over all ranks' images; none if nothing was detected in any of them.
 
         Raises:
             RuntimeError: an image of the annotations was not evaluated, or twice.
@@ -88,7 +88,7 @@ class SharedCocoMetric(CocoMetric):
         return metrics
 
     def _detections(self) -> dict[str, COCO]:
-        """What this rank detected, of each kind, as pycocotools wants it."""
+        """Returns what this rank detected, of each kind, as pycocotools wants it."""
         predictions: dict[str, list[dict[str, Any]]] = {kind: [] for kind in self.metrics}
         if self.results:
             with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ class SharedCocoMetric(CocoMetric):
         return evaluation
 
     def _gather(self, share: Any) -> list[Any]:
-        """Every rank's share, on rank 0; elsewhere nothing. Over gloo: no GPU is busy with waiting."""
+        """Returns every rank's share on rank 0, and nothing elsewhere. Over gloo: no GPU is busy with waiting."""
         if not distributed.is_initialized():
             return [share]
         group: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)
@@ -128,7 +128,7 @@ class SharedCocoMetric(CocoMetric):
 
 
 def _coco(truth: COCO, predictions: list[dict[str, Any]]) -> COCO:
-    """Detections in the images of ``truth``; pycocotools' own way fails where there is none."""
+    """Returns detections in the images of ``truth``; pycocotools' own way fails where there is none."""
     if predictions:
         return truth.loadRes(predictions)
     empty = COCO()

@@ -73,7 +73,7 @@ def import_mmdet() -> None:
 
 @contextlib.contextmanager
 def _only_what_is_used(library: str, hidden: Sequence[str]) -> Iterator[None]:
-    """The library is imported without its unused modules; meanwhile ``hidden`` packages look uninstalled.
+    """Lets the library be imported without its unused modules; meanwhile ``hidden`` packages look uninstalled.
 
     None in ``sys.modules`` is Python's own way to forbid an import.
     """
@@ -103,7 +103,7 @@ def placeholder(module: str, *names: str) -> ModuleType:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the libraries print and warn of: optional data sources, deprecations, pycocotools' tables."""
+    """Silences what the libraries print and warn of: optional data sources, deprecations, pycocotools' tables."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -41,7 +41,7 @@ GREY = {"img": 128}  # detectron2's padding, before normalisation
 
 
 class PreciseRoIExtractor(SingleRoIExtractor):
-    """The extractor of mmdet, on float32 features.
+    """mmdet's extractor, on float32 features.
 
     It casts boxes to the features' type, and bfloat16 has 8 bits for a coordinate of up to 1024.
     """
@@ -68,11 +68,11 @@ class TestPad(Pad):
 
 
 class Detector(MaskRCNN, Trainable):
-    """mmdet's, as the loop wants it."""
+    """mmdet's Mask R-CNN, as the training loop wants it."""
 
 
 def build_model(job: CocoJob, weights: dict[str, Tensor] | None) -> Detector:
-    """The detector of a job, on a pre-trained encoder's ``weights``."""
+    """Builds the detector of a job, on a pre-trained encoder's ``weights``."""
     detector, patch = job.detector, job.encoder.patch_size
     channels = detector.channels
     strides = [patch * scale for scale in (0.25, 0.5, 1, 2, 4)]
@@ -190,7 +190,7 @@ def _roi_head(job: CocoJob, strides: list[int]) -> dict[str, Any]:
 
 
 def _train_cfg(detector: Sizes) -> dict[str, Any]:
-    """detectron2's values; the numbers of samples and proposals are the job's."""
+    """Returns detectron2's values; the numbers of samples and proposals are the job's."""
 
     def assigner(positive: float, negative: float, low_quality: bool) -> dict[str, Any]:
         # With low quality allowed, a box gets its best anchor however little they overlap: small ones have no other.
@@ -227,7 +227,7 @@ def _train_cfg(detector: Sizes) -> dict[str, Any]:
 
 
 def _proposals(before: int, after: int) -> dict[str, Any]:
-    """Proposals a level before non-maximum suppression, and an image after it."""
+    """Returns the settings of proposals: their number a level before non-maximum suppression, and an image after it."""
     return {"nms_pre": before, "max_per_img": after, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0}
 
 
@@ -236,12 +236,12 @@ def _box_coder(stds: list[float]) -> dict[str, Any]:
 
 
 def annotation_file(job: CocoJob, split: str) -> Path:
-    """Of split "train2017" or "val2017"."""
+    """Returns the path of the annotations of a split, "train2017" or "val2017"."""
     return Path(job.data.root) / "annotations" / f"instances_{split}.json"
 
 
 class Dataset(CocoDataset):
-    """mmdet's, on annotations that were completed and checked."""
+    """mmdet's COCO dataset, on annotations that were completed and checked."""
 
     COCOAPI = Annotations
 
@@ -278,7 +278,7 @@ def build_dataset(job: CocoJob, split: str) -> Dataset:
 
 
 def _train_pipeline(job: CocoJob) -> list[dict[str, Any]]:
-    """Large-scale jitter: resize by ``resize_ratio``, crop and pad to the image size, flip the whole square.
+    """Builds large-scale jitter: resize by ``resize_ratio``, crop and pad to the image size, flip the whole square.
 
     Boxes are those of the polygons, which bitmaps would round to pixels. Pillow averages when it shrinks an image,
     where OpenCV aliases.

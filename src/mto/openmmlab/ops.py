@@ -55,7 +55,7 @@ class _Bridge(types.ModuleType):
 
     @staticmethod
     def nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:
-        """Indices kept, by falling score. With ``offset`` 1 a far edge counts as a pixel (mmcv's old way)."""
+        """Returns the indices kept, by falling score. With ``offset`` 1 a far edge is a pixel (mmcv's old way)."""
         if offset:
             boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
         return torch.ops.torchvision.nms(_at_least_float32(boxes), _at_least_float32(scores), iou_threshold)

@@ -49,7 +49,7 @@ class Readable(Dataset):
         raise UserError(f"datasets.{self.name}: no image can be read")
 
     def _of_annotation(self, info: dict[str, Any]) -> UserError | None:
-        """Of a sample's annotation, if that is a file; mmdet's samples have the key, and None under it."""
+        """Returns what is wrong with a sample's annotation file; mmdet's samples have the key, and None under it."""
         path = info.get("seg_map_path")
         what = fault(path, decode=True, label=True) if path else None
         return UserError(f"{path}: {what}; copy it again from the dataset") if what else None

@@ -35,7 +35,7 @@ class RelativePositionBias(nn.Module):
         self.table.data.copy_(table if self.class_token else table[:-CLASS_ROWS])
 
     def forward(self, grid: Grid) -> Tensor:
-        """The bias (heads, N, N) to add to the logits of N = [1 +] h·w tokens; rows are queries, columns keys."""
+        """Returns the bias (heads, N, N) to add to logits of N = [1 +] h·w tokens; rows are queries, columns keys."""
         (h, w), (max_h, max_w) = grid, self.grid
         if h > max_h or w > max_w:
             raise ValueError(

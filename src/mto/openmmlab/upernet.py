@@ -36,21 +36,21 @@ CLASSES_AT_ONCE = 16
 
 
 class Segmentor(EncoderDecoder, Trainable):
-    """mmseg's, whose prediction keeps the class of each pixel but no logits, which at full size are gigabytes an image.
+    """mmseg's segmentor, but its prediction keeps each pixel's class and no logits: at full size, gigabytes an image.
 
     Its classes are mmseg's to the last pixel. It serves samples that carry their original size, unpadded and unflipped,
     as this project's test pipeline makes them.
     """
 
     def postprocess_result(self, seg_logits: Tensor, data_samples: list[SegDataSample]) -> list[SegDataSample]:
-        """(B, classes, h, w), and the samples: their ``pred_sem_seg`` is (1, H, W), of their ``ori_shape``."""
+        """Gives each sample ``pred_sem_seg``, (1, H, W) at its ``ori_shape``, from logits (B, classes, h, w)."""
         for logits, sample in zip(seg_logits, data_samples, strict=True):
             sample.pred_sem_seg = PixelData(data=largest(logits, sample.ori_shape)[None])
         return data_samples
 
 
 def largest(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(classes, h, w) -> (H, W): the class with the largest logit of each pixel, the first of equals, at ``size``."""
+    """Returns each pixel's class of the largest logit, the first of equals, at ``size``: (classes, h, w) -> (H, W)."""
 
     def of_part(start: int) -> tuple[Tensor, Tensor]:
         part = logits[None, start : start + CLASSES_AT_ONCE]
@@ -66,7 +66,7 @@ def largest(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def build_model(job: Ade20kJob, weights: dict[str, Tensor] | None) -> Segmentor:
-    """The segmentor of a job, on a pre-trained encoder's ``weights``."""
+    """Builds the segmentor of a job, on a pre-trained encoder's ``weights``."""
     head, dim, classes = job.head, job.encoder.embed_dim, job.data.num_classes
     shared = {
         "num_classes": classes,

@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 class Bilinear(torch.autograd.Function):
-    """(B, C, h, w) -> (B, C, H, W), corners not aligned; its gradient is summed in float32 at least."""
+    """Resizes (B, C, h, w) to (B, C, H, W), corners not aligned; its gradient is summed in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: Size) -> Tensor:
@@ -39,7 +39,7 @@ class Bilinear(torch.autograd.Function):
 
 @lru_cache(maxsize=64)
 def weights(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(source, target): what each of ``source`` places in a row adds to each of ``target`` places."""
+    """Returns (source, target): what each of ``source`` places in a row adds to each of ``target`` places."""
     basis = torch.eye(source, dtype=dtype)[None]
     return F.interpolate(basis, size=target, mode="linear", align_corners=False)[0].to(device)
 
@@ -60,7 +60,7 @@ def resize(
 
 
 def install() -> None:
-    """Let mmseg's heads and segmentors resize by `resize`; each of them has imported the function by name."""
+    """Lets mmseg's heads and segmentors resize by `resize`; each of them has imported the function by name."""
     from mmseg.models.decode_heads import decode_head, psp_head, uper_head
     from mmseg.models.segmentors import base
 
