@@ -33,6 +33,6 @@ def affinity_of(metrics: Path, task: str) -> str | None:
 
 
 def _name(parts_of: dict[str, Any]) -> str:
-    """The temperature of 1, which divides by nothing, goes without saying."""
+    """Names an affinity by its parts; a temperature of 1, which divides by nothing, goes without saying."""
     parts = [parts_of[part] for part in PARTS if parts_of.get(part) is not None]
     return "-".join(str(part) for part in (parts[:-1] if parts[-1] == 1.0 else parts))

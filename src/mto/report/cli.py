@@ -19,7 +19,7 @@ from mto.study.study import FIGURES, OURS, TABLES, Study
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one report command.
+    """Runs one report command.
 
     Raises:
         UserError: a missing or invalid input, naming the file.
@@ -97,7 +97,7 @@ def _reports_of_a_kind(args: argparse.Namespace) -> None:
 
 
 def _make(report: metrics.Report, out: Path) -> None:
-    """Write one table or figure into a folder."""
+    """Writes one table or figure into a folder."""
     if report.name in FIGURES:
         from mto.report.figures import style
 
@@ -129,7 +129,7 @@ def _page(args: argparse.Namespace) -> None:
 
 
 def _study(file: str, results: Path) -> Study:
-    """The plan at the scale that the folder is named after, with the seeds that are found in it."""
+    """Returns the plan at the scale that the folder is named after, with the config's seeds and those found in it."""
     study = Study(load(file, scale=results.name))
     found = {int(folder.name[4:]) for folder in results.glob("*/*/seed*") if folder.name[4:].isdigit()}
     seeds = sorted(found | set(study.config.seeds))
@@ -137,7 +137,7 @@ def _study(file: str, results: Path) -> Study:
 
 
 def _remake(study: Study, results: Path) -> dict[str, str]:
-    """Make results.csv and every table and figure as far as their cells are there; the reasons where that fails."""
+    """Makes results.csv and every table and figure as far as their cells are there; returns why others failed."""
     problems = {}
     if finished := metrics.finished(results):
         metrics.write_results(finished, results / "results.csv", study.config.mto.default)
@@ -171,7 +171,7 @@ def _require_known(args: argparse.Namespace, name: object) -> None:
 
 
 def _reports(args: argparse.Namespace) -> Iterator[tuple[metrics.Report, Path]]:
-    """Each report that is asked for, by its job or by names, and the folder that it is written to."""
+    """Yields each report that is asked for, by its job or by names, and the folder that it is written to."""
     if args.job is not None:
         chosen = [json_object(args.job, "--job")]
     else:

@@ -38,17 +38,17 @@ class Comparison:
 
     # ------------------------------------------------------------------------------------------------------ columns
     def compared(self, *ours: str, group: str = "", elsewhere: bool = True) -> list[Column]:
-        """The columns `ours... | paper | Δ | elsewhere` of one quantity."""
+        """Returns the columns `ours... | paper | Δ | elsewhere` of one quantity."""
         theirs = [self.paper, *(["Δ"] if self.report.is_paper_scale else []), *([self.elsewhere] if elsewhere else [])]
         return [Column(name, group) for name in (*ours, *theirs)]
 
     def closing(self) -> list[Column]:
-        """The last columns of every table: `Seeds | GPU-hours`."""
+        """Returns the last columns of every table: `Seeds | GPU-hours`."""
         return [Column("Seeds"), Column("GPU-hours")]
 
     # -------------------------------------------------------------------------------------------------------- texts
     def measured(self, cell: Cell, best: str | None = None) -> list[str]:
-        """Texts `ours, paper, Δ, elsewhere` of one cell; `ours` is the last epoch, and after it the metric `best`."""
+        """Returns `ours, paper, Δ, elsewhere` of a cell; `ours` is the last epoch's, and after it the metric `best`."""
         epoch = self.report.paper_epoch(cell.epoch)
         source = self.report.place(cell).value
         column = f"{cell.metric}@{epoch}"
@@ -68,7 +68,7 @@ class Comparison:
         digits: int = 2,
         source: str = "",
     ) -> list[str]:
-        """Texts `ours, paper, Δ` of a quantity with one value a seed.
+        """Records a quantity with one value a seed, and returns its texts `ours, paper, Δ`.
 
         Args:
             column: its name in the paper's CSV.
@@ -99,11 +99,11 @@ class Comparison:
         return shown
 
     def scratch(self, baseline: str) -> list[Cell]:
-        """A baseline's values from scratch: none where the study does not ask for them."""
+        """Returns a baseline's cells from scratch: none where the study does not ask for them."""
         return [cell for cell in self.report.scratch if cell.run == baseline]
 
     def _elsewhere(self, cell: Cell, epoch: int) -> str:
-        """What others report for this run and epoch, each with its source; the notes add those of other epochs."""
+        """Returns what others report for this run and epoch, with sources; the notes add that of other epochs."""
         found = [r for r in printed.elsewhere() if (r.row, r.task, r.metric) == (cell.run, cell.task, cell.metric)]
         here = [f"{r.value} ({r.source})" for r in found if r.epoch == epoch]
         if any(r.epoch == epoch and "a schedule of" in r.note for r in found):
@@ -133,7 +133,7 @@ class Comparison:
         column: str | None = None,
         mark: str = "",
     ) -> list[str]:
-        """Texts `ours, paper, Δ` of RAUC (Eq. 6) over a window of epochs; marked where the baseline gains nothing.
+        """Returns `ours, paper, Δ` of RAUC (Eq. 6) over a window of epochs; marked where the baseline gains nothing.
 
         Args:
             level: subtract the baseline's accuracy at this epoch instead of that at the window's begin.
@@ -151,7 +151,7 @@ class Comparison:
         return texts
 
     def saving(self, run: str, verdict: Verdict) -> list[str]:
-        """Texts `to match, saved, saved %, paper, Δ` of the epochs that MTO saves by the verdict."""
+        """Returns `to match, saved, saved %, paper, Δ` of the epochs that MTO saves by the verdict."""
         ours: dict[str, Callable[..., float]] = {
             "epochs_to_match": lambda s: math.nan if s.epoch is None else s.epoch,
             "epochs_saved": lambda s: s.epochs,
@@ -170,11 +170,11 @@ class Comparison:
         return [*(Sourced(text, place) for text in shown), *texts[-1][1:]]
 
     def _curves(self, run: str) -> str:
-        """Where the steps of a run's curve are listed, and those of its baseline's."""
+        """Returns where the steps of a run's curve are listed, and those of its baseline's."""
         return self.report.place(next(cell for cell in self.report.cells if cell.run == run)).curves
 
     def close(self, cells: Iterable[Cell]) -> list[str]:
-        """Texts `seeds, GPU-hours` of a row made of these cells."""
+        """Returns `seeds, GPU-hours` of a row made of these cells."""
         cells = list(cells)
         there = sum(all(self.report.value(cell, seed) is not None for cell in cells) for seed in self.report.seeds)
         asked = len(self.report.seeds)
@@ -184,7 +184,7 @@ class Comparison:
         return [str(asked) if there == asked else f"{there} of {asked}", spent]
 
     def done(self) -> Sheet:
-        """The sheet, with a last note on what is missing."""
+        """Returns the sheet, its last notes on what is missing and on what GPU-hours are."""
         self.sheet.notes += self.report.missing_notes
         self.sheet.notes.append(
             "GPU-hours: of every job behind the row, over all seeds; the pre-training of its runs is among them."

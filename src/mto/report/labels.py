@@ -13,13 +13,13 @@ AFFINITIES = {
 
 
 def baseline_name(run: str) -> str:
-    """`MAE ViT-B`, whatever MTO does."""
+    """Returns `MAE ViT-B`, whatever MTO does."""
     parsed = Run.parse(run)
     return f"{BASELINES[parsed.baseline].title} {BACKBONES[parsed.backbone]}"
 
 
 def run_name(run: str) -> str:
-    """`MAE ViT-B`, `MAE ViT-B + MTO`, `MAE ViT-B + MTO@text`, `SimMIM ViT-B + MTO (spa, e)`."""
+    """Returns `MAE ViT-B`, `MAE ViT-B + MTO`, `MAE ViT-B + MTO@text` or `SimMIM ViT-B + MTO (spa, e)`."""
     parsed = Run.parse(run)
     if not parsed.terms:
         return baseline_name(run)
@@ -29,18 +29,18 @@ def run_name(run: str) -> str:
 
 
 def full_name(run: str) -> str:
-    """`run_name`, and the decoder's depth where it is varied: `MAE ViT-B + MTO, decoder depth 2`."""
+    """Returns `run_name` and the decoder's depth where it is varied: `MAE ViT-B + MTO, decoder depth 2`."""
     depth = Run.parse(run).decoder_depth
     return run_name(run) + ("" if depth is None else f", decoder depth {depth}")
 
 
 def stream_name(stream: str) -> str:
-    """`encoder`, `decoder`, `pixel decoder`, `feature decoder`."""
+    """Returns `encoder`, `decoder`, `pixel decoder` or `feature decoder`."""
     return STREAMS.get(stream, stream)
 
 
 def affinity_name(variant: str) -> str:
-    """`pre-cosine-raw-0.1` (a variant of heterogeneity.csv) in words, on two lines; other parts are temperatures."""
+    """Says a variant of heterogeneity.csv, `pre-cosine-raw-0.1`, in words on two lines; numbers are temperatures."""
     position, *rest = (AFFINITIES.get(part) or f"τ = {part}" for part in variant.split("-"))
     return f"{', '.join(rest)}\n{position}" if rest else position
 

@@ -37,7 +37,7 @@ SHOWN_MISSING = 12  # steps that a note names before it only counts
 
 
 def read(path: Path) -> dict[str, Any]:
-    """One metrics.json, checked.
+    """Reads and checks one metrics.json.
 
     Raises:
         UserError: naming the file, if it is missing, is not JSON, lacks a key, or holds a metric that is no number.
@@ -60,12 +60,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> float:
-    """JSON has no NaN and no infinity: what writes them has measured nothing."""
+    """Raises a ValueError: JSON has no NaN and no infinity, and what writes them has measured nothing."""
     raise ValueError(f"{constant} is no number")
 
 
 def rows(record: dict[str, Any], default: str | None = None, affinity: str | None = None) -> list[dict[str, Any]]:
-    """The tidy rows of one metrics.json, a row a metric.
+    """Returns the tidy rows of one metrics.json, a row a metric.
 
     Args:
         default: the preset of MTO that a run has whose name says none, if known.
@@ -90,13 +90,13 @@ def rows(record: dict[str, Any], default: str | None = None, affinity: str | Non
 
 
 def finished(results: Path) -> list[Path]:
-    """The metrics.json of every finished step below results/<scale>; the pilot's runs are none of the study's."""
+    """Lists the metrics.json of every finished step below results/<scale>; the pilot's runs are none of the study's."""
     found = (path for stage in STAGES for path in results.glob(f"{stage}/*/seed*/epoch*/metrics.json"))
     return sorted(found)
 
 
 def write_results(paths: Iterable[Path], out: Path, default: str | None = None) -> int:
-    """Write results.csv, sorted by identity so that equal inputs give equal bytes; return its number of rows.
+    """Writes results.csv, sorted by identity so that equal inputs give equal bytes; returns its number of rows.
 
     Args:
         default: as of `rows`.
@@ -109,7 +109,7 @@ def write_results(paths: Iterable[Path], out: Path, default: str | None = None) 
 
 
 def write_csv(out: Path, columns: Iterable[str], records: Iterable[dict[str, Any]]) -> None:
-    """Write records as CSV by atomic rename; None is an empty field."""
+    """Writes records as CSV by atomic rename; None is an empty field."""
     with replacing(out) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -194,42 +194,42 @@ class Report:
         return list(dict.fromkeys((cell.run, cell.epoch) for cell in cells))
 
     def paper_epoch(self, epoch: int) -> int:
-        """The paper's epoch (of 800) that an epoch of this scale stands for."""
+        """Returns the paper's epoch (of 800) that an epoch of this scale stands for."""
         return round(epoch / self.job["pretrain_epochs"] * PAPER_EPOCHS)
 
     def epoch(self, epoch: int) -> str:
-        """`8 (paper: 800)`, or `800` where they are the same."""
+        """Returns `8 (paper: 800)`, or `800` where they are the same."""
         paper = self.paper_epoch(epoch)
         return f"{epoch}" + ("" if epoch == paper else f" (paper: {paper})")
 
     def epochs(self, epoch: int) -> str:
-        """`8 epochs (paper: 800)`, or `800 epochs` where they are the same."""
+        """Returns `8 epochs (paper: 800)`, or `800 epochs` where they are the same."""
         return self.epoch(epoch).replace(str(epoch), f"{epoch} epochs", 1)
 
     def window(self, first: int, last: int) -> str:
-        """`(1, 4) (paper: 100, 400)`, or `(100, 400)` where they are the same."""
+        """Returns `(1, 4) (paper: 100, 400)`, or `(100, 400)` where they are the same."""
         paper = self.paper_epoch(first), self.paper_epoch(last)
         return f"({first}, {last})" + ("" if paper == (first, last) else f" (paper: {paper[0]}, {paper[1]})")
 
     def measured(self, cell: Cell, seed: int) -> Step:
-        """The step that has a cell's value: while MTO is not switched on (`mto.starts_at`), that of the run without."""
+        """Returns the step with a cell's value: until MTO is switched on (`mto.starts_at`), that of the run without."""
         shared = 0 < cell.epoch <= self.starts_at(cell.run)
         run = Run.parse(cell.run).without_mto.name if shared else cell.run
         return Step(cell.task, run, seed, cell.epoch)
 
     def starts_at(self, run: str) -> int:
-        """The epoch at which MTO is switched on in a run; 0: the first."""
+        """Returns the epoch at which MTO is switched on in a run; 0: from the first on."""
         return self.job.get("starts_at", {}).get(run, 0)
 
     def place(self, cell: Cell) -> sources.Place:
-        """Where the report lists the steps behind a cell."""
+        """Returns where the report lists the steps behind a cell."""
         return sources.of(self.measured(cell, seed=0))
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return self.results / self.measured(cell, seed).folder
 
     def step(self, cell: Cell, seed: int) -> dict[str, Any] | None:
-        """The metrics.json behind a cell; None, and remembered as missing, where there is none yet.
+        """Returns the metrics.json behind a cell; None, and remembered as missing, where there is none yet.
 
         Raises:
             UserError: naming the file, if it is another step's.
@@ -247,7 +247,7 @@ class Report:
         return self._read[path]
 
     def value(self, cell: Cell, seed: int) -> float | None:
-        """One measured value; None where it is missing, NaN where the task measured none (null).
+        """Returns one measured value; None where it is missing, NaN where the task measured none (null).
 
         Raises:
             UserError: naming the file, if it is another step's or lacks the metric.
@@ -262,25 +262,25 @@ class Report:
         return float("nan") if metrics[cell.metric] is None else float(metrics[cell.metric])
 
     def values(self, cell: Cell) -> list[float]:
-        """One value a seed, of the seeds that have one."""
+        """Returns one value a seed, of the seeds that have one."""
         found = (self.value(cell, seed) for seed in self.seeds)
         return [value for value in found if value is not None]
 
     def curve(self, run: str, seed: int) -> dict[int, float]:
-        """Epoch to value, over this report's cells of one run that have one."""
+        """Maps epoch to value, over this report's cells of one run that have one."""
         found = {cell.epoch: self.value(cell, seed) for cell in self.cells if cell.run == run}
         return {epoch: value for epoch, value in found.items() if value is not None}
 
     def curves(self, *runs: str) -> list[tuple[dict[int, float], ...]]:
-        """The curves of several runs, a tuple a seed, of the seeds for which every point of every curve is there."""
+        """Returns the curves of several runs, a tuple a seed, of the seeds for which every point of all is there."""
         asked = {run: {cell.epoch for cell in self.cells if cell.run == run} for run in runs}
         found = [{run: self.curve(run, seed) for run in runs} for seed in self.seeds]
         return [tuple(c[run] for run in runs) for c in found if all(c[run].keys() == asked[run] for run in runs)]
 
     def gpu_hours(self, cells: Iterable[Cell]) -> float | None:
-        """GPU-hours behind some cells over all seeds: their jobs, and their runs' pre-training up to the last epoch.
+        """Sums GPU-hours behind cells over all seeds: their jobs, and their runs' pre-training up to the last epoch.
 
-        None where a job is missing or does not say.
+        It is None where a job is missing or does not say.
         """
         cells = list(cells)
         steps = {self.measured(cell, seed) for cell in cells for seed in self.seeds}
@@ -298,7 +298,7 @@ class Report:
         return total
 
     def _segments(self, run: str, after: int, last: int) -> set[Step]:
-        """A run's segments that end after an epoch and up to another: those that are there, and the last."""
+        """Returns a run's segments that end after an epoch and up to another: those that are there, and the last."""
         if after == last:
             return set()
         found = (self.results / "pretrain" / run).glob("seed*/epoch*")
@@ -324,12 +324,12 @@ class Report:
 
 
 def mean(values: list[float]) -> float:
-    """The mean over seeds; NaN if one of them is."""
+    """Returns the mean over seeds; NaN if one of them is."""
     return statistics.fmean(values)
 
 
 def std(values: list[float]) -> float | None:
-    """The sample standard deviation over seeds; None for a single one, NaN if one of them is not finite."""
+    """Returns the sample standard deviation over seeds; None for a single one, NaN if one of them is not finite."""
     if len(values) < 2:
         return None
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan

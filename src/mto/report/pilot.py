@@ -51,7 +51,7 @@ class Pilot:
         self.rows = self.last or rows[-1:]
 
     def value(self, name: str) -> float:
-        """Mean of a scalar over the last epoch; BootMAE's are those of its pixels."""
+        """Returns the mean of a scalar over the last epoch; BootMAE's are those of its pixels."""
         name = next((key for key in (f"pixel/{name}", name) if key in self.rows[-1]), name)
         return statistics.fmean(row[name] for row in self.rows if name in row)
 
@@ -60,7 +60,7 @@ class Pilot:
         return self.value(BASELINES[self.run.baseline].loss)
 
     def verdict(self, plain: Pilot) -> str:
-        """Of a run with MTO, beside the one without.
+        """Judges a run with MTO beside the one without.
 
         Harmful: collapsed all through the last epoch, or a loss more than `HARM` above that without MTO. Too early to
         say: the rate is still rising, or the run without MTO is itself no better than a constant.
@@ -72,7 +72,7 @@ class Pilot:
 
 
 def sheet(job: dict[str, Any], results: Path) -> Sheet:
-    """The table of a pilot's job (`Study.pilot_report_job`), from `results`/pilot."""
+    """Builds the table of a pilot's job (`Study.pilot_report_job`), from `results`/pilot."""
     found = {
         name: Pilot(name, results / Step("pilot", name, job["seed"], job["epochs"]).folder, warmup)
         for name, warmup in job["runs"].items()

@@ -10,7 +10,7 @@ from mto.report.sources import Sourced
 
 
 def table_presets(report: Report) -> Sheet:
-    """MTO's presets side by side: accuracy, and what pre-training says of the masked tokens in its last epoch."""
+    """Builds the table of MTO's presets: accuracy, and what pre-training says of masked tokens in its last epoch."""
     sheet = Sheet(report.name, "Presets", "MTO's presets side by side; ours, not the paper's.", report.scale_line, [])
     sheet.columns = [
         *(Column("Baseline", align="l"), Column("MTO", align="l"), Column("Epochs")),

@@ -37,13 +37,13 @@ def load(table: str) -> dict[tuple[str, str], str]:
 
 
 def unassigned(table: str) -> list[dict[str, str]]:
-    """The rows of a table whose place in it is not known."""
+    """Returns the rows of a table whose place in it is not known."""
     return [row for row in rows(table) if row["row"] == "unassigned"]
 
 
 @cache
 def elsewhere() -> tuple[Reported, ...]:
-    """Every number of elsewhere.csv."""
+    """Returns every number of elsewhere.csv."""
     return tuple(Reported(epoch=int(row.pop("epoch")), **row) for row in rows("elsewhere"))
 
 

@@ -19,7 +19,7 @@ FLAT = 0.01  # a profile that moves less than this, in units of ln V, is flat
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The heterogeneity.csv of a folder.
+    """Reads the heterogeneity.csv of a folder.
 
     Raises:
         UserError: if it is missing, empty, lacks a column, or was cut.
@@ -42,7 +42,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def _cut(path: Path, table: pd.DataFrame, metrics: Path) -> str | None:
-    """What a whole file has and this one lacks: every layer under every variant, for every image that was measured."""
+    """Says what a whole file has and this one lacks: every layer under every variant, for every image measured."""
     if not path.read_bytes().endswith(b"\n"):
         return "its last line has no end"
     if table[COLUMNS].isna().any(axis=None):
@@ -59,7 +59,7 @@ def _cut(path: Path, table: pd.DataFrame, metrics: Path) -> str | None:
 
 
 def over_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """H / ln V over images (mean, 10th, 90th percentile), H in nats, saturation; per stream, variant and layer."""
+    """Averages over images H / ln V (and 10th, 90th percentile), H in nats, saturation; by stream, variant, layer."""
     keys = ["stream", "variant", "layer"]
     grouped = table.groupby(keys, sort=False)
     profile = grouped.agg(mean=("H_over_lnV", "mean"), saturated=("saturated", "mean"), H=("H", "mean"))
@@ -69,7 +69,7 @@ def over_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def shape(means: list[float]) -> str:
-    """In a word, what a profile does from the first to the last layer."""
+    """Says in a word what a profile does from the first to the last layer."""
     steps = [after - before for before, after in pairwise(means)]
     if max(means) - min(means) < FLAT:
         return "flat"
@@ -81,7 +81,7 @@ def shape(means: list[float]) -> str:
 
 
 def verdict(folders: list[Path]) -> pd.DataFrame:
-    """How H / ln V goes over the layers by every affinity (variant), in every folder and stream.
+    """Returns how H / ln V goes over the layers by every affinity (variant), in every folder and stream.
 
     Returns:
         One row a folder, stream and variant: first, last, drop (first minus last), falling (share of falling steps),
@@ -110,7 +110,7 @@ def verdict(folders: list[Path]) -> pd.DataFrame:
 
 
 def layers(folders: list[Path]) -> str:
-    """H of every layer as text, in nats and as means over images: a table a folder, a row a stream and variant."""
+    """Returns H of every layer as text, in nats, as means over images: a table a folder, a row a stream and variant."""
     parts = []
     for folder in folders:
         wide = over_layers(read(folder)).pivot_table("H", ["stream", "variant"], "layer", sort=False)
@@ -120,7 +120,7 @@ def layers(folders: list[Path]) -> str:
 
 
 def describe(folders: list[Path]) -> str:
-    """The decision aid as text: every profile, then the affinities whose profile falls on all the models given."""
+    """Returns the decision aid as text: every profile, then the affinities whose profile falls on all models given."""
     rows = verdict(folders)
     parts = [
         rows.drop(columns="folder")[rows.folder == str(f)].to_string(index=False, float_format="{:.3f}".format)

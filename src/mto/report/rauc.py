@@ -14,7 +14,7 @@ Window = tuple[int, int]
 
 
 def rauc(base: Curve, mto: Curve, window: Window | None = None, baseline_epoch: int | None = None) -> float:
-    """Relative area under the curve, Eq. 6, by the trapezoid rule on the checkpoints in [E1, E2].
+    """Computes the relative area under the curve, Eq. 6, by the trapezoid rule on the checkpoints in [E1, E2].
 
     RAUC is the area between the curve with MTO and the level S1(E1), divided by the area between the baseline's curve
     S1 and that level; 1 means no gain.
@@ -40,7 +40,7 @@ def rauc(base: Curve, mto: Curve, window: Window | None = None, baseline_epoch: 
 def gains(
     base: Curve, mto: Curve, window: Window | None = None, baseline_epoch: int | None = None
 ) -> tuple[float, float]:
-    """The two areas of Eq. 6, baseline's first, each divided by E2 - E1: a mean gain in accuracy over the level.
+    """Returns both areas of Eq. 6, the baseline's first, divided by E2 - E1: mean gains in accuracy over the level.
 
     A baseline that gains nothing (zero or less) makes their ratio meaningless.
     """
@@ -88,7 +88,7 @@ class Saving:
 
 
 def epochs_saved(base: Curve, mto: Curve) -> Saving:
-    """The earliest epoch (linear between checkpoints) at which `mto` reaches `base`'s final accuracy."""
+    """Finds the earliest epoch (linear between checkpoints) at which `mto` reaches `base`'s final accuracy."""
     final = max(base)
     target = base[final]
     epochs = sorted(mto)

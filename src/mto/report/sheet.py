@@ -80,14 +80,14 @@ class Sheet:
     sources: list[list[str]] = field(default_factory=list)
 
     def write(self, out: Path) -> None:
-        """Write <name>.csv, .md, .tex and .json into `out`, each by atomic rename."""
+        """Writes <name>.csv, .md, .tex and .json into `out`, each by atomic rename."""
         write_csv(out / f"{self.name}.csv", self.fields, self.records)
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("json", self.json())):
             with replacing(out / f"{self.name}.{suffix}") as partial:
                 partial.write_text(text, encoding="utf-8")
 
     def json(self) -> str:
-        """The sheet as shown, without its records, for a page that lays it out anew; `read` gives it back."""
+        """Returns the sheet as shown, without its records, for a page that lays it out anew; `read` gives it back."""
         shown = {**asdict(self), "columns": [column._asdict() for column in self.columns]}
         del shown["records"]
         shown["sources"] = [[source(text) for text in row] for row in self.rows]
@@ -95,7 +95,7 @@ class Sheet:
 
     @classmethod
     def read(cls, path: Path) -> Sheet:
-        """The sheet that `json` wrote.
+        """Reads the sheet that `json` wrote.
 
         Raises:
             UserError: naming the file, if it is not one.
@@ -107,7 +107,7 @@ class Sheet:
             raise UserError(f"{path}: not a table that `report table` wrote ({error}); make it again") from None
 
     def markdown(self) -> str:
-        """A heading, the scale in bold, the table, the notes."""
+        """Returns Markdown: a heading, the scale in bold, the table, the notes."""
         heads = [f"{c.group}: {c.name}" if c.group else c.name for c in self.columns]
         rules = [{"l": ":--", "r": "--:", "c": ":-:", "X": ":--"}[c.align] for c in self.columns]
         lines = [
@@ -119,7 +119,7 @@ class Sheet:
         )
 
     def latex(self) -> str:
-        r"""A table environment for \input; its preamble needs booktabs, amssymb, graphicx and xltabular."""
+        r"""Returns a table environment for \input; its preamble needs booktabs, amssymb, graphicx and xltabular."""
         return "\n".join(self._latex_lines()) + "\n"
 
     def _latex_lines(self) -> Iterator[str]:
@@ -164,12 +164,12 @@ class Sheet:
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX: special characters escaped, our few symbols as commands."""
+    """Escapes text for LaTeX: special characters, and our few symbols as commands."""
     return "".join(_LATEX.get(char, char) for char in text)
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """`83.57 ± 0.08` over seeds, the plain value for one seed, a dash where undefined, `missing` for none."""
+    """Returns `83.57 ± 0.08` over seeds, the plain value for one seed, a dash where undefined, `missing` for none."""
     if not values:
         return MISSING
     if not all(map(math.isfinite, values)):

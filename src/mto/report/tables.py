@@ -27,7 +27,7 @@ def _with_mto(baseline: str) -> tuple[str, str]:
 
 
 def table1_rauc(report: Report) -> Sheet:
-    """Table 1: RAUC of the fine-tuning curves; beside it the epochs that MTO saves (Section 5.3, Figure 4)."""
+    """Builds Table 1: RAUC of the fine-tuning curves; beside it the epochs that MTO saves (Section 5.3, Figure 4)."""
     table = Comparison(report, "Table 1", "Fine-tuning over pre-training: RAUC (Eq. 6), and the epochs that MTO saves.")
     windows = [(first, last) for first, last in report.plan["windows"]]
     final = report.job["pretrain_epochs"]
@@ -71,7 +71,7 @@ def table1_rauc(report: Report) -> Sheet:
 
 
 def table2_linear(report: Report) -> Sheet:
-    """Table 2: linear probes without and with MTO, and their RAUC."""
+    """Builds Table 2: linear probes without and with MTO, and their RAUC."""
     level, epochs = report.plan["baseline_epoch"], report.plan["epochs"]
     table = Comparison(report, "Table 2", "Linear probing, top-1 (%), and RAUC (Eq. 6).")
     window = (epochs[0], epochs[-1])
@@ -116,7 +116,7 @@ def table2_linear(report: Report) -> Sheet:
 
 
 def printed_rauc(plain: str, run: str) -> str:
-    """Eq. 6 on the linear-probe accuracies that the paper prints at `PRINTED` epochs; a dash where one is lost."""
+    """Computes Eq. 6 on the linear probes that the paper prints at `PRINTED` epochs; a dash where one is lost."""
     numbers = printed.load("table2_linear")
     curves = [
         {epoch: float(numbers[name, f"top1@{epoch}"]) for epoch in PRINTED if (name, f"top1@{epoch}") in numbers}
@@ -126,7 +126,7 @@ def printed_rauc(plain: str, run: str) -> str:
 
 
 def table3_objectives(report: Report) -> Sheet:
-    """Table 3: which of MTO's three terms."""
+    """Builds Table 3: fine-tuning accuracy by which of MTO's three terms are used."""
     base = baseline_name(report.plan["baseline"])
     title = f"MTO's terms, {base}, fine-tuning top-1 (%) at {report.epochs(report.plan['epoch'])}."
     table = Comparison(report, "Table 3", title)
@@ -148,7 +148,7 @@ def table3_objectives(report: Report) -> Sheet:
 
 
 def table_knn(report: Report) -> Sheet:
-    """Ours: the vote of the nearest training images, without and with MTO."""
+    """Builds a table of ours: the vote of the nearest training images, without and with MTO."""
     title = "Weighted vote of the nearest training images, top-1 (%); ours, beyond the paper."
     table = Comparison(report, "Nearest neighbours", title)
     table.sheet.columns = [
@@ -166,13 +166,13 @@ def table_knn(report: Report) -> Sheet:
 
 
 def tableS1_ade20k(report: Report) -> Sheet:
-    """Supplementary Table 1: UPerNet on ADE20K."""
+    """Builds Supplementary Table 1: UPerNet on ADE20K."""
     title = "Semantic segmentation, UPerNet on ADE20K, mIoU (%)."
     return _transfer(report, "Supplementary Table 1", title, {"mIoU": "mIoU"})
 
 
 def tableS2_coco(report: Report) -> Sheet:
-    """Supplementary Table 2: Mask R-CNN on COCO."""
+    """Builds Supplementary Table 2: Mask R-CNN on COCO."""
     title = "Detection and instance segmentation, Mask R-CNN on COCO, AP (%)."
     return _transfer(report, "Supplementary Table 2", title, {"box_ap": "box AP", "mask_ap": "mask AP"})
 

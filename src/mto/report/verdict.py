@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Over the seeds that can tell.
+    """Whether MTO saves epochs for a baseline, over the seeds that can tell.
 
     Attributes:
         kind: ``yes``, in every seed; ``mixed``, in some; ``no``, in none; ``void``: the baseline's pre-training is no
@@ -115,7 +115,7 @@ def _kind(savings: tuple[Saving, ...], complete: bool) -> tuple[Kind, str]:
 
 
 def _texts(savings: tuple[Saving, ...]) -> tuple[str, str, str]:
-    """Epochs to match, saved, and percent, over seeds; where some never match, no mean is made of the others."""
+    """Returns epochs to match, saved, and percent, over seeds; where some never match, others have no mean."""
     missed = sum(saving.epoch is None for saving in savings)
     if not savings:
         return UNKNOWN, UNKNOWN, UNKNOWN

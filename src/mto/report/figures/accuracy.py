@@ -30,13 +30,13 @@ DIGIT = 0.055
 
 
 def footer(report: Report) -> str:
-    """What stands below a figure of such panels."""
+    """Returns what stands below a figure of such panels."""
     averaged = " The epochs saved are the mean of each seed's."
     return report.footer + (averaged if len(report.seeds) > 1 else "")
 
 
 def panel(axes: Axes, report: Report, baseline: str) -> None:
-    """Both curves of a baseline: the mean over seeds, a band of one standard deviation, and the epochs saved."""
+    """Draws both curves of a baseline: the mean over seeds, a band of one standard deviation, the epochs saved."""
     drawn = [_curve(axes, report, baseline, *look) for look in LOOKS]
     axes.set_xticks(report.plan["epochs"], labels_with_room(report.plan["epochs"]))
     axes.margins(x=0.06, y=0.16)
@@ -73,7 +73,7 @@ def labels_with_room(epochs: list[int]) -> list[str]:
 
 
 def from_scratch(axes: Axes, report: Report, task: str, run: str) -> None:
-    """The level without pre-training, where the study measures it."""
+    """Draws the level without pre-training, where the study measures it."""
     found = report.values(Cell(task, run, 0, "top1")) if Cell(task, run, 0, "top1") in report.scratch else []
     if found:
         axes.axhline(mean(found), color=style.GREY, linewidth=0.9, linestyle="-.", label="from scratch")
@@ -87,7 +87,7 @@ def _run(baseline: str, terms: tuple[str, ...]) -> str:
 def _curve(
     axes: Axes, report: Report, baseline: str, terms: tuple[str, ...], label: str, look: dict[str, Any]
 ) -> dict[int, float]:
-    """Draw one curve through the epochs that have a value; return its means."""
+    """Draws one curve through the epochs that have a value; returns its means."""
     cells = [Cell("finetune", _run(baseline, terms), epoch, "top1") for epoch in report.plan["epochs"]]
     values = {cell.epoch: found for cell in cells if (found := report.values(cell))}
     means = {epoch: mean(found) for epoch, found in values.items()}
@@ -101,7 +101,7 @@ def _curve(
 
 
 def _saving(axes: Axes, level: float, final: int, found: Verdict, *, paper: str | None) -> None:
-    """The baseline's final level, an arrow back to where MTO reaches it by the verdict, and the paper's percentage."""
+    """Draws the baseline's final level, an arrow back to where MTO reaches it, and the paper's percentage."""
     axes.axhline(level, color=style.PLAIN, linewidth=0.8, linestyle=":", label="baseline's final accuracy")
     if found.kind == "void":
         text = "no better than from scratch"
@@ -116,7 +116,7 @@ def _saving(axes: Axes, level: float, final: int, found: Verdict, *, paper: str 
 
 
 def legend(figure: Figure, panels: Iterable[Axes], free: Iterable[Axes] = ()) -> None:
-    """One legend of all panels, in the first free cell of the grid or above them all."""
+    """Draws one legend of all panels, in the first free cell of the grid or above them all."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()

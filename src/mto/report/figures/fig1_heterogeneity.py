@@ -19,7 +19,7 @@ COLUMNS = ("run", "epoch", "stream", "variant", "layer", "H", "H_over_lnV", "p10
 
 
 def draw(report: Report) -> Figure:
-    """One line a model, epoch and stream: the mean over images and seeds, and a band of 10th to 90th percentile.
+    """Draws a line a model, epoch and stream: the mean over images and seeds, and a band of 10th to 90th percentile.
 
     The first variant of the files (`analysis.variants`) is drawn large, the others are small multiples.
     """
@@ -61,7 +61,7 @@ def values(report: Report) -> list[dict[str, Any]]:
 
 
 def _tables(report: Report) -> dict[tuple[str, int], pd.DataFrame]:
-    """The files of all seeds of each model that has been measured."""
+    """Reads the files of all seeds of each model that has been measured."""
     found = {
         (c.run, c.epoch): [profiles.read(report.folder(c, s)) for s in report.seeds if report.step(c, s)]
         for c in report.cells

@@ -20,7 +20,7 @@ COLUMNS = 7
 
 
 def draw(report: Report) -> Figure:
-    """A block a model, epoch and stream; a map a layer, min-max normalised, of the first image and seed."""
+    """Draws a block a model, epoch and stream; a map a layer, min-max normalised, of the first image and seed."""
     blocks = []
     for cell in report.cells:
         if not report.step(cell, report.seeds[0]):
@@ -65,7 +65,7 @@ def _map(axes: Any, affinity: NDArray[Any], masked: int, *, labelled: bool) -> N
 
 
 def read(folder: Path) -> list[tuple[str, dict[int, NDArray[Any]], int]]:
-    """Of each stream in affinity.npz: its name, the first image's (N, N) map per layer, and how many tokens are masked.
+    """Reads each stream in affinity.npz: its name, the first image's (N, N) map by layer, how many tokens are masked.
 
     Raises:
         UserError: if the file is missing or holds something else.

@@ -16,7 +16,7 @@ PITCH = (RIGHT - LEFT) / TOKENS
 
 
 def draw(report: Report) -> Figure:
-    """A drawing; needs no run."""
+    """Draws where MTO acts in both styles of method; it needs no run."""
     figure = style.new(
         4.7, "H: heterogeneity (Eq. 2) of the masked tokens' affinity to the visible ones; L: number of layers"
     )
@@ -46,7 +46,7 @@ def draw(report: Report) -> Figure:
 
 
 def _stack(axes: Axes, name: str) -> None:
-    """Layer 0, the blocks, the head, and MTO's terms beside them."""
+    """Draws layer 0, the blocks, the head, and MTO's terms beside them."""
     rows = {"0": 0.0, "1": 2.3, "L": 5.5}
     _tokens(axes, rows["0"])
     _arrow(axes, 0.62, 0.98)
@@ -65,7 +65,7 @@ def _stack(axes: Axes, name: str) -> None:
 
 
 def _terms(axes: Axes, rows: dict[str, float]) -> None:
-    """H beside every layer; L_spa and L_e at layer 0, L_r from each layer to the next."""
+    """Draws H beside every layer; L_spa and L_e at layer 0, L_r from each layer to the next."""
     x = RIGHT + 0.9
     for layer, y in rows.items():
         axes.plot([RIGHT + 0.1, x - 0.42], [y + 0.3] * 2, color=style.GREY, linewidth=0.7, linestyle=":")

@@ -12,7 +12,7 @@ COLUMNS = 3
 
 
 def draw(report: Report) -> Figure:
-    """A panel a baseline."""
+    """Draws a panel a baseline."""
     baselines = report.plan["baselines"]
     cells = len(baselines) + 1 if len(baselines) % COLUMNS else len(baselines)  # a free cell holds the legend
     rows = -(-cells // COLUMNS)

@@ -11,7 +11,7 @@ from mto.report.metrics import Report
 
 
 def draw(report: Report) -> Figure:
-    """A panel a method, on one scale of accuracy, so that they can be compared."""
+    """Draws a panel a method, on one scale of accuracy, so that they can be compared."""
     baselines = report.plan["baselines"]
     figure = style.new(3.05, accuracy.footer(report))
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False).ravel()

@@ -13,7 +13,7 @@ from mto.report.metrics import Report, mean, std
 
 
 def draw(report: Report) -> Figure:
-    """Two panels: fine-tuning and linear probe; bars of one standard deviation over seeds."""
+    """Draws two panels, fine-tuning and linear probe; bars are of one standard deviation over seeds."""
     figure = style.new(2.65, report.footer)
     panels = figure.subplots(1, 2)
     lowest = {row["column"]: float(row["value"]) for row in printed.unassigned("figS2_decoder_depth")}

@@ -48,7 +48,7 @@ matplotlib.rcParams.update(
 
 
 def nothing(footer: str, text: str) -> Figure:
-    """A figure none of whose data is there yet."""
+    """Makes a figure none of whose data is there yet."""
     figure = new(1.6, footer)
     axes = figure.subplots()
     axes.set_axis_off()
@@ -57,7 +57,7 @@ def nothing(footer: str, text: str) -> Figure:
 
 
 def new(height: float, footer: str, **options: Any) -> Figure:
-    """An empty figure of the page's width (inches), with the scale named at its foot; a long foot takes more height."""
+    """Makes an empty figure of the page's width (inches), with the scale named at its foot; a long foot adds height."""
     lines = textwrap.wrap(footer, FOOT, break_long_words=False, break_on_hyphens=False)
     figure = Figure(figsize=(WIDTH, height + 0.12 * max(len(lines) - 1, 0)), layout="constrained", **options)
     figure.supxlabel("\n".join(lines), fontsize=7, color=GREY, x=0.995, ha="right")
@@ -65,18 +65,18 @@ def new(height: float, footer: str, **options: Any) -> Figure:
 
 
 def absent(axes: Axes, text: str) -> None:
-    """Say in the drawing itself that something is not there."""
+    """Says in the drawing itself that something is not there."""
     axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, style="italic", transform=axes.transAxes)
     axes.set_yticks([])
 
 
 def remark(axes: Axes, text: str) -> None:
-    """A line or two between a panel's title and its axes."""
+    """Writes a line or two between a panel's title and its axes."""
     axes.text(0.5, 1.02, text, fontsize=7.5, color=VERMILION, ha="center", va="bottom", transform=axes.transAxes)
 
 
 def save(figure: Figure, out: Path, name: str) -> None:
-    """Write <name>.png and <name>.pdf by atomic rename, without dates, so that equal figures are equal bytes."""
+    """Writes <name>.png and <name>.pdf by atomic rename, without dates, so that equal figures are equal bytes."""
     out.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not for each format

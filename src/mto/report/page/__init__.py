@@ -20,7 +20,7 @@ from mto.study.study import Study
 
 
 def job(study: Study) -> dict[str, Any]:
-    """What the page is to show: the plan's identity, MTO's presets in it, and the steps of every table and figure.
+    """Returns what the page is to show: the plan's identity, its presets of MTO, the steps of every table and figure.
 
     ``cells`` maps a table's or figure's name to its [task, run, epoch], without seeds.
     """

@@ -40,7 +40,7 @@ class Scale:
 
     @classmethod
     def over(cls, lines: Sequence[Line], *, log: bool = False) -> Scale:
-        """The range of these lines; logarithmic, if that is allowed, where they span more than a factor of twenty."""
+        """Returns the scale of these lines; logarithmic, if allowed, where they span more than a factor of twenty."""
         values = [y for line in lines for _, y in line.points] or [0.0, 1.0]
         low, high = min(values), max(values)
         if log and low > 0 and high / low > 20:
@@ -49,13 +49,13 @@ class Scale:
         return cls(low - pad, high + pad)
 
     def height(self, value: float) -> float:
-        """Where a value lies, in the drawing's units from its top."""
+        """Returns where a value lies, in the drawing's units from its top."""
         value = min(max(value, self.low), self.high)
         low, high, y = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         return BOTTOM - (BOTTOM - TOP) * (y - low) / (high - low) if high > low else BOTTOM
 
     def ticks(self) -> list[float]:
-        """A few round values in the range."""
+        """Returns a few round values in the range."""
         if self.log:
             return [10.0**p for p in range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)]
         rough = (self.high - self.low) / 4
@@ -67,7 +67,7 @@ class Scale:
 def draw(
     title: str, lines: Sequence[Line], scale: Scale, epochs: int, marks: Sequence[int], ceiling: float | None = None
 ) -> str:
-    """One panel, as SVG text.
+    """Draws one panel, as SVG text.
 
     Args:
         title: what a screen reader says.
@@ -121,7 +121,7 @@ def _mark(x: float, epoch: int) -> str:
 
 
 def _sparse(marks: Sequence[int], epochs: int) -> list[int]:
-    """The marks that leave room for their numbers, the last first."""
+    """Returns the marks that leave room for their numbers, the last first."""
     kept: list[int] = []
     for mark in sorted(marks, reverse=True):
         if not kept or (kept[-1] - mark) / epochs * (RIGHT - LEFT) >= 20:
@@ -130,7 +130,7 @@ def _sparse(marks: Sequence[int], epochs: int) -> list[int]:
 
 
 def _path(points: Points) -> str:
-    """A polyline in whole units and tenths of height, each point relative to the one before; one point is a dot."""
+    """Returns a polyline in whole units and tenths of height, each point relative to the last; one point is a dot."""
     spots = [(round(x), round(10 * y)) for x, y in points]
     if len(spots) == 1:
         return f"M{spots[0][0]} {spots[0][1] / 10:g}h.1"
@@ -139,7 +139,7 @@ def _path(points: Points) -> str:
 
 
 def _apart(heights: list[float]) -> list[float]:
-    """Sorted heights of texts, pushed apart and kept inside the plot."""
+    """Pushes sorted heights of texts apart and keeps them inside the plot."""
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + LINE) if placed else height)

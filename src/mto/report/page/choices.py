@@ -20,7 +20,7 @@ class Choice(NamedTuple):
 
 
 def presets(mto: dict[str, Any]) -> list[str]:
-    """The names of a page's presets: the paper's `text` first, then the study's default, then the others.
+    """Returns the names of a page's presets: the paper's `text` first, then the study's default, then the others.
 
     Args:
         mto: ``default`` and ``presets`` of a page's job.
@@ -44,7 +44,7 @@ def listed(mto: dict[str, Any]) -> list[Choice]:
 
 
 def disagreeing(mto: dict[str, Any], results: Path) -> list[str]:
-    """One sentence for every value that a finished run with MTO has otherwise (its job.json), as after an edit."""
+    """Returns a sentence for each value that a finished run with MTO has otherwise (its job.json), as after an edit."""
     others: dict[tuple[str, str, str], set[str]] = {}
     for path in sorted(results.glob("pretrain/*-mto*/seed*/epoch*/job.json")):
         run = path.parts[-4]

@@ -79,7 +79,7 @@ class Findings:
 
     # --------------------------------------------------------------------------------------------- planned and done
     def steps(self, name: str) -> list[Step]:
-        """The measuring steps of a table or figure, over all seeds."""
+        """Returns the measuring steps of a table or figure, over all seeds."""
         cells = self.job["cells"].get(name, [])
         return [Step(task, run, seed, epoch) for task, run, epoch in cells for seed in self.job["seeds"]]
 
@@ -90,7 +90,7 @@ class Findings:
         return [*dict.fromkeys(step._replace(task="pretrain") for step in steps if step.epoch), *steps]
 
     def missing(self, name: str) -> list[Step]:
-        """The steps that a table or figure still needs."""
+        """Returns the steps that a table or figure still needs."""
         return [step for step in self.steps(name) if step not in self.records]
 
     @cached_property
@@ -176,14 +176,14 @@ class Findings:
         )
 
     def curve(self, run: str, seed: int) -> Curve:
-        """Epoch to fine-tuning top-1, over the checkpoints of Figure 4 that are measured."""
+        """Maps epoch to fine-tuning top-1, over the checkpoints of Figure 4 that are measured."""
         cells = self.job["cells"].get(CURVES, [])
         epochs = [epoch for task, name, epoch in cells if (task, name) == ("finetune", run) and epoch]
         values = {epoch: self._top1(run, seed, epoch) for epoch in epochs}
         return {epoch: value for epoch, value in values.items() if value is not None}
 
     def _top1(self, run: str, seed: int, epoch: int) -> float | None:
-        """Of a fine-tuning; None where it is not finished, or measured none."""
+        """Returns a fine-tuning's top-1; None where it is not finished, or measured none."""
         record = self.records.get(Step("finetune", run, seed, epoch))
         value = record["metrics"].get("top1") if record else None
         return value if value is not None and math.isfinite(value) else None
@@ -247,22 +247,22 @@ class Findings:
 
 
 def device_of(provenance: dict[str, Any]) -> str:
-    """What a step ran on, in words."""
+    """Says what a step ran on, in words."""
     gpus, device = provenance.get("gpus") or 0, provenance.get("device") or "unknown"
     return f"{gpus} × {device}" if gpus else f"{device} (no GPU)"
 
 
 def listed(values: Iterable[str]) -> list[str]:
-    """Without repetition, in order of appearance."""
+    """Returns the values without repetition, in order of appearance."""
     return list(dict.fromkeys(values))
 
 
 def short(commit: str) -> str:
-    """The first ten digits of a commit, its -dirty kept."""
+    """Returns the first ten digits of a commit, its -dirty kept."""
     return commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def describe(step: Step) -> str:
-    """`fine-tuning of MAE ViT-B + MTO at epoch 8, seed 0`."""
+    """Describes a step: `fine-tuning of MAE ViT-B + MTO at epoch 8, seed 0`."""
     when = f"at epoch {step.epoch}" if step.epoch else "from scratch"
     return f"{STAGES[step.task].title} of {full_name(step.run)} {when}, seed {step.seed}"

@@ -38,7 +38,7 @@ class History:
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def series(self, name: str) -> Points:
-        """(epoch, value) of a scalar, where there is one."""
+        """Returns (epoch, value) of a scalar, where there is one."""
         return [(row["epoch"], row[name]) for row in self.rows if name in row]
 
     @property
@@ -88,14 +88,14 @@ class History:
         return None
 
     def saturated(self, stream: str) -> float | None:
-        """The share of masked rows of the last layer whose softmax passes no gradient on, at the last row."""
+        """Returns the share of masked rows of the last layer whose softmax passes no gradient on, at the last row."""
         prefix = f"{stream}/" if stream else ""
         name = f"{prefix}saturated_{len(self.layers.get(stream, [])) - 1}"
         return next((row[name] for row in reversed(self.rows) if name in row), None)
 
 
 def read_all(results: Path, epochs: int) -> list[History]:
-    """Every run below results/pretrain, a segment in progress included, in the order of their names and seeds.
+    """Reads every run below results/pretrain, a segment in progress included, in the order of names and seeds.
 
     Args:
         epochs: length of the schedule, which `POINTS` stretches divide.
@@ -123,7 +123,7 @@ def _chain(run: str, seed: int, segments: list[Path], epochs: int) -> History:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Rows of a history file, the last one among them; none if there is no file, or it is no history.
+    """Reads rows of a history file, the last one among them; none if there is no file, or it is no history.
 
     A long file's rows are taken at an even stride, some `ROWS` of them: each is a mean over a log interval already.
     The few that compare gradients are all taken. A line cut short is left out.
@@ -144,7 +144,7 @@ def read(path: Path) -> list[dict[str, float]]:
 
 
 def thin(rows: list[dict[str, float]], epochs: int) -> list[dict[str, float]]:
-    """One row for each of `POINTS` equal stretches of the schedule that has any: the means of what is finite in it."""
+    """Averages the rows of each of `POINTS` equal stretches of the schedule that has any, by what is finite in them."""
     stretches: dict[int, list[dict[str, float]]] = {}
     for row in rows:
         stretches.setdefault(math.ceil(row["epoch"] / epochs * POINTS), []).append(row)
@@ -161,12 +161,12 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def is_ablation(run: str) -> bool:
-    """Whether a run is one of Table 3's subsets, supplementary Figure 2's depths, or another preset of MTO."""
+    """Returns whether a run is one of Table 3's subsets, supplementary Figure 2's depths, or another preset of MTO."""
     parsed = Run.parse(run)
     return parsed.terms not in ((), TERMS) or parsed.decoder_depth is not None or parsed.preset is not None
 
 
 def order(run: str) -> tuple[str, bool, tuple[str, ...], int, str]:
-    """Sorts the runs of one baseline: without MTO, with all of it, then the ablations."""
+    """Returns the key that sorts the runs of one baseline: without MTO, with all of it, then the ablations."""
     parsed = Run.parse(run)
     return parsed.backbone, is_ablation(run), parsed.terms, parsed.decoder_depth or 0, parsed.preset or ""

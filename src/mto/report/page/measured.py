@@ -53,7 +53,7 @@ def claims(found: Findings) -> list[Claim]:
 
 # ---------------------------------------------------------------------------------------------------- numbers and words
 def _cells(found: Findings, name: str, task: str) -> list[tuple[str, int]]:
-    """(run, epoch) of a table's or figure's cells of one task, those from scratch left out."""
+    """Returns (run, epoch) of a table's or figure's cells of one task, those from scratch left out."""
     return [(run, epoch) for t, run, epoch in found.job["cells"].get(name, []) if t == task and epoch]
 
 
@@ -77,7 +77,7 @@ def _kind(holds: list[bool]) -> Kind:
 
 
 def _compared(found: Findings, claim: str, where: str, ours: Asked, base: Asked, *, equal: bool = False) -> Claim:
-    """The claim that one number is above another in every seed; with `equal`, that it is no lower."""
+    """Judges the claim that one number is above another in every seed; with `equal`, that it is no lower."""
     high, low = _values(found, ours), _values(found, base)
     gains = [high[seed] - low[seed] for seed in high if seed in low]
     text = "not measured yet"
@@ -91,7 +91,7 @@ def _compared(found: Findings, claim: str, where: str, ours: Asked, base: Asked,
 
 # --------------------------------------------------------------------------------------------------- claims of the text
 def _layers(found: Findings) -> Iterator[Claim]:
-    """Figure 1 (a): of the converged models."""
+    """Yields the claim of Figure 1 (a) for each converged model."""
     cells = _cells(found, "fig1_heterogeneity", "heterogeneity")
     final = max((epoch for _, epoch in cells), default=0)
     for run in dict.fromkeys(run for run, epoch in cells if epoch == final):
@@ -112,7 +112,7 @@ def _layers(found: Findings) -> Iterator[Claim]:
 
 
 def _profiles(record: dict[str, Any] | None) -> list[list[float]]:
-    """H from the first to the last layer, of each stream of a heterogeneity step."""
+    """Returns H from the first to the last layer, of each stream of a heterogeneity step."""
     streams: dict[str, dict[int, float]] = {}
     for name, value in (record or {"metrics": {}})["metrics"].items():
         if (match := DEPTH.fullmatch(name)) and value is not None:
@@ -121,7 +121,7 @@ def _profiles(record: dict[str, Any] | None) -> list[list[float]]:
 
 
 def _rauc(found: Findings) -> Iterator[Claim]:
-    """Over the paper's windows, where the scale has checkpoints at their ends, and of baselines that have learnt."""
+    """Yields the claims on RAUC over the paper's windows that the scale has, by the baselines that have learnt."""
     void = {answer.baseline for answer in found.answers if answer.verdict == "void"}
     table = printed.load("table1_rauc")
     for window in ("200-400", "100-400"):
@@ -280,7 +280,7 @@ def _architectures(found: Findings) -> Iterator[Claim]:
 
 
 def _depth(found: Findings) -> Iterator[Claim]:
-    """Supplementary Figure 2: the depth at which an accuracy is highest, beside what the paper says of it."""
+    """Yields the claims of supplementary Figure 2: at which depths an accuracy is highest, as the paper says it."""
     said = {
         "finetune": ('Fine-tuning "reached its pinnacle when the number of layers was set to either 2 or 8"', {2, 8}),
         "linear": ("Linear probing has superior results with 8 layers or more", {8, 12}),

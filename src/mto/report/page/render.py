@@ -94,7 +94,7 @@ class Trained:
 
 
 def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, str] | None = None) -> str:
-    """Write the page by atomic rename; return what is on it, in words.
+    """Writes the page by atomic rename; returns what is on it, in words.
 
     Args:
         job: of the page (`mto.report.page.job`).
@@ -150,13 +150,13 @@ def write(job: dict[str, Any], results: Path, out: Path, problems: Mapping[str, 
 
 
 def _count(items: list[Item], kind: str) -> str:
-    """`5 of 6 tables (2 partial)`."""
+    """Returns `5 of 6 tables (2 partial)`."""
     partial = sum(bool(item.made and item.missing) for item in items)
     return f"{sum(item.made for item in items)} of {len(items)} {kind}" + (f" ({partial} partial)" if partial else "")
 
 
 def _names(planned: list[str], folder: Path, suffix: str) -> list[str]:
-    """The planned names, then those of other files of that kind in the folder."""
+    """Returns the planned names, then those of other files of that kind in the folder."""
     return list(dict.fromkeys([*planned, *sorted(path.stem for path in folder.glob(f"*{suffix}"))]))
 
 
@@ -179,7 +179,7 @@ def _table(found: Findings, name: str, problem: str) -> Item:
 
 
 def _sheet(base: Path) -> Sheet | None:
-    """The sheet as it was shown, or what can be had of it from a CSV alone."""
+    """Reads the sheet as it was shown, or what can be had of it from a CSV alone."""
     if base.with_suffix(".json").exists():
         return Sheet.read(base.with_suffix(".json"))
     if not base.with_suffix(".csv").exists():
@@ -191,12 +191,12 @@ def _sheet(base: Path) -> Sheet | None:
 
 
 def _spans(columns: list[Column]) -> list[tuple[str, int]]:
-    """The head above the heads: each group, or the gap between two, with its number of columns."""
+    """Returns the head above the heads: each group, or the gap between two, with its number of columns."""
     return [(group, len(list(members))) for group, members in groupby(column.group for column in columns)]
 
 
 def _verdicts(audit: Sheet) -> list[tuple[str, int]]:
-    """How often each verdict was given, in the order in which `LOOKS` has them."""
+    """Counts how often each verdict was given, in the order in which `LOOKS` has them."""
     given = Counter(text for row in audit.rows for text in row if text in LOOKS)
     return [(verdict, given[verdict]) for verdict in LOOKS if given[verdict]]
 
@@ -220,7 +220,7 @@ def _figure(found: Findings, name: str, problem: str) -> Item:
 
 
 def _drawn(found: Findings, name: str) -> tuple[tuple[str, str], ...]:
-    """The curves of a figure, as the list of steps has them."""
+    """Returns the curves of a figure, as the list of steps has them."""
     done = [step for step in found.steps(name) if step in found.records]
     return tuple(
         {sources.of(step).curves: f"{STAGES[step.task].title} of {baseline_name(step.run)}" for step in done}.items()
@@ -238,7 +238,7 @@ def _uri(path: Path, kind: str) -> str:
 
 # ----------------------------------------------------------------------------------------------------- training curves
 def _groups(found: Findings, trained: list[History]) -> list[dict[str, Any]]:
-    """A baseline at a time: its runs without and with MTO, then its ablations; on one scale, to be compared."""
+    """Groups the runs by baseline: those without and with MTO, then the ablations; on one scale, to be compared."""
 
     def key(history: History) -> tuple[int, str]:
         run = Run.parse(history.run)
@@ -291,7 +291,7 @@ def _trained(found: Findings, history: History, loss: Scale) -> Trained:
 
 
 def _signs(history: History, name: str, epochs: int, marks: list[int]) -> list[Panel]:
-    """Have the masked tokens become one, and who pulls the weights (`mto.losses.diagnostics`)."""
+    """Draws whether the masked tokens became one, and whose gradient moves the weights (`mto.losses.diagnostics`)."""
     panels = []
     for stream, signs in history.signs.items():
         lines = [
@@ -325,7 +325,7 @@ def _losses(history: History, names: list[str]) -> list[Line]:
 
 
 def _note(history: History, epochs: int) -> str:
-    """Seed, how far it is trained, and whether H has collapsed."""
+    """Says the seed, how far it is trained, and whether H has collapsed."""
     parts = [f"seed {history.seed}"]
     if history.imported:
         parts.append("a published checkpoint, not trained here: no curve")
@@ -345,7 +345,7 @@ def _note(history: History, epochs: int) -> str:
 
 
 def _untrained(found: Findings, trained: list[History]) -> list[str]:
-    """The runs of the plan that have no segment yet."""
+    """Returns the runs of the plan that have no segment yet."""
     there = {(history.run, history.seed) for history in trained}
     steps = [step for step in found.planned if step.task == "pretrain"]
     lacking: dict[str, list[Step]] = {}
