@@ -149,7 +149,7 @@ def _tool(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and turn a user's mistake into one line and exit code 2."""
+    """Runs a task or a tool, and turns a user's mistake into one line and exit code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     began = time.time()
     forget_others()
@@ -280,7 +280,7 @@ def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def _limit_threads(hardware) -> None:
-    """Threads of the CPU's kernels: what the scheduler granted, not what the machine has."""
+    """Limits the threads of the CPU's kernels to what the scheduler granted, not what the machine has."""
     import torch
 
     # Slurm's word may be a whole allocation's, in which Snakemake runs many jobs: it counts first where `spread` asked

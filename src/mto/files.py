@@ -21,7 +21,7 @@ from mto.storage import again
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` when the block ends well, and goes away when it does not.
+    """Yields a temporary path that becomes ``path`` when the block ends well, and goes away when it does not.
 
     Raises:
         UserError: the disk, or the user's share of it, is full.
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until the file (or the folder's list of names) is on the disk."""
+    """Waits until the file (or the folder's list of names) is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,7 +58,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The file's value; None if there is no such file.
+    """Returns the file's value; None if there is no such file.
 
     Raises:
         UserError: it is not JSON.
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
 
 
 def json_object(given: str, option: str) -> dict[str, Any]:
-    """What a command-line option says: JSON, or the path of a file of it.
+    """Returns the object that a command-line option gives: as JSON, or as the path of a file of it.
 
     Raises:
         UserError: no such file, or no JSON object.
@@ -97,7 +97,7 @@ def json_object(given: str, option: str) -> dict[str, Any]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` hold the file ``source``, at once and without a second copy where the file system can."""
+    """Makes ``target`` hold the file ``source``, at once and without a second copy where the file system can."""
     if target.exists() and target.samefile(source):
         return  # renaming one name of a file to another does nothing, and would leave the temporary one
     with replacing(target) as temporary:
@@ -109,7 +109,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """Of the content: the same bytes made anew are the same file."""
+    """Returns a hash of the content: the same bytes made anew are the same file."""
 
     def read() -> str:
         with path.open("rb") as file:

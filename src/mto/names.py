@@ -243,10 +243,10 @@ class Run:
 
     @classmethod
     def parse(cls, name: str) -> Run:
-        """The run of that name.
+        """Returns the run of that name.
 
         Raises:
-            UserError: if the name is not one.
+            UserError: there is no such run.
         """
         match = _RUN.fullmatch(name)
         if not match:
@@ -283,7 +283,7 @@ class Step(NamedTuple):
 
     @classmethod
     def at(cls, folder: PurePath) -> Step:
-        """The step whose folder it is.
+        """Returns the step whose folder it is.
 
         Raises:
             ValueError: it is not spelled as a step's folder.

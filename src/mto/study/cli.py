@@ -43,7 +43,7 @@ def schema() -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one `config` command.
+    """Runs one `config` command.
 
     Raises:
         UserError: a setting that is wrong, or a key that is not there.

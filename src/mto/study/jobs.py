@@ -11,11 +11,11 @@ from mto.names import Run
 
 
 class Jobs:
-    """Of one config.
+    """Builds the jobs of one config.
 
     Args:
-        preset: of a run with MTO (`Study.preset`).
-        starts_at: the epoch at which a run's MTO is switched on (`Study.starts_at`).
+        preset: gives the switches of a run with MTO (`Study.preset`).
+        starts_at: gives the epoch at which a run's MTO is switched on (`Study.starts_at`).
     """
 
     def __init__(self, config: Config, preset: Callable[[Run], Preset], starts_at: Callable[[Run], int]) -> None:
@@ -25,14 +25,14 @@ class Jobs:
         self._parts: dict[tuple[str, str], dict[str, Any]] = {}
 
     def of(self, task: str, run: Run) -> dict[str, Any]:
-        """What the jobs of a task on a run have in common, over seeds and epochs."""
+        """Returns what the jobs of a task on a run have in common, over seeds and epochs."""
         if (task, run.name) not in self._parts:
             build = getattr(self, f"_{task}", partial(self._evaluated, task))
             self._parts[task, run.name] = build(run)
         return self._parts[task, run.name]
 
     def recipe(self, run: Run) -> Any:
-        """The recipe of the run's baseline, with its backbone's overrides."""
+        """Returns the recipe of the run's baseline, with its backbone's overrides."""
         return self.config.of(run.baseline, run.backbone)
 
     def _size(self, run: Run) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Jobs:
         return shared if augment is None else {**shared, **augment}
 
     def _train_data(self, run: Run, augment: dict[str, Any], *, on_device: bool = False) -> dict[str, Any]:
-        """ImageNet's, with what alters the pixels that are trained on: the side of cached images; a device's decoder.
+        """Returns ImageNet's settings, with what alters the training pixels: the cache's side, a device's decoder.
 
         Args:
             on_device: this stage's images may be decoded on the device.
@@ -59,7 +59,7 @@ class Jobs:
         return data
 
     def method(self, run: Run) -> dict[str, Any]:
-        """The network that is pre-trained, with its decoder."""
+        """Returns the network that is pre-trained, with its decoder."""
         method = {"name": run.baseline, **self._size(run), **self.recipe(run).method.model_dump()}
         return method if run.decoder_depth is None else {**method, "decoder_depth": run.decoder_depth}
 
@@ -173,23 +173,23 @@ class Jobs:
 
 
 def share_of(labels: float) -> dict[str, float]:
-    """The share of the labels that is used; all of them go without saying, as in jobs of before there was a share."""
+    """Returns the share of the labels that is used; nothing for all of them, as in jobs before there was a share."""
     return {} if labels == 1 else {"labels": labels}
 
 
 def cache_of(source: Dataset) -> dict[str, Any]:
-    """The cache of training images, where there is one."""
+    """Returns the settings of the cache of training images, where there is one."""
     cache = getattr(source, "cache", None)
     return {} if cache is None else {"cache": cache.model_dump()}
 
 
 def convert_of(source: Dataset) -> dict[str, Any]:
-    """The folder of a copy that is read faster, where one is wanted."""
+    """Returns the folder of a copy that is read faster, where one is wanted."""
     folder = getattr(source, "convert", None) if source.make is None else None
     return {} if folder is None else {"convert": folder}
 
 
 def classes_of(source: Dataset) -> dict[str, list[str]]:
-    """The class folders that are looked at, where it is not all of them."""
+    """Returns the class folders that are looked at, where it is not all of them."""
     chosen = getattr(source, "classes", None)
     return {} if chosen is None else {"classes": chosen}

@@ -115,7 +115,7 @@ class Needs:
 
     # ----------------------------------------------------------------------------------------------------------- inputs
     def _is_imported(self, wildcards: Wildcards) -> bool:
-        """Whether a segment is a published checkpoint's: it depends on nothing, so that nothing trains it over."""
+        """Returns whether a segment is a published checkpoint's, which depends on nothing and is not trained over."""
         return Path(self.study.folder(self.step_of("pretrain", wildcards)), IMPORTED).exists()
 
     def pretraining_data(self, wildcards: Wildcards) -> str | list[str]:
@@ -211,5 +211,5 @@ class Needs:
 
 
 def _stop(line: str) -> NoReturn:
-    """Ends the start with one line."""
+    """Ends the start of the workflow with one line."""
     raise SystemExit(line)

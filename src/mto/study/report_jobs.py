@@ -9,9 +9,9 @@ from mto.study.study import AUDIT, Study
 
 
 def results_job(study: Study) -> dict[str, Any]:
-    """The steps of results.csv, [task, run, epoch], and the seeds of each: every path would not fit a command line.
+    """Returns the steps of results.csv, [task, run, epoch], and their seeds: the paths would not fit a command line.
 
-    ``mto`` is the preset that a run has whose name says none.
+    ``mto`` is the preset of a run with MTO whose name gives none.
     """
     steps = dict.fromkeys((step.task, step.run, step.epoch) for step in study.segments() + study.steps())
     return {"mto": study.config.mto.default, "seeds": study.config.seeds, "steps": [list(step) for step in steps]}

@@ -31,7 +31,7 @@ FIGURES = tuple(name for name in REPORTS if name.startswith("fig"))
 
 
 class Study:
-    """The plan that a config spells out.
+    """Spells out the plan of a config.
 
     Args:
         config: the validated config.yaml.
@@ -53,10 +53,10 @@ class Study:
             self._refuse_depth(run)
 
     def preset(self, run: Run) -> Preset:
-        """The switches of a run with MTO.
+        """Returns the switches of a run with MTO.
 
         Raises:
-            UserError: there is no such preset, or it is the default's, which a name does not say: a run has one name.
+            UserError: there is no such preset, or it is the default one, which no name gives: a run has one name.
         """
         mto = self.config.mto
         if run.preset is not None and run.preset not in mto.presets:
@@ -69,7 +69,7 @@ class Study:
         return mto.presets[run.preset or mto.default]
 
     def _refuse_depth(self, run: Run) -> None:
-        """A depth of a decoder that is not there, or the recipe's own, which would train one network twice."""
+        """Refuses a depth for a method without a decoder, or the recipe's own, which would train one network twice."""
         if run.decoder_depth is None:
             return
         own = self.decoder_depth(run)
@@ -82,25 +82,25 @@ class Study:
             )
 
     def with_mto(self, plain: Run, preset: str) -> Run:
-        """The run with MTO's three terms and that preset; the default's goes without saying."""
+        """Returns the run with MTO's three terms and that preset; its name leaves out the default preset."""
         return replace(plain.with_mto, preset=None if preset == self.config.mto.default else preset)
 
     def starts_at(self, run: Run) -> int:
-        """The epoch at which MTO is switched on in a run; 0: the first, and of a run without MTO."""
+        """Returns the epoch at which MTO is switched on in a run; 0: from the first on, or the run has no MTO."""
         if not run.terms:
             return 0
         own = self.preset(run).starts_at
         return self.config.mto.starts_at if own is None else own
 
     def shared(self, step: Step) -> Step:
-        """The step that has a step's files: while MTO is not switched on, that of the run without it."""
+        """Returns the step that has a step's files: until MTO is switched on, that of the run without it."""
         run = Run.parse(step.run)
         if not step.epoch or step.epoch > self.starts_at(run):
             return step
         return step._replace(run=run.without_mto.name)
 
     def require_own(self, step: Step) -> None:
-        """Refuse a step whose files are another run's.
+        """Refuses a step whose files are another run's.
 
         Raises:
             UserError: MTO is not switched on yet at its epoch.
@@ -123,14 +123,14 @@ class Study:
         return tuple(name for name in FIGURES if getattr(self.config.study, name))
 
     def cells(self, report: str) -> list[Cell]:
-        """The values that a table or figure shows, in its order; none if it is not made at this scale."""
+        """Returns the values that a table or figure shows, in its order; none if it is not made at this scale."""
         if report not in self._known:
             plan = getattr(self.config.study, report)
             self._known[report] = [] if plan is None else list(plan.cells(self))
         return self._known[report]
 
     def scratch(self, report: str) -> list[Cell]:
-        """What stands beside them where the study asks for it: the same measured from scratch, which is epoch 0."""
+        """Returns the cells of a table or figure measured from scratch (epoch 0), where the study asks for them."""
         if not self.config.study.from_scratch:
             return []
         measured = [cell for cell in self.cells(report) if STAGES[cell.task].from_scratch]
@@ -143,35 +143,35 @@ class Study:
         return [name for name in dict.fromkeys(stage.dataset for stage in STAGES.values()) if name in read]
 
     def epochs(self, task: str) -> list[int]:
-        """The epochs at which a task may be asked for; 0 is from scratch."""
+        """Returns the epochs at which a task may be asked for; 0 is from scratch."""
         scratch = self.config.study.from_scratch and STAGES[task].from_scratch
         return [*([0] if scratch else []), *self.config.study.measured_epochs]
 
     def runs(self) -> set[Run]:
-        """Every run that a table or figure needs."""
+        """Returns every run that a table or figure needs."""
         return {Run.parse(cell.run) for report in REPORTS for cell in self.cells(report)}
 
     def warm(self, runs: Iterable[Run]) -> dict[str, int]:
-        """The runs of these in which MTO is switched on after the first epoch, by name, and that epoch."""
+        """Returns those of the runs in which MTO is switched on after the first epoch, by name, with that epoch."""
         return {run.name: epoch for run in sorted(runs, key=lambda run: run.name) if (epoch := self.starts_at(run))}
 
     def steps(self, report: str | None = None) -> list[Step]:
-        """The measuring steps of one table or figure (of all of them: None), over all seeds; no pre-training."""
+        """Returns the measuring steps of one table or figure (None: of all), over all seeds, without pre-training."""
         reports = REPORTS if report is None else () if report == AUDIT else (report,)
         cells = [cell for name in reports for cell in (*self.cells(name), *self.scratch(name))]
         asked = {Step(c.task, c.run, seed, c.epoch) for c in cells for seed in self.config.seeds}
         return sorted({self.shared(step) for step in asked})
 
     def segments(self) -> list[Step]:
-        """Every pre-training segment: a run's chain has a link where something measures that run, and no other.
+        """Returns every pre-training segment: a run's chain has one for each epoch at which the run is measured.
 
-        And where a run with MTO leaves the chain of the run without.
+        The chain of a run without MTO has one, too, where a run with MTO leaves it.
         """
         measured = {step._replace(task="pretrain") for step in self.steps() if step.epoch}
         return sorted(measured.union(*map(self.chain, measured)))
 
     def chain(self, step: Step) -> list[Step]:
-        """The segments that lead to a segment, the newest first."""
+        """Returns the segments that lead to a segment, the newest first."""
         found: list[Step] = []
         before = self.previous(step)
         while before is not None:
@@ -180,16 +180,16 @@ class Study:
         return found
 
     def select(self, target: str) -> list[Step]:
-        """The steps behind a target: a stage's name, or a baseline's."""
+        """Selects the steps behind a target: a stage's name, or a baseline's."""
         every = [*self.segments(), *self.steps()]
         if target in BASELINES:
             return [step for step in every if Run.parse(step.run).baseline == target]
         return [step for step in every if target in (step.task, STAGES[step.task].target)]
 
     def previous(self, step: Step) -> Step | None:
-        """The segment that a segment continues: the one before it of its run, or, when MTO starts, of the run without.
+        """Returns the segment that a segment continues: of its run or, when MTO starts, of the run without MTO.
 
-        Of a run that no table or figure has, asked for by its name, any of `measured_epochs` ends one.
+        For a run that is in no table or figure, a segment ends at each of `measured_epochs`.
         """
         run = Run.parse(step.run)
         starts_at = self.starts_at(run)
@@ -210,7 +210,7 @@ class Study:
         return epochs
 
     def is_continued_twice(self, step: Step) -> bool:
-        """Whether two segments continue the state of a segment, so that neither may prune it."""
+        """Returns whether two segments continue the state of a segment, so that neither may prune it."""
         return self._heirs[step] > 1
 
     @cached_property
@@ -219,23 +219,23 @@ class Study:
         return Counter(map(self.previous, self.segments()))
 
     def folder(self, step: Step) -> str:
-        """Where a step's files are: identity only, never a hyper-parameter."""
+        """Returns the folder of a step's files: identity only, never a hyper-parameter."""
         return f"{self.results}/{step.folder}"
 
     def decoder_depth(self, run: Run) -> int | None:
-        """The depth of the run's decoder by its recipe; None of a method without one."""
+        """Returns the depth of the run's decoder by its recipe; None for a method without one."""
         return getattr(self._jobs.recipe(run).method, "decoder_depth", None)
 
     def resources(self, stage: str) -> Resources:
-        """The hardware of a stage."""
+        """Returns the hardware of a stage."""
         return getattr(self.config.resources, stage)
 
     # -------------------------------------------------------------------------------------------------------- jobs
     def job(self, step: Step) -> Job:
-        """All that a task sees, resolved. Snakemake reruns a step when its `plain` form changes.
+        """Returns all that a task sees, resolved. Snakemake reruns a step when its `plain` form changes.
 
         Raises:
-            UserError: if the run is none, or its baseline, preset or epoch is not in the config.
+            UserError: there is no such run, or its baseline, preset or epoch is not in the config.
         """
         if step.epoch not in self.epochs(step.task):
             raise UserError(
@@ -272,17 +272,17 @@ class Study:
         return [run for base in plain for run in (base, *(self.with_mto(base, name) for name in plan.presets))]
 
     def pilot_folders(self) -> list[str]:
-        """Where the pilot's runs are: beside the study's steps, whose chains they never join."""
+        """Returns the folders of the pilot's runs: beside the study's steps, whose chains they never join."""
         seed, epoch = self.config.seeds[0], self.config.pilot.epochs
         return [self.folder(Step("pilot", run.name, seed, epoch)) for run in self.pilot_runs()]
 
     def pilot_job(self, run: str, seed: int, epoch: int) -> Job:
-        """The job of the study's own pre-training, stopped early: the schedule keeps its length.
+        """Returns the job of the study's own pre-training, stopped early: the schedule keeps its length.
 
         MTO acts from the first step in it, whatever `mto.starts_at` is: a pilot is to show what a preset does.
 
         Raises:
-            UserError: the run is none, or the epoch is not the pilot's.
+            UserError: there is no such run, or the epoch is not the pilot's.
         """
         if epoch != self.config.pilot.epochs:
             raise UserError(f"config.yaml: pilot.epochs is {self.config.pilot.epochs}, not {epoch}")
@@ -291,7 +291,7 @@ class Study:
         return job.changed(mto=parse(Mto, acting))
 
     def pilot_report_job(self) -> dict[str, Any]:
-        """What the pilot's table is made from; of each run the epochs of the rate's warm-up."""
+        """Returns what the pilot's table is made from, with the warm-up epochs of each run's learning rate."""
         warmups = {run.name: self._jobs.recipe(run).pretrain.schedule.warmup_epochs for run in self.pilot_runs()}
         return {
             "scale": self.config.scale,
@@ -303,7 +303,7 @@ class Study:
         }
 
     def data_job(self, dataset: str) -> DataJob:
-        """The job that makes a demo dataset, or checks one that must be there."""
+        """Returns the job that makes a demo dataset, or checks one that must be there."""
         source = getattr(self.config.datasets, dataset)
         job = {
             "task": "data",
@@ -319,9 +319,9 @@ class Study:
         return parse(DataJob, job)
 
     def report_job(self, report: str) -> dict[str, Any]:
-        """What a table or figure is drawn from: its cells, and the scale of its epochs against the paper's 800.
+        """Returns what a table or figure is drawn from: its cells, and `pretrain_epochs` against the paper's 800.
 
-        ``mto`` is the preset of its runs with MTO that name none, since their numbers are that preset's.
+        ``mto`` is the preset of its runs with MTO whose name gives none, since their numbers are that preset's.
         """
         plan = {} if report == AUDIT else self._plan(report)
         cells, scratch = ([], []) if report == AUDIT else (self.cells(report), self.scratch(report))
@@ -344,7 +344,7 @@ class Study:
         )
 
     def _warm_of(self, cells: Iterable[Cell]) -> dict[str, Any]:
-        """What a report has to know of warm starts, where a run of its cells has one."""
+        """Returns what a report has to know of warm starts, where a run of its cells has one."""
         warm = self.warm({Run.parse(cell.run) for cell in cells})
         return {"starts_at": warm} if warm else {}
 
@@ -357,7 +357,7 @@ class Study:
         return plan.model_dump()
 
     def _size_of_scale(self) -> dict[str, Any]:
-        """What the captions say of the scale: its images, each backbone's width and depth, the labels if not all."""
+        """Returns what captions say of the scale: images, each backbone's width and depth, the labels if not all."""
         used = sorted({run.backbone for run in self.runs()})
         sizes = {name: self.config.backbones[name] for name in used}  # type: ignore[index]
         networks = {name: [size.embed_dim, size.depth] for name, size in sizes.items()}
@@ -371,6 +371,6 @@ class Study:
 
 
 def _of_the_default(cells: Iterable[Cell]) -> bool:
-    """Whether a cell is of a run that has MTO's default preset."""
+    """Returns whether a cell is of a run that has MTO's default preset."""
     runs = [Run.parse(cell.run) for cell in cells]
     return any(run.terms and run.preset is None for run in runs)

@@ -38,7 +38,7 @@ def unused(study: Study, resolved: Resolved) -> list[str]:
 
 
 def _past_the_last_epoch(study: Study, resolved: Resolved) -> Iterator[str]:
-    """Pre-training ends at the last epoch that a table asks for: a schedule that goes on is cut in the middle."""
+    """Yields a line if no table asks for the last epoch, so that the learning rate's schedule is cut short."""
     plan = study.config.study
     asked = [epoch for epochs in plan.asked().values() for epoch in epochs]
     if asked and max(asked) < plan.pretrain_epochs:
@@ -50,7 +50,10 @@ def _past_the_last_epoch(study: Study, resolved: Resolved) -> Iterator[str]:
 
 
 def _overruled(place: Place, part: Part, later: list[Part]) -> tuple[Place, str] | None:
-    """What the same file sets again below `scales`: the command line's last word over the file is meant to be one."""
+    """Returns a setting that the same file sets again below `scales`, and the key that has the last word; or None.
+
+    What the command line sets again is meant to overrule the file, and is no such setting.
+    """
     over = [other for other in later if other.file == part.file and other.reaches(place)]
     if not over:
         return None
@@ -59,13 +62,13 @@ def _overruled(place: Place, part: Part, later: list[Part]) -> tuple[Place, str]
 
 
 def _is_idle_for_all(inside: Place, own: list[Part], idle: Idle) -> bool:
-    """Whether what a file says of each baseline is used by none of them."""
+    """Returns whether what a file says of each baseline is used by none of them."""
     parts = [part for part in own if part.inside and part.inside == inside[: len(part.inside)]]
     return all(idle.why(part.at + inside[len(part.inside) :]) for part in parts)
 
 
 class Idle:
-    """What a study has no use for.
+    """Knows what a study has no use for.
 
     Args:
         study: the plan.
@@ -128,11 +131,11 @@ class Idle:
         return None
 
     def _uses(self, stage: str, baseline: str) -> bool:
-        """Whether a baseline has jobs of the stage, or of one that takes its settings."""
+        """Returns whether a baseline has jobs of the stage, or of one that takes its settings."""
         return any((name, baseline) in self.measured for name in STAGES if stage in (name, STAGES[name].like))
 
     def _own(self, baseline: str, place: Place) -> tuple[Place, str] | None:
-        """A value of a baseline that every backbone in use has one of its own for."""
+        """Returns a baseline's setting and the reason if each backbone in use has a value of its own; else None."""
         blocks = getattr(self.config.baselines, baseline).backbones
         used = [backbone for name, backbone in self.networks if name == baseline]
         if all(reaches(blocks[backbone], place[2:]) for backbone in used):
