@@ -27,7 +27,7 @@ class Disagreement(NamedTuple):
 
 
 def disagreements(config: Config) -> Iterator[Disagreement]:
-    """All of them."""
+    """Yields each disagreement between the blocks; only one where img_size is no multiple of patch_size."""
 
     def wrong(place: str, value: Any, message: str) -> Disagreement:
         return Disagreement(tuple(place.split(".")), "" if value is None else f" {value}", message)
@@ -66,7 +66,7 @@ def disagreements(config: Config) -> Iterator[Disagreement]:
 
 
 def _warm_starts(config: Config) -> Iterator[Disagreement]:
-    """Epochs at which MTO is to be switched on and no segment ends."""
+    """Yields the epochs at which MTO is to be switched on and no segment ends."""
     starts = {"mto.starts_at": config.mto.starts_at}
     starts |= {f"mto.presets.{name}.starts_at": preset.starts_at or 0 for name, preset in config.mto.presets.items()}
     ends = config.study.measured_epochs[:-1]
@@ -81,7 +81,7 @@ Found = Iterator[tuple[str, Any, str]]
 
 
 def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) -> Found:
-    """Of one baseline with one backbone: key, value, message."""
+    """Yields the disagreements of one baseline with one backbone: key, value, message."""
     depth = config.backbones[backbone].depth  # type: ignore[index]
     yield from _mask(name, recipe.mask, config.img_size, config.patch_size)
     yield from _layers(config, recipe, backbone, depth)
@@ -97,7 +97,7 @@ def _recipe(config: Config, name: str, recipe: BaselineConfig, backbone: str) ->
 
 
 def _mask(name: str, mask: Mask, img_size: int, patch_size: int) -> Found:
-    """Masks that the images' grid does not hold, that show or hide too little, or that the method cannot take."""
+    """Yields masks that the patch grid does not hold, that show or hide too little, or that the method cannot take."""
     side = img_size // patch_size
     patches = side * side
     if mask.sampler == "cells":
@@ -127,7 +127,7 @@ def _mask(name: str, mask: Mask, img_size: int, patch_size: int) -> Found:
 
 
 def _blocks(mask: Mask, side: int, masked: int) -> Found:
-    """As `mto.methods.masking` would refuse them, with the proportions that it takes for what is not given."""
+    """Yields blocks that `mto.methods.masking` would refuse, with its own proportions for what is not given."""
     patches = side * side
 
     def in_proportion(official: int) -> int:
@@ -147,7 +147,7 @@ def _blocks(mask: Mask, side: int, masked: int) -> Found:
 
 
 def _layers(config: Config, recipe: BaselineConfig, backbone: str, depth: int) -> Found:
-    """Layers and blocks that the backbone does not have; of the transfers only where the study has their table."""
+    """Yields layers and blocks that the backbone lacks; of the transfers only where the study has their table."""
     layer = recipe.linear.probe.layer
     if isinstance(layer, int) and layer > depth:
         yield "linear.probe.layer", layer, f"is above {backbone}'s depth {depth}"
@@ -162,7 +162,7 @@ def _layers(config: Config, recipe: BaselineConfig, backbone: str, depth: int) -
 
 
 def _lengths(config: Config, recipe: BaselineConfig) -> Found:
-    """Schedules that end before they have begun, or before they are measured."""
+    """Yields schedules that end before they have begun, or before they are measured."""
     total = recipe.pretrain.schedule.total_epochs
     last = config.study.measured_epochs[-1]
     if total is not None and total < last:
@@ -195,7 +195,7 @@ def _lengths(config: Config, recipe: BaselineConfig) -> Found:
 
 
 def _labels(config: Config, recipe: BaselineConfig) -> Found:
-    """Labels of too few images for one batch; of images that are not made, ImageNet's number for each class."""
+    """Yields shares of labels that do not fill one batch; without made images, by ImageNet's number for each class."""
     source = config.datasets.imagenet
     images = source.make.train if source.make else source.num_classes * IMAGES_PER_CLASS
     for stage, asked in (("finetune", recipe.finetune), ("linear", recipe.linear)):
@@ -210,7 +210,7 @@ def _peak(stage: Any) -> float:
 
 
 def _batch(stage: str, recipe: Any, resources: Resources) -> Found:
-    """A batch that gpu · micro_batch does not divide, with the nearest that it does; passes of too few images."""
+    """Yields batches that gpu · micro_batch does not divide, with the nearest that it does; or too small passes."""
     batch_size, gpus = recipe.batch_size, max(resources.gpu, 1)
     share = max(batch_size // gpus, 1)
     micro = min(resources.micro_batch or share, share)

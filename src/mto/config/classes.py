@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parents[1] / "data"
 
 
 def read(given: Any) -> Any:
-    """The lines of the file that is named, where one is; blank lines and those that begin with # are none."""
+    """Reads the file that is named, without blank lines and those that begin with #; returns a list as it is."""
     if not isinstance(given, str):
         return given
     path = Path(given) if Path(given).exists() else SHIPPED / given
@@ -26,7 +26,7 @@ def read(given: Any) -> Any:
 
 
 def sorted_folders(names: list[str]) -> list[str]:
-    """In the order of their labels, so that jobs do not depend on the order in which a list was written.
+    """Sorts class folders by their labels, so that jobs do not depend on the order in which a list was written.
 
     Raises:
         ValueError: a name is there twice, or is not that of a folder.

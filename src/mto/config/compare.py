@@ -16,7 +16,7 @@ def differences() -> list[tuple[str, Any, Any]]:
 
 
 def _runs(config: Config) -> dict[str, Any]:
-    """Every value of every baseline's recipe, a backbone at a time."""
+    """Returns every value of every baseline's recipe, a backbone at a time."""
     recipes = {
         f"{name}-{backbone}": config.of(name, backbone).model_dump(exclude={"backbones"})
         for name, baseline in config.baselines

@@ -190,7 +190,7 @@ class Stack:
         self.parts += layer
 
     def _keep_shares(self, said: dict[str, Any]) -> None:
-        """Another length of pre-training leaves each epoch that a lower layer set its share of the schedule."""
+        """Moves a lower layer's epochs to the same share of the schedule where a layer changes its length."""
         tables, now = said.get("study"), self.settings.get("study")
         before, after = (study.get("pretrain_epochs") if isinstance(study, dict) else None for study in (now, tables))
         if type(before) is int and type(after) is int and 0 < before != after > 0:
@@ -199,7 +199,7 @@ class Stack:
             self._hidden = {name: _epochs(keys, share) for name, keys in self._hidden.items()}
 
     def _ask_again(self, said: dict[str, Any]) -> None:
-        """Keys that are given to a table which is null are laid over what it was before it was made null."""
+        """Restores a table that a lower layer made null where a layer gives it keys, to be laid over what it was."""
         tables, now = said.get("study"), self.settings.get("study")
         if not isinstance(tables, dict) or not isinstance(now, dict):
             return
@@ -239,7 +239,7 @@ def reaches(node: Any, place: Place) -> bool:
 
 
 def _yield_to(settings: dict[str, Any], said: dict[str, Any]) -> None:
-    """What a layer says of a baseline, it says of all its backbones: their own blocks below it lose those keys."""
+    """Drops from the blocks of a baseline's backbones below a layer what the layer sets for the whole baseline."""
     said_of, baselines = said.get("baselines"), settings.get("baselines")
     if not isinstance(said_of, dict) or not isinstance(baselines, dict):
         return
@@ -320,7 +320,7 @@ def _presets(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start_over(settings: dict[str, Any], said: dict[str, Any]) -> None:
-    """A preset that names its `base` takes nothing from what a lower layer called by the same name."""
+    """Drops a lower layer's preset of the same name where a preset names its `base`."""
     for name, block in _presets(said).items():
         if isinstance(block, dict) and "base" in block:
             _presets(settings).pop(name, None)

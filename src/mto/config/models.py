@@ -253,7 +253,7 @@ class Config(Model):
     code_version: Count
 
     def of(self, baseline: str, backbone: str) -> BaselineConfig:
-        """The recipe of a baseline, with its backbone's overrides."""
+        """Returns the recipe of a baseline, with its backbone's overrides."""
         recipe = getattr(self.baselines, baseline)
         over = recipe.backbones[backbone]
         return type(recipe).model_validate(merge(recipe.model_dump(), over)) if over else recipe

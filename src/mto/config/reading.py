@@ -124,7 +124,7 @@ def _chosen(written: tuple[File, ...], key: str, asked: str | None, allowed: Any
 
 
 def _refuse_odd_blocks(file: File) -> None:
-    """Refuse what would keep a file from being cut into its parts."""
+    """Refuses what would keep a file from being cut into its parts."""
 
     def where(*place: Any) -> str:
         return f"{layers.Origin(file, place)}: {'.'.join(map(str, place))}"

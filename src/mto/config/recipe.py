@@ -30,7 +30,7 @@ class LearningRate(Model):
     per: Count | None
 
     def peak(self, batch_size: int) -> float:
-        """The rate handed to the optimiser."""
+        """Returns the learning rate handed to the optimiser."""
         return self.base * batch_size / self.per if self.per else self.base
 
 

@@ -266,12 +266,12 @@ class StudyPlan(Model):
         return self
 
     def asked(self) -> dict[str, list[int]]:
-        """The epochs that each table and figure asks for."""
+        """Returns the epochs that each table and figure asks for."""
         return {name: _epochs(plan) for name, plan in self if isinstance(plan, Model)}
 
 
 def _epochs(plan: Any) -> list[int]:
-    """Every key that names epochs, of any table or figure."""
+    """Returns the epochs that any key of a table or figure names."""
     given = plan.model_dump()
     several = [given.get(key) or [] for key in ("epochs", "baseline_epochs", "mto_epochs")]
     single = [[given[key]] for key in ("epoch", "baseline_epoch") if given.get(key)]

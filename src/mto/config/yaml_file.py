@@ -57,7 +57,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def typed(given: Any) -> Any:
-    """What a command line gave, with its words read as the file's would be: Snakemake leaves `[0, 1]` as two words."""
+    """Reads the words of a command line as the file's would be: Snakemake leaves `[0, 1]` as two words."""
     if isinstance(given, dict):
         return {key: typed(value) for key, value in given.items()}
     if isinstance(given, list):
@@ -71,7 +71,7 @@ def typed(given: Any) -> Any:
 
 
 def lines(path: str | Path) -> dict[Place, int]:
-    """The line of every key and list entry of the file, by its path from the top; of what an anchor brings, its own."""
+    """Returns the line of every key and list entry, by its path from the top; of what an anchor brings, its own."""
     return dict(_walk(_root(path), ()))
 
 
@@ -95,7 +95,7 @@ def _no_yaml(path: str | Path, error: Exception) -> UserError:
 
 
 def _refuse_repeats(path: str | Path, root: yaml.Node) -> None:
-    """YAML takes the last of two equal keys in silence: a second `scales:` would make the demo the paper's scale."""
+    """Refuses a key given twice, of which YAML would take the last in silence, such as a second `scales:`."""
     problems: list[tuple[int, str]] = []
     seen: set[int] = set()
     waiting: list[tuple[Place, yaml.Node]] = [((), root)]

@@ -37,7 +37,7 @@ TAR_BYTES = 3 * 512 + 3 * 256 + 100
 
 
 class Amount(NamedTuple):
-    """Of one job: images trained on and evaluated, and optimiser steps."""
+    """Holds what one job gets through: images trained on and evaluated, and optimiser steps."""
 
     trained: int
     evaluated: int
@@ -45,9 +45,9 @@ class Amount(NamedTuple):
 
 
 def size_of(config: Config, task: str) -> Size:
-    """Of the dataset that a task reads: one that is made as its maker is told, the paper's as published.
+    """Returns the size of the dataset that a task reads: as its maker is told, or as the paper's is published.
 
-    One's own images are counted, where they are there.
+    Images of one's own are counted, where they are there.
     """
     source: Dataset = getattr(config.datasets, STAGES[task].dataset)
     if source.make is not None:
@@ -95,7 +95,7 @@ def _count(folder: str) -> int:
 
 
 def cache_bytes(config: Config) -> float:
-    """Of the cache of ImageNet's training images, 4:3 on average; 0 without one, and where small images are made."""
+    """Returns the cache's bytes for ImageNet's training images, 4:3 on average; 0 without one, or for made images."""
     source = config.datasets.imagenet
     if source.cache is None or source.make is not None:
         return 0.0
@@ -103,7 +103,7 @@ def cache_bytes(config: Config) -> float:
 
 
 def copy_bytes(config: Config) -> float:
-    """Of the copy that `datasets.imagenet.convert` asks for: all of ImageNet, whichever classes are looked at."""
+    """Returns the bytes of `datasets.imagenet.convert`'s copy: all of ImageNet, whichever classes are looked at."""
     source = config.datasets.imagenet
     if source.convert is None or source.make is not None:
         return 0.0
@@ -111,7 +111,7 @@ def copy_bytes(config: Config) -> float:
 
 
 def bytes_trained(config: Config, job: Job) -> float:
-    """Of an image that a job trains on: of its file, or in the cache."""
+    """Returns the bytes of an image that a job trains on: of its file, or in the cache."""
     side = job.data.cache
     return _cached(side) if side else size_of(config, job.task).bytes_each
 
@@ -121,16 +121,16 @@ def _cached(side: int) -> float:
 
 
 def _share(whole: Size, classes: int) -> Size:
-    """Of ImageNet's thousand classes, which are nearly of one size (ImageNet-100: 126,689 training images).
+    """Returns the size of some of ImageNet's classes, which are nearly equal (ImageNet-100: 126,689 training images).
 
-    One's own classes, whose images are not there to be counted, are taken to be as large as these.
+    Classes of one's own, whose images are not there to be counted, are taken to be as large.
     """
     share = classes / 1000
     return Size(round(whole.train * share), round(whole.val * share), whole.bytes_each)
 
 
 def amount(job: Job, since: int, size: Size) -> Amount:
-    """What a job gets through.
+    """Returns the images and the optimiser steps that a job gets through.
 
     Args:
         since: for a segment of pre-training, the epoch that it continues; else 0.
@@ -149,22 +149,22 @@ def amount(job: Job, since: int, size: Size) -> Amount:
 
 
 def evaluations(job: ClassifierJob | CocoJob) -> int:
-    """How often a job evaluates: at its interval, and at its end."""
+    """Returns how often a job evaluates: at its interval, and at its end."""
     return -(-job.epochs // job.eval_interval) if isinstance(job, ClassifierJob) else 1
 
 
 def without_mto(job: Job) -> Job | None:
-    """The same pre-training without MTO; None for what has none."""
+    """Returns the same pre-training without MTO; None for a job that has no MTO."""
     if not isinstance(job, PretrainJob) or not job.mto.terms:
         return None
     return job.changed(mto=Mto(terms=[]))
 
 
 def loading_rates(config: Config, job: Job) -> tuple[float, float]:
-    """Images a second that one core reads for the job, as config.yaml has it: to train on, and to evaluate.
+    """Returns the images a second that one core reads for the job, by config.yaml: to train on, and to evaluate.
 
-    A cache is of training images alone, and so is what a device decodes, which takes the device's time: that is in no
-    rate here, but in what the preflight measures.
+    Only training images are cached, or decoded on a device; decoding there takes the device's time, which is in no rate
+    here, but in what the preflight measures.
     """
     rates = cast("dict[str, float]", config.plan.images_per_core)
     task: str = job.task

@@ -28,7 +28,7 @@ from mto.study.study import Study
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the plan; write plan.csv and plan.md.
+    """Prints the plan, and writes plan.csv and plan.md.
 
     Raises:
         UserError: a key of the config that is wrong.
@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def plan(study: Study, count: Callable[[Job], Work] | None = None) -> Plan:
-    """The plan on `plan.card`, and what the stages and the whole take on every card of config.yaml.
+    """Builds the plan on `plan.card`, and the rows of the stages and the whole on each card of its kind (GPU or CPU).
 
     Args:
-        count: of a job; `mto.bench.counting.count` by default, with each work counted once.
+        count: counts a job's work; `mto.bench.counting.count` by default, with each work counted once.
     """
     if count is None:
         from mto.bench import counting
@@ -89,7 +89,7 @@ class Plan(NamedTuple):
         return shown + "".join(f"{line}\n" for line in fits.told(Path(self.study.results)))
 
     def show(self, out: Path) -> None:
-        """Print the plan, and write plan.csv and plan.md."""
+        """Prints the plan, and writes plan.csv and plan.md."""
         from mto.report.metrics import write_csv
 
         shown = self.text()

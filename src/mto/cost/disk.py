@@ -12,7 +12,7 @@ STATES: dict[Stage, tuple[int, int]] = {"running": (2, 0), "kept": (1, 0), "prun
 
 
 def segment_bytes(encoder: int, trained: int, teacher: int = 0, stage: Stage = "kept") -> int:
-    """Bytes of one pre-training segment's folder, but for its history and curves (some megabytes at the paper scale).
+    """Returns the bytes of one pre-training segment's folder, but for history and curves (megabytes at paper scale).
 
     A whole state has the trained parameters, their two moments and the teacher; a pruned one has no moments. A second
     name for a file (``progress/finished``, ``progress/last.pth``) takes no room where the file system has hard links.

@@ -26,10 +26,10 @@ ROW_BYTES = 3000
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one job.
+    """Holds what one job costs.
 
     Attributes:
-        gpus: it holds at once (a job on the CPU: 1, and its hours are hours).
+        gpus: those that it holds at once (a job on the CPU: 1, and its GPU-hours are hours).
         wall_hours, gpu_hours: of the whole job.
         evaluation_hours, mto_hours: the parts of gpu_hours that go to evaluation and to MTO's losses.
         disk_bytes: kept when it is done.
@@ -55,16 +55,16 @@ class Cost:
 
 
 def estimate(study: Study, measured: Measured, count: Callable[[Job], Work]) -> dict[Step, Cost]:
-    """The cost of every job of the study.
+    """Estimates the cost of every job of the study.
 
     Args:
-        count: of a job (`mto.bench.counting.count`, each work once: `once`).
+        count: counts a job's work (`mto.bench.counting.count`, each work once: `once`).
     """
     return Estimates(study, measured, count).all()
 
 
 def once(count: Callable[[Job], Work]) -> Callable[[Job], Work]:
-    """The same, but each work (`work_key`) is counted a single time."""
+    """Returns ``count`` made to count each work (`work_key`) a single time."""
     known: dict[str, Work] = {}
 
     def counted(job: Job) -> Work:
@@ -95,7 +95,7 @@ class Estimates:
         return {step: self._cost(step, job, amounts[step], finished.get(step)) for step, job in jobs.items()}
 
     def _upstream(self, step: Step) -> Step | None:
-        """The step whose files a job takes; None for the first of a run, and for what starts from scratch."""
+        """Returns the step whose files a job takes; None for a run's first segment and for a job from scratch."""
         if step.task != "pretrain":
             return step._replace(task="pretrain") if step.epoch else None
         return self.study.previous(step)
@@ -135,12 +135,12 @@ class Estimates:
         )
 
     def _kept(self, step: Step, work: Work) -> int:
-        """Bytes of a finished segment: of a state that one other continues, the weights alone are kept."""
+        """Returns the bytes of a finished segment: of a state that one other continues, the weights alone are kept."""
         whole = step.epoch == self._last[step.run] or self.study.is_continued_twice(step)
         return segment_bytes(work.encoder, work.trained, work.fixed, "kept" if whole else "pruned")
 
     def _held(self, step: Step, work: Work) -> int:
-        """Bytes of what a job holds while it runs: its own states, and the moments of the one that it continues."""
+        """Returns the bytes that a job holds while it runs: its states, and moments of the one that it continues."""
         own = segment_bytes(0, work.trained, work.fixed, "running")
         if step.task != "pretrain" or self._upstream(step) is None:
             return own
@@ -148,7 +148,7 @@ class Estimates:
         return own + whole - segment_bytes(0, work.trained, work.fixed, "pruned")
 
     def _share_of_mto(self, job: Job) -> float:
-        """Of the training time: by the run without MTO, on the same basis."""
+        """Returns MTO's share of the training time, by the run without MTO on the same basis."""
         plain = without_mto(job)
         if plain is None:
             return 0.0
@@ -158,7 +158,7 @@ class Estimates:
         return max(0.0, 1 - without / seconds)
 
     def _seconds(self, job: Job) -> tuple[float, float, str]:
-        """Seconds by the clock for an image trained on and for one evaluated, on the job's hardware."""
+        """Returns the seconds by the clock for an image trained on and for one evaluated, on the job's hardware."""
         asked, work, card = self.study.resources(job.task), self.work(job), self._card(job.task)
         gpus = max(asked.gpu, 1)
         speed = gpus * _speed(card)
@@ -183,7 +183,7 @@ class Estimates:
         return together(compute, load), evaluate, PREFLIGHT if row["key"] == key else SCALED
 
     def _reckoned(self, job: Job, card: Card) -> float:
-        """Seconds of one GPU for an image trained on, by what was counted.
+        """Returns the seconds of one GPU for an image trained on, by counted operations.
 
         MTO's products are float32 without tensor cores, and its other operators are as fast as the memory. Their bytes
         are those of eager operators: a compiled step, which fuses some, moves less.
@@ -202,5 +202,5 @@ class Estimates:
 
 
 def _speed(card: Card) -> float:
-    """Operations a second of the study's precision that training keeps up."""
+    """Returns the operations a second that training keeps up in the study's precision."""
     return card.tflops * 1e12 * card.utilisation

@@ -18,10 +18,10 @@ Record = dict[str, Any]
 
 
 def is_card(card: str, device: str | None, gpus: int) -> bool:
-    """Whether a device, by its own name, is a card of config.yaml. No GPU is `cpu`.
+    """Returns whether a device, by its own name, is a card of config.yaml. No GPU is `cpu`.
 
-    Of the name, whole words that follow each other: `a100` and `rtx3090` are in "NVIDIA A100-SXM4-80GB" and "NVIDIA
-    GeForce RTX 3090"; `a10` is not in the former.
+    Whole words of the name that follow each other are compared: `a100` and `rtx3090` are in "NVIDIA A100-SXM4-80GB" and
+    "NVIDIA GeForce RTX 3090"; `a10` is not in the former.
     """
     if not gpus:
         return card == "cpu"
@@ -34,7 +34,7 @@ def _words(name: str) -> list[str]:
 
 
 class Measured:
-    """What the results folder knows of speed.
+    """Holds what the results folder knows of speed.
 
     Args:
         card: others' measurements are passed over, and remembered in `foreign`.
@@ -66,7 +66,9 @@ class Measured:
 
     # -------------------------------------------------------------------------------------------------- finished jobs
     def finished(self, step: Step, job: Job, upstream: Step | None) -> Record | None:
-        """The provenance of a job that is done, and that Snakemake would not run again; ask for a run's steps in order.
+        """Returns the provenance of a finished job that Snakemake would not run again, else None.
+
+        Ask for a run's steps in order: what follows a step that runs again runs again, too.
 
         Args:
             upstream: the step whose files it takes.
@@ -79,13 +81,13 @@ class Measured:
         return record.get("provenance") or {}
 
     def learn(self, key: str, provenance: Record, amount: Amount) -> None:
-        """Remember what a finished job took, for others that do the same with an image."""
+        """Remembers what a finished job took, for others that do the same with an image."""
         hours, images = hours_of(provenance), amount.trained or amount.evaluated
         if hours and images and self._counts(provenance.get("device"), provenance.get("gpus", 0)):
             self._hours[key].append((hours, images))
 
     def hours(self, key: str, amount: Amount) -> float | None:
-        """What a job would take by those that are finished; None without one like it."""
+        """Returns the GPU-hours of a job by finished jobs that do the same with an image; None without one."""
         known = self._hours.get(key)
         if not known:
             return None
@@ -95,7 +97,7 @@ class Measured:
 
     # ------------------------------------------------------------------------------------------------------- preflight
     def row(self, key: str, job: Job) -> Record | None:
-        """What was measured on this very work; else on its task, baseline and backbone, with or without MTO alike."""
+        """Returns what was measured on this very work; else on its task, baseline and backbone, MTO alike; or None."""
         if key in self._rows:
             return self._rows[key]
         return next((row for row in self._rows.values() if _kind(row) == _kind(job.plain())), None)
@@ -107,5 +109,5 @@ def _kind(given: Record) -> tuple[Any, ...]:
 
 
 def hours_of(provenance: Record) -> float:
-    """GPU-hours; of a job on the CPU, hours."""
+    """Returns the GPU-hours of a job; of one on the CPU, its hours."""
     return float(provenance.get("gpu_hours") or 0.0) or float(provenance.get("wall_seconds") or 0.0) / 3600

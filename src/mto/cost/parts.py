@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def parts(study: Study) -> list[Part]:
-    """Every stage, method, backbone, table and figure that has a job; and the whole."""
+    """Returns every stage, method, backbone, table and figure that has a job; and the whole."""
     every = frozenset(study.segments()) | frozenset(study.steps())
     found = []
     name_of: Any
@@ -70,14 +70,14 @@ def _order(step: Step) -> tuple[int, int, str]:
 
 
 def needed(study: Study, steps: Iterable[Step]) -> frozenset[Step]:
-    """Measuring steps, and the segments that lead to them."""
+    """Returns measuring steps, and the segments that lead to them."""
     steps = frozenset(steps)
     ends = {step._replace(task="pretrain") for step in steps if step.epoch}
     return steps | ends.union(*map(study.chain, ends))
 
 
 def row(part: Part, costs: Costs, gpus: int, price: float) -> dict[str, Any]:
-    """One row of the plan.
+    """Returns one row of the plan.
 
     Args:
         gpus: how many work at once; where a job that is left to do asks for more, `days_left` is infinite.
@@ -114,7 +114,7 @@ def total(costs: Iterable[Cost], name: str) -> float:
 
 
 def longest(costs: Iterable[Cost]) -> float:
-    """Hours of the longest chain: a run's segments follow each other, and each measurement its segment."""
+    """Returns the hours of the longest chain: a run's segments follow each other, each measurement its segment."""
     chains: dict[tuple[str, int], list[Cost]] = {}
     for cost in costs:
         chains.setdefault((cost.step.run, cost.step.seed), []).append(cost)
@@ -127,7 +127,7 @@ def longest(costs: Iterable[Cost]) -> float:
 
 
 def in_turn(costs: Iterable[Cost], gpus: int) -> float:
-    """Hours by the clock in which so many GPUs get through the jobs, each on as many as it asks for.
+    """Returns the hours by the clock in which so many GPUs get through the jobs, each on as many as it asks for.
 
     GPUs that are too few for one more job stand idle; infinite where they are too few for a single one.
     """
@@ -135,7 +135,7 @@ def in_turn(costs: Iterable[Cost], gpus: int) -> float:
 
 
 def running(costs: Iterable[Cost], gpus: int) -> float:
-    """Bytes of the checkpoints of as many of these jobs as run at once, the largest first."""
+    """Returns the bytes of the checkpoints of as many of these jobs as run at once, the largest first."""
     largest = sorted(costs, key=lambda cost: cost.running_bytes, reverse=True)
     used, held = 0, 0.0
     for cost in largest:
@@ -146,7 +146,7 @@ def running(costs: Iterable[Cost], gpus: int) -> float:
 
 
 def basis(costs: Iterable[Cost]) -> str:
-    """`counted`, or `12 finished, 3 finished alike, 45 preflight`."""
+    """Returns what the costs rest on: `counted`, or `12 finished, 3 finished alike, 45 preflight`."""
     given = [cost.basis for cost in costs]
     counts = {name: given.count(name) for name in (FINISHED, LIKE, PREFLIGHT, SCALED, COUNTED) if name in given}
     return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{number} {name}" for name, number in counts.items())

@@ -34,7 +34,7 @@ class PilotStudy(Study):
 
 
 def pilot_costs(study: Study, measured: Measured, count: Callable[[Job], Work]) -> dict[Step, Cost]:
-    """The cost of each of the pilot's jobs.
+    """Estimates the cost of each of the pilot's jobs.
 
     Args:
         measured: what was learned of the study's own jobs counts here too.

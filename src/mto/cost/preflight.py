@@ -70,7 +70,7 @@ def job(study: Study, stage: str) -> PreflightJob:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure one stage, or show what was measured.
+    """Measures one stage, emulates all stages, or shows what was measured.
 
     Raises:
         UserError: no GPU where the stage's jobs have some; a key of the config that is wrong.
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def emulate(args: argparse.Namespace) -> None:
-    """Print whether each stage starts on the emulated card and what fits it; write preflight-emulated.{json,md}.
+    """Prints whether each stage starts on the emulated card and what fits it; writes preflight-emulated.{json,md}.
 
     Each row is printed and written when it is there. Called again, it goes on with the rows that are missing.
     """
@@ -149,7 +149,7 @@ def _write_emulated(folder: Path, scale: str, found: dict[str, Any]) -> None:
 
 
 def show(given: str) -> None:
-    """Print datasets, disk, GPUs, a table of all that was measured, and where the plan is; write preflight.md."""
+    """Prints datasets, disk, GPUs, a table of all that was measured, and the plan; writes them to files, too."""
     from mto.config.reading import load
     from mto.cost import cli
 
@@ -176,7 +176,7 @@ def _found(folder: Path) -> list[dict[str, Any]]:
 
 
 def _card(plan: Plan, folder: Path) -> str:
-    """The card that was measured, where it is a known one: `plan.card` if that was, else the first in `plan.cards`."""
+    """Returns the measured card, if it is known: `plan.card` if that was measured, else the first of `plan.cards`."""
     machines = [found["machine"] for found in _found(folder)]
     there = [card for card in plan.cards if any(is_card(card, m["device"], m["gpus"]) for m in machines)]
     return plan.card if plan.card in there or not there else there[0]
@@ -206,7 +206,7 @@ def _table(folder: Path) -> list[str]:
 
 
 def _failure(row: dict[str, Any]) -> str:
-    """What went wrong, and with which option or micro-batch it would not, if one was found."""
+    """Returns what went wrong, and the option or micro-batch with which it would not, if one was found."""
     said = [row["error"]]
     if spared := row.get("spared"):
         said.append(f"it fits with memory: {spared['memory']}, {spared['images_per_second']:,.0f} images/s")
@@ -216,7 +216,7 @@ def _failure(row: dict[str, Any]) -> str:
 
 
 def _datasets(study: Study) -> list[str]:
-    """Of the datasets that the study reads."""
+    """Returns a line for each dataset that the study reads: where it is, or what is wrong with it."""
     from mto.data.forms.recognise import place_of
     from mto.data.layout import check
 

@@ -24,7 +24,7 @@ def markdown(
     foreign: Iterable[str],
     copied: float = 0.0,
 ) -> str:
-    """A heading, a table for each way to cut the study, one of the cards, and what has to be known to read them.
+    """Returns the plan as Markdown: a table for each way to cut the study, one of the cards, and notes on them.
 
     Args:
         pilot: the row of the pilot.
@@ -52,7 +52,7 @@ def markdown(
 
 
 def _compare(cards: dict[str, list[Row]], plan: Plan) -> list[str]:
-    """What is left to do, on each card: the hours of each stage and of the whole, days and money."""
+    """Returns the table of what is left to do on each card: hours of each stage and of the whole, days and money."""
     stages = [f"{row['part']}, hours" for row in next(iter(cards.values()))]
     heads = ["Left to do on", *stages, f"days on {plan.gpus}", plan.currency, "from"]
     lines = [_line(heads), _line([":--", *["--:"] * (len(stages) + 2), ":--"])]
@@ -127,7 +127,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, with commas from a thousand on; a dash for what never ends."""
+    """Returns three figures, with commas from a thousand on; a dash for infinity."""
     if math.isinf(value):
         return "—"
     if abs(value) >= 100:
