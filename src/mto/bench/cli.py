@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure and print.
+    """Measures the steps, and prints them as a table.
 
     Raises:
         UserError: no GPU where one is asked for, or a key of the config that is wrong.
@@ -164,7 +164,7 @@ def _memory(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _images(args: argparse.Namespace, many: bool) -> Iterator[Any]:
-    """Made-up photographs, once for all rows, where a loader is to be measured."""
+    """Yields a folder of made-up photographs, made once for all rows; None where no loader is measured."""
     if not {"data", "both"} & set(args.what):
         yield None
         return

@@ -30,10 +30,10 @@ IMAGES = 2  # a batch norm and mixup want more than one
 
 
 def count(job: Job) -> Work:
-    """Count what a job does with an image.
+    """Counts what a job does with an image.
 
-    Of Mask R-CNN's heads: with as many regions as the sampler may give (a quarter of them with a mask), or as many
-    proposals and detections as a test may keep. UPerNet is evaluated on the windows of an image of 4 by 3.
+    Mask R-CNN's heads have as many regions as the sampler may give (a quarter of them with a mask) in training, and as
+    many proposals and detections as it may keep in a test. UPerNet is evaluated on the windows of a 4:3 image.
     """
     with torch.device("meta"):
         model: Any = model_of(job)
@@ -65,7 +65,7 @@ class Moved(TorchDispatchMode):
 
 
 def flops(call: Any, *, backward: bool) -> int:
-    """Of a call that returns tensors; with ``backward`` also of their sum's gradients."""
+    """Counts the floating-point operations of a call; with ``backward`` also those of its outputs' gradients."""
     with (
         patch.object(torch, "autocast", lambda *args, **kwargs: nullcontext()),  # it knows no device without values
         sdpa_kernel(SDPBackend.MATH),
@@ -79,7 +79,7 @@ def flops(call: Any, *, backward: bool) -> int:
 
 
 def _own(job: Job, model: Any) -> tuple[float, float]:
-    """The tasks whose model takes its batch as it is."""
+    """Counts the operations of training on and evaluating an image, where the model takes its batch as it is."""
     batch = model.data_preprocessor(batch_of(job, IMAGES))  # moves it to the model's "meta"
     if hasattr(model, "mto"):
         model.mto._validate = False  # a look at a mask's values, which here has none
@@ -114,7 +114,7 @@ def _upernet(job: Ade20kJob, model: Any) -> tuple[float, float]:
 
 
 def windows(job: Ade20kJob) -> int:
-    """Sliding windows of an image of 4 by 3, resized as a test image is (mmsegmentation's `slide_inference`)."""
+    """Counts the sliding windows of a 4:3 image, resized as a test image is (mmsegmentation's `slide_inference`)."""
     long, short = max(job.resize), min(job.resize)
     shorter = min(short, round(long * 3 / 4))
     total = 1

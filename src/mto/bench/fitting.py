@@ -104,7 +104,7 @@ def _searched(trained: Trained, asked: Asked, job: LoggedJob) -> Row:
 
 
 def _needs(trained: Trained, images: int) -> float | None:
-    """MiB of the card at the heaviest step; None if it does not fit."""
+    """Returns the MiB of the card that the heaviest step takes; None if it does not fit."""
     model, job = trained.work.model, trained.work.job
     trained.work.batch, trained.work.images = batch_of(job, images), images
     compares = isinstance(job, PretrainJob) and bool(job.mto.terms)

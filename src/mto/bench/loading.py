@@ -23,7 +23,7 @@ Folder = dict[str, Any]
 
 @contextmanager
 def photographs(count: int, side: tuple[int, int] = (500, 375)) -> Iterator[Path]:
-    """A folder like ImageNet's, of one class, with JPEGs of ImageNet's usual size and detail."""
+    """Makes a folder like ImageNet's, of one class, with JPEGs of ImageNet's usual size and detail."""
     import numpy as np
     from PIL import Image
 
@@ -40,14 +40,14 @@ def photographs(count: int, side: tuple[int, int] = (500, 375)) -> Iterator[Path
 
 
 def of_one_class(root: Path) -> Folder:
-    """`photographs`, whatever classes the job names."""
+    """Returns the keys of a job's ``data`` for `photographs`, whatever classes the job names."""
     return {"root": str(root), "num_classes": 1, "classes": None}
 
 
 def loader_of(job: Job, folder: Folder, images: int, workers: int, pin_memory: bool) -> DataLoader:
-    """The loader of a stage's micro-batches of ``images``, without end, from that folder instead of the job's own.
+    """Builds the endless loader of a stage's micro-batches of ``images``, from that folder instead of the job's own.
 
-    From its files: a cache of images is the dataset's job's to make, which may not have run.
+    It reads the files: a cache of images is made by the dataset's job, which may not have run.
     """
     job = job.reading(**folder, cache=None)
     dataset: Any
@@ -65,7 +65,7 @@ def loader_of(job: Job, folder: Folder, images: int, workers: int, pin_memory: b
 
 
 def steady(loader: DataLoader, source: Iterator[Any], batches: int, use: Callable[[Any], object]) -> int:
-    """Take batches until nothing of the loader's is ready ahead any more; how many to measure from there.
+    """Takes batches until the loader has none ready ahead any more; returns how many to measure from there.
 
     While the first batch is waited for and used, the workers fill their queues. Timed from there, all that was ready
     would count as if it took no time. Batches come in bursts, one of each worker: after one more, whoever is slower,
@@ -73,8 +73,8 @@ def steady(loader: DataLoader, source: Iterator[Any], batches: int, use: Callabl
 
     Args:
         source: the loader's batches.
-        batches: to measure at the least; so are three of each worker, and as many of one as of another.
-        use: of a batch; the first time it may take long.
+        batches: how many to measure at the least; so are three of each worker, as many of one as of another.
+        use: what is done with a batch; the first time it may take long.
     """
     workers = max(loader.num_workers, 1)
     use(next(source))
@@ -86,7 +86,7 @@ def steady(loader: DataLoader, source: Iterator[Any], batches: int, use: Callabl
 
 
 def rate(loader: DataLoader, images: int, batches: int) -> float:
-    """Images a second of the loader alone, over ``batches`` or some more (`steady`)."""
+    """Measures the images a second of the loader alone, over ``batches`` or some more (`steady`)."""
     source = iter(loader)
     batches = steady(loader, source, batches, use=id)
     start = time.perf_counter()
@@ -98,12 +98,12 @@ def rate(loader: DataLoader, images: int, batches: int) -> float:
 def together(
     loader: DataLoader, source: Iterator[Any], train: Any, images: int, batches: int, device: torch.device
 ) -> dict[str, float]:
-    """Images a second of training from the loader, and the share of the time spent waiting for it.
+    """Measures the images a second of training from the loader, and the share of the time spent waiting for it.
 
     Args:
         source: the loader's batches.
-        train: of a batch.
-        batches: as of `rate`.
+        train: takes a training step on a batch.
+        batches: as in `rate`.
     """
     batches = steady(loader, source, batches, use=train)
     waited, start = 0.0, time.perf_counter()

@@ -43,14 +43,14 @@ def operators(step: Step) -> int:
 
 
 def flops(step: Step) -> int:
-    """Floating-point operations of matrix products, convolutions and attention, as torch counts them."""
+    """Counts the floating-point operations of matrix products, convolutions and attention, as torch does."""
     with FlopCounterMode(display=False) as mode:
         step()
     return mode.get_total_flops()
 
 
 def memory(step: Step, device: torch.device) -> int:
-    """Bytes: the allocator's peak on a GPU; on a CPU the distinct storages kept for the backward pass."""
+    """Measures bytes: the allocator's peak on a GPU; on a CPU the distinct storages kept for the backward pass."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -71,7 +71,7 @@ def memory(step: Step, device: torch.device) -> int:
 
 
 def seconds(step: Step, device: torch.device) -> float:
-    """Of one call, the device's work included."""
+    """Returns the seconds that one call takes, the device's work included."""
     _wait(device)
     start = time.perf_counter()
     step()
@@ -80,7 +80,7 @@ def seconds(step: Step, device: torch.device) -> float:
 
 
 def interleaved(steps: dict[str, Step], device: torch.device, *, rounds: int, warmup: int) -> dict[str, float]:
-    """The median seconds of each step. They take turns, so whatever else the machine does meets all of them."""
+    """Measures the median seconds of each step; they take turns, so that other load meets all of them."""
     for _ in range(warmup):
         for step in steps.values():
             step()
@@ -92,7 +92,7 @@ def interleaved(steps: dict[str, Step], device: torch.device, *, rounds: int, wa
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product: what a step's rate is a share of."""
+    """Measures the floating-point operations a second of a large matrix product, of which a step's are a share."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = min(seconds(lambda: a @ b, device) for _ in range(10))

@@ -179,7 +179,7 @@ def peak(trained: Trained, warmup: int = 2) -> Row:
 
 
 class Kept:
-    """The distinct storages that a forward pass keeps for the backward pass, and the module that each was kept in.
+    """Finds the distinct storages that a forward pass keeps for the backward pass, and the module that kept each.
 
     Parameters and buffers are not among them: they are there anyway.
     """

@@ -9,7 +9,7 @@ TEXTS = ("baseline", "run", "stage", "task", "variant", "memory", "kept", "compi
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """The columns that some row fills, under their titles; what was not measured is left blank."""
+    """Returns a Markdown table of the columns that some row fills; what was not measured is left blank."""
     used = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
     lines = [list(used.values()), ["---" if key in TEXTS else "--:" for key in used]]
     lines += [[_shown(key, row.get(key)) for key in used] for row in rows]

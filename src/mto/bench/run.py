@@ -41,12 +41,12 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how is measured.
+    """Holds where and how steps are measured.
 
     Attributes:
-        steps: timed ones.
-        precision: another than the job's.
-        compile: the steps of pre-training, fine-tuning and probes.
+        steps: how many are timed.
+        precision: one to take instead of the job's.
+        compile: whether the steps of pre-training, fine-tuning and probes are compiled.
         memory: what is kept for the backward pass (`mto.methods.memory`).
     """
 
@@ -64,7 +64,7 @@ class Bench:
         precision: str | None = None,
         compile_step: bool | None = None,
     ) -> Bench:
-        """What is not said is the machine's choice: a GPU if there is one, 20 compiled steps in the job's precision.
+        """Chooses what is not given: a GPU if there is one, 20 compiled steps; on a CPU 3 eager steps in fp32.
 
         Raises:
             UserError: no GPU where one is asked for.
@@ -86,7 +86,7 @@ class Bench:
         return self.device.type == "cuda"
 
     def machine(self) -> Row:
-        """What the machine is and could do."""
+        """Describes the machine, with its measured peak in TFLOP/s."""
         # As `train` sets it.
         torch.set_float32_matmul_precision("highest" if self.precision == "fp32" else "high")
         dtype = AUTOCAST[self.precision or "bf16"] or torch.float32  # type: ignore[index]
@@ -101,11 +101,11 @@ class Bench:
         }
 
     def setup(self, deterministic: Literal["strict", "warn", "off"]) -> None:
-        """Kernels as a job has them (`Hardware.deterministic`)."""
+        """Sets up kernels as a job has them (`Hardware.deterministic`)."""
         Hardware(gpus=int(self.on_gpu), deterministic=deterministic).setup()
 
     def prepare(self, job: LoggedJob, images: int) -> Trained:
-        """A job's workload on the device, and its training step."""
+        """Builds a job's workload on the device, and its training step."""
         if self.precision:
             job = job.changed(precision=self.precision)
         work = build(job, images)
@@ -131,7 +131,7 @@ class Bench:
         return Trained(work, step, optimizer)
 
     def free(self) -> None:
-        """Give back the memory of models that nobody holds any more, and drop what was compiled for them."""
+        """Frees the memory of models that nobody holds any more, and drops what was compiled for them."""
         if self.compile:
             forget()
         gc.collect()
@@ -139,11 +139,11 @@ class Bench:
             torch.cuda.empty_cache()
 
     def seconds_of(self, steps: dict[str, Step]) -> dict[str, float]:
-        """Seconds of each step; they take turns."""
+        """Measures the median seconds of each step; they take turns."""
         return interleaved(steps, self.device, rounds=self.steps, warmup=2)
 
     def numbers(self, trained: Sequence[Trained], peak_tflops: float) -> list[Row]:
-        """Time workloads that share the device, whose steps take turns, and say what each of them amounts to alone."""
+        """Times workloads that share the device and whose steps take turns; returns the numbers of each alone."""
         taken = self.seconds_of({str(i): one.step for i, one in enumerate(trained)})
         held = [one.held() for one in trained]
         return [
@@ -174,7 +174,7 @@ class Bench:
         return rows
 
     def loading(self, trained: Trained, folder: loading.Folder, workers: int, what: Sequence[str]) -> Row:
-        """Images a second of a workload's loader, alone and together with the step.
+        """Measures the images a second of a workload's loader, alone and together with the step.
 
         Args:
             what: of "data" and "both".
@@ -209,7 +209,7 @@ class Trained:
         return self.train(dict(self.work.batch))
 
     def held(self) -> int:
-        """Bytes that stay between two steps: parameters, buffers, gradients, the optimiser's state."""
+        """Returns the bytes that stay between two steps: parameters, buffers, gradients, the optimiser's state."""
         model = self.work.model
         kept: list[Tensor] = [*model.parameters(), *model.buffers()]
         kept += [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -225,7 +225,7 @@ class Trained:
         return "-" if not parts(model) else "no: fell back" if fell_back(model) else "yes"
 
     def numbers(self, device: torch.device, seconds: float, peak_tflops: float, beside: int = 0) -> Row:
-        """What a step that takes so many seconds amounts to.
+        """Returns the rates, operations and memory of a step that takes so many seconds.
 
         Args:
             beside: bytes that other workloads hold on the same device.
@@ -256,7 +256,7 @@ class Trained:
 
     @contextmanager
     def _eager(self) -> Iterator[None]:
-        """Operators and their FLOPs are those of the eager step: compiled code shows none."""
+        """Makes the model's step eager within: compiled code shows no operators and no operations."""
         model, kept = self.work.model, parts(self.work.model)
         for part, value in kept.items():
             setattr(model, part, value.eager if part == "loss" else None)
@@ -270,13 +270,13 @@ class Trained:
 def side_by_side(
     bench: Bench, jobs: Sequence[LoggedJob], images: int, measured: Callable[[Sequence[LoggedJob]], list[Row]]
 ) -> list[Row]:
-    """A row for each job. Their steps take turns; where that fails, as for want of memory for all, each is alone.
+    """Measures a row for each job. Their steps take turns; where that fails, as for want of memory, each is alone.
 
-    What fails alone has the reason as its ``error``, and no numbers: whatever is measured after it, is.
+    A job that fails alone has the reason as its ``error`` and no numbers; the others are measured all the same.
 
     Args:
         images: of the micro-batch.
-        measured: the rows of jobs whose models are on the device together, and gone with the function's variables.
+        measured: returns the rows of jobs whose models are on the device together, and gone when it returns.
     """
     try:
         return measured(jobs)
@@ -293,7 +293,7 @@ def side_by_side(
 
 
 def mto_ratio(without: Row, with_mto: Row) -> Row:
-    """Of the seconds of a step, where both were measured."""
+    """Returns the time of a step with MTO over one without, where both were measured."""
     both = "seconds" in without and "seconds" in with_mto
     return {"mto_ratio": with_mto["seconds"] / without["seconds"]} if both else {}
 
@@ -307,7 +307,7 @@ def measure(
     folder: loading.Folder | None,
     say: Say,
 ) -> list[Row]:
-    """The rows of one baseline's stages; pre-training without and with MTO take turns, step by step.
+    """Measures the rows of one baseline's stages; pre-training without and with MTO take turns, step by step.
 
     Args:
         folder: of the images that a loader reads; not needed for the step alone.

@@ -38,12 +38,12 @@ class Asked:
     memory: Memory = "fast"
 
     def leaner(self, job: LoggedJob) -> list[Memory]:
-        """Options that keep less, where a job's backward pass goes through the network's blocks."""
+        """Returns the options that keep less, where a job's backward pass goes through the network's blocks."""
         options = list(MEMORIES)
         return options[options.index(self.memory) + 1 :] if job.task in SPARED else []
 
     def share(self, job: LoggedJob) -> int:
-        """Images of the recipe's batch on one GPU."""
+        """Returns how many images of the recipe's batch one GPU has."""
         return max(job.optim.batch_size // max(self.gpus, 1), 1)
 
     def micro(self, job: LoggedJob) -> int:
@@ -51,7 +51,7 @@ class Asked:
 
 
 def measure(job: PreflightJob, asked: Asked) -> dict[str, Any]:
-    """Measure a stage (`mto.cost.preflight.job`) on one of its GPUs; the other GPUs of the job stay idle.
+    """Measures a stage (`mto.cost.preflight.job`) on one of its GPUs; the other GPUs of the job stay idle.
 
     Raises:
         UserError: the stage's jobs have GPUs, and there is none here.
@@ -78,7 +78,7 @@ def measure(job: PreflightJob, asked: Asked) -> dict[str, Any]:
 
 @contextmanager
 def images(source: Photographs) -> Iterator[tuple[loading.Folder, str]]:
-    """A folder of images and what it is: the dataset itself, listed once for all rows, or made-up photographs."""
+    """Yields a folder of images and what it is: the dataset, listed once for all rows, or made-up photographs."""
     root = str(place_of(source.root, source.convert))
     folder: dict[str, Any] = {"root": root, "num_classes": source.num_classes, "classes": source.classes}
     try:
@@ -96,7 +96,7 @@ def images(source: Photographs) -> Iterator[tuple[loading.Folder, str]]:
 
 
 def _pair(bench: Bench, asked: Asked, pair: list[LoggedJob], peak: float, folder: loading.Folder) -> list[Row]:
-    """The rows of one baseline and backbone, without and with MTO; of the last one also the micro-batch that fits."""
+    """Measures one baseline and backbone, without and with MTO; of the last one also the micro-batch that fits."""
     rows = _rows(bench, asked, pair, peak, folder)
     if len(rows) == 2:
         rows[1] |= mto_ratio(*rows)
@@ -114,13 +114,13 @@ def _pair(bench: Bench, asked: Asked, pair: list[LoggedJob], peak: float, folder
 
 
 def _rows(bench: Bench, asked: Asked, jobs: list[LoggedJob], peak: float, folder: loading.Folder) -> list[Row]:
-    """A row for each job: what it is, and its numbers or its ``error``."""
+    """Returns a row for each job: what it is, and its numbers or its ``error``."""
     measured = side_by_side(bench, jobs, asked.micro(jobs[0]), partial(_measured, bench, asked, peak, folder))
     return [_described(job, asked) | row for job, row in zip(jobs, measured, strict=True)]
 
 
 def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, jobs: Sequence[LoggedJob]) -> list[Row]:
-    """The numbers of jobs whose models are on the device together. They are gone with this function's variables."""
+    """Measures jobs whose models are on the device together. They are gone with this function's variables."""
     trained = [_prepared(bench, job, asked.micro(job)) for job in jobs]
     rows = bench.rows(trained, peak, folder, asked.workers, ("step", "both"))
     for row in rows:
@@ -129,9 +129,9 @@ def _measured(bench: Bench, asked: Asked, peak: float, folder: loading.Folder, j
 
 
 def _prepared(bench: Bench, job: LoggedJob, size: int) -> Trained:
-    """Ready to be timed, once the heaviest step that a job takes now and then was taken: it is to fit, too.
+    """Prepares a job to be timed, once it has taken its heaviest step, which is to fit, too.
 
-    Of pre-training with MTO, one that compares MTO's gradients with the method's.
+    For pre-training with MTO, that is one that compares MTO's gradients with the method's.
     """
     trained = bench.prepare(job, size)
     if isinstance(job, PretrainJob) and job.mto.terms:
@@ -156,14 +156,14 @@ def _described(job: LoggedJob, asked: Asked) -> Row:
 
 
 def may_vary(job: LoggedJob) -> bool:
-    """Whether the micro-batch is hardware's business alone: no batch norm sees it."""
+    """Returns whether the micro-batch leaves the results as they are, since no batch norm sees it."""
     if isinstance(job, LinearJob):
         return not job.probe.batch_norm
     return job.task == "finetune" or (job.task == "pretrain" and job.baseline != "conmim")
 
 
 def _largest(bench: Bench, asked: Asked, job: LoggedJob, last: Row | None) -> Row:
-    """The largest micro-batch that fits: twice as large again and again, up to the recipe's share of a GPU.
+    """Finds the largest micro-batch that fits: twice as large again and again, up to the recipe's share of a GPU.
 
     Args:
         last: what the configured one gave; None if it did not fit, and smaller ones are tried.
@@ -186,7 +186,7 @@ def _largest(bench: Bench, asked: Asked, job: LoggedJob, last: Row | None) -> Ro
 
 
 def _spared(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
-    """The first option of `mto.names.MEMORIES` with which the configured micro-batch fits after all, as ``spared``."""
+    """Finds the first option of `mto.names.MEMORIES` with which the configured micro-batch fits, as ``spared``."""
     for memory in asked.leaner(job):
         found = _attempt(replace(bench, memory=memory), job, asked.micro(job))
         if found is not None:
@@ -195,7 +195,7 @@ def _spared(bench: Bench, asked: Asked, job: LoggedJob) -> Row:
 
 
 def _attempt(bench: Bench, job: LoggedJob, size: int) -> Row | None:
-    """A micro-batch's images a second; None if it does not fit, or no kernel takes tensors of that size."""
+    """Measures a micro-batch's images a second; None if it does not fit, or no kernel takes tensors of that size."""
     try:
         return {"micro_batch": size, "images_per_second": size / _seconds(bench, job, size)}
     except RuntimeError:
@@ -205,6 +205,6 @@ def _attempt(bench: Bench, job: LoggedJob, size: int) -> Row | None:
 
 
 def _seconds(bench: Bench, job: LoggedJob, size: int) -> float:
-    """Of a step. The model is gone with this function's variables."""
+    """Measures the seconds of a step. The model is gone with this function's variables."""
     trained = _prepared(bench, job, size)
     return bench.seconds_of({"": trained.step})[""]

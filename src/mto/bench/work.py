@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 
 def work_key(job: Job) -> str:
-    """What two jobs have in common that do the same with an image: the network, the mask, the losses, the sizes."""
+    """Returns what jobs that do the same with an image have in common: the network, the mask, the losses, the sizes."""
     plain = job.plain()
     data = {key: value for key, value in plain["data"].items() if key not in ("mean", "std", "root", "classes")}
     apart = (*APART, "method") if "encoder" in plain else APART  # of a job from scratch: whose first weights it has

@@ -47,7 +47,7 @@ class Workload:
 
 
 def job_of(study: Study, stage: str, baseline: str, depth: int | None = None) -> LoggedJob:
-    """The job of a stage of the bench, with fewer encoder blocks if asked; a decoder keeps its share of them."""
+    """Returns the job of a stage of the bench, with fewer encoder blocks if asked (`shallower`)."""
     task, suffix = STAGES[stage]
     job: Any = study.job(
         Step(task, f"{baseline}-vitb{suffix}", study.config.seeds[0], study.config.study.measured_epochs[0])
@@ -73,7 +73,7 @@ def shallower(job: LoggedJob, depth: int) -> LoggedJob:
 
 
 def build(job: LoggedJob, images: int) -> Workload:
-    """The model of a job with fresh weights, and a micro-batch of made-up images on the CPU."""
+    """Builds the model of a job with fresh weights, and a micro-batch of made-up images on the CPU."""
     with seeded(job.seed, "init"):
         model = model_of(job)
         if job.task in ("ade20k", "coco"):
@@ -83,7 +83,7 @@ def build(job: LoggedJob, images: int) -> Workload:
 
 # ------------------------------------------------------------------------------------------------------------- models
 def model_of(job: Job) -> nn.Module:
-    """The very model that the job's task trains; a dense task's heads are still to be initialised."""
+    """Builds the very model that the job's task trains; a dense task's heads are still to be initialised."""
     return _MODELS[job.task](job)
 
 
@@ -162,7 +162,7 @@ _MODELS: dict[str, Callable[[Any], Any]] = {
 
 # ------------------------------------------------------------------------------------------------------------ batches
 def batch_of(job: Job, images: int) -> dict[str, Any]:
-    """A micro-batch as the loader of the job's task would give it, on the CPU."""
+    """Makes a micro-batch as the loader of the job's task would give it, on the CPU."""
     if job.task in _VIEWS:
         made_up = np.random.randint(256, size=(images, *2 * [job.img_size], 3), dtype=np.uint8)  # noqa: NPY002
         view = _VIEWS[job.task](job.reading(decode="workers"))  # there is no file to decode

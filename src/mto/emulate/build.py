@@ -56,7 +56,7 @@ def library() -> Path:
 
 
 def _cache() -> Path:
-    """A folder of this user alone, since what lies in it is executed."""
+    """Returns a folder of this user alone, since what lies in it is executed."""
     folder = Path(tempfile.gettempdir()) / f"mto-emulate-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -65,7 +65,7 @@ def _cache() -> Path:
 
 
 def _packages() -> Path | None:
-    """Where torch lies, with its CUDA libraries and NVIDIA's headers."""
+    """Returns where torch lies with its CUDA libraries and NVIDIA's headers; None where they are missing."""
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return None
@@ -74,7 +74,7 @@ def _packages() -> Path | None:
 
 
 def _headers(packages: Path) -> Path | None:
-    """CUDA's headers: torch's wheels bring them without their innermost part, Triton whole."""
+    """Returns the folder of CUDA's headers: torch's wheels lack the innermost ones, Triton has all of them."""
     for folder in (
         *sorted(packages.glob("nvidia/cu*/include")),
         packages / "triton" / "backends" / "nvidia" / "include",
@@ -99,9 +99,9 @@ def _compile(folder: Path) -> None:
 
 
 def _stubs(packages: Path, headers: Path) -> str:
-    """Every function that torch asks of CUDA's libraries, and every one of the driver's: it succeeds, and is counted.
+    """Returns C++ stubs of what torch calls in CUDA's libraries, and of the driver: each succeeds, and is counted.
 
-    Weak, so that those of the other sources take precedence.
+    They are weak symbols, so that those of the other sources take precedence.
     """
     libraries = [str(packages / "torch" / "lib" / f"lib{name}.so") for name in CALLERS]
     listed = subprocess.run(["nm", "-D", "--undefined-only", *libraries], capture_output=True, text=True, check=True)

@@ -65,7 +65,7 @@ class Card:
         return CHIPS[self.compute_capability]
 
     def environment(self) -> dict[str, str]:
-        """Variables of a new process that is to have this card."""
+        """Returns the variables of a new process that is to have this card."""
         return {VARIABLE: json.dumps(asdict(self))}
 
     @classmethod

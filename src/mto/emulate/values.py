@@ -142,7 +142,7 @@ def tf32(x: Tensor) -> Tensor:
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[int, Any]:
-    """The arguments that an operator writes to and returns, by their place among what it returns."""
+    """Returns the arguments that an operator writes to and returns, by their place among what it returns."""
     given = {}
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
