@@ -149,7 +149,7 @@ def _write_emulated(folder: Path, scale: str, found: dict[str, Any]) -> None:
 
 
 def show(given: str) -> None:
-    """Prints datasets, disk, GPUs, a table of all that was measured, and the plan; writes them to files, too."""
+    """Prints datasets, disk, GPUs, all measurements and the plan; writes preflight.md, plan.md and plan.csv."""
     from mto.config.reading import load
     from mto.cost import cli
 
