@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mmengine 0.10.12: a configuration with the key "class" cannot be written.
+# onedl-mmengine 0.10.12 (the maintained fork of mmengine): a configuration with the key "class" cannot be written.
 #
 # Guess, written down first: a key that is no name of Python's, such as "a-b" or "class", survives `dump` and `fromfile`.
 # Seen: "a-b" and "1a" do, as keys of a dict in braces. "class" is written as dict(class=1), and `dump` ends with a SyntaxError, since
@@ -9,7 +9,7 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.15.0 "mmengine==0.10.12" setuptools
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.15.0 "onedl-mmengine==0.10.12" setuptools
 cd "$work"
 "$work/venv/bin/python" - <<'PY'
 from mmengine import Config
