@@ -35,7 +35,7 @@ report: $(READY)
 	@echo "The report: file://$(CURDIR)/results/$(SCALE)/report.html"
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
