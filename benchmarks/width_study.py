@@ -22,7 +22,7 @@ from mto_search_measures import effective_rank, knn, ridge
 from torch import Tensor, nn
 from width_study_arms import ARMS, SHARES, Arm
 
-from mto.losses.balance import gradient_norms, log_of
+from mto.losses.balance import image_gradient_norms, log_of
 from mto.losses.diagnostics import collapse
 
 #: Steps at which the shares are measured; the last is the end of the longest run.
@@ -195,7 +195,7 @@ class Trial:
         ):
             if not tensors:
                 continue
-            norms = gradient_norms if place == "x0" else whole_norm
+            norms = image_gradient_norms if place == "x0" else whole_norm
             base = log_of(norms(out["loss"], tensors).detach())
             for name, value in terms.items():
                 share = float(self.arm.weight(name) * (log_of(norms(value, tensors).detach()) - base).mean().exp())

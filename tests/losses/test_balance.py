@@ -81,13 +81,20 @@ def test_scaling_a_loss_changes_no_weighted_gradient(scales, tokens, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, tokens, 3, generator=generator, requires_grad=True)
     directions = torch.randn(4, *x.shape, generator=generator)
-    plain, scaled = Balance(TERMS), Balance(TERMS)
+    plain, scaled = (Balance(TERMS, largest=1e12) for _ in range(2))  # beyond what the scales ask for
     for balance, by in ((plain, [1.0] * 4), (scaled, scales)):
         method, *terms = ((scale * x * d).sum() for scale, d in zip(by, directions, strict=True))
         balance.measure(method, dict(zip(TERMS, terms, strict=True)), [x])
     for name, scale in zip(TERMS, scales[1:], strict=True):
-        expected = plain.factor(name) * scales[0] / scale
-        torch.testing.assert_close(scaled.factor(name), expected.clamp_max(plain.largest), rtol=1e-4, atol=0)
+        torch.testing.assert_close(scaled.factor(name), plain.factor(name) * scales[0] / scale, rtol=1e-4, atol=0)
+
+
+def test_no_image_asks_for_more_than_the_largest_factor_or_less_than_its_inverse():
+    scale = torch.tensor([1e-9, 1.0, 1.0, 1e9]).view(4, 1, 1)
+    for images, expected in ((slice(0, 2), 10.0), (slice(2, 4), 0.1), (slice(0, 4), 1.0)):
+        x, balance = torch.ones(len(scale[images]), 1, 1, requires_grad=True), Balance(["e"], largest=100.0)
+        balance.measure(x.sum(), {"e": (scale[images] * x).sum()}, [x])
+        assert balance.factor("e").item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["simmim", "mae"])

@@ -72,7 +72,9 @@ class Balance(nn.Module):
             terms: each term's loss, by its name; its graph is kept.
             embeddings: X^0 (B, N, D) of every stream, parts of the graph of both.
         """
-        base, *others = (gradient_norms(loss, embeddings) for loss in (method, *(terms[name] for name in self.terms)))
+        base, *others = (
+            image_gradient_norms(loss, embeddings) for loss in (method, *(terms[name] for name in self.terms))
+        )
         norms, limit = torch.stack(others), math.log(self.largest)
         wanted = (log_of(base) - log_of(norms)).clamp(-limit, limit)
         usable = (base.isfinite() & norms.isfinite()).float()
@@ -97,7 +99,7 @@ class Balance(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
-def gradient_norms(loss: Tensor, embeddings: Sequence[Tensor]) -> Tensor:
+def image_gradient_norms(loss: Tensor, embeddings: Sequence[Tensor]) -> Tensor:
     """Returns the norm (B,) of each image's gradient at the embeddings (B, N, D) together; 0 where there is none."""
     squares = torch.zeros(len(embeddings[0]), device=loss.device)
     if loss.requires_grad:
